@@ -1,0 +1,39 @@
+# Everything lives in .venv; the stamp file makes a second run install nothing again.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test test-nightly test-kafka lint bench clean setup
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or newer, or say: make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/featurestore demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not nightly"
+
+test-nightly: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# Fails where the real Apache Kafka cannot be had (Java 17 and Maven, or KAFKA_BOOTSTRAP_SERVERS).
+test-kafka: $(STAMP)
+	FEATURESTORE_TEST_BROKER=kafka $(BIN)/python -m pytest -m kafka
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

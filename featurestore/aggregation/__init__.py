@@ -1,0 +1,1 @@
+"""The one algebra of windows, partials and tiles, used offline, in the stream and online."""

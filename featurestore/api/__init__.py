@@ -1,0 +1,1 @@
+"""The HTTP API that serves features from a Plan, without Feast in memory."""

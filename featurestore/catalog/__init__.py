@@ -1,0 +1,1 @@
+"""What exists, who owns it, how healthy it is."""

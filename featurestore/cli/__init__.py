@@ -1,0 +1,1 @@
+"""The command line; every package registers its own sub-commands."""

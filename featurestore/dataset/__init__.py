@@ -1,0 +1,1 @@
+"""Training sets that can be rebuilt and verified."""

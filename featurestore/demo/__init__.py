@@ -1,0 +1,1 @@
+"""The main job on real data: flights from raw files to served predictions."""

@@ -1,0 +1,50 @@
+"""What goes wrong in the feature store, told so that the reader can act.
+
+Every message names the place, what was found, what exists and what to do. HTTP statuses live in the API alone.
+"""
+
+from collections.abc import Iterable
+
+from validation.errors import PlatformError, did_you_mean
+
+
+class FeatureStoreError(PlatformError):
+    """A failure of the feature store: an operation that was right to ask for did not succeed."""
+
+
+class UsageError(FeatureStoreError):
+    """The request itself is wrong: an unknown name, a missing column, a value of the wrong type."""
+
+    exit_code = 2
+
+
+class ConfigurationError(UsageError):
+    """The configuration is missing something or contradicts itself."""
+
+
+class DefinitionError(UsageError):
+    """A definition in the feature repo cannot be honoured as written."""
+
+
+class UnknownName(UsageError):
+    """A name that nothing answers to; `existing` lists what would have."""
+
+    def __init__(self, kind: str, name: str, existing: Iterable[str]) -> None:
+        self.kind, self.name, self.existing = kind, name, sorted(existing)
+        super().__init__(f"no {kind} {name!r}; {did_you_mean(name, self.existing)}")
+
+
+class SourceError(FeatureStoreError):
+    """A source that is missing, torn, empty, or lacks what its definition names."""
+
+
+class StoreUnavailable(FeatureStoreError):
+    """The online store did not answer; the call may be repeated."""
+
+
+class StaleStore(FeatureStoreError):
+    """The online store holds nothing, or something older than what was asked for."""
+
+
+class NotExact(UsageError):
+    """The instant asked for cannot be answered exactly, and approximations are never given."""

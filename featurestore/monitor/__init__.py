@@ -1,0 +1,1 @@
+"""Does what was served agree with what offline says?"""

@@ -1,0 +1,1 @@
+"""The online store: row codec, atomic writes, planned reads, embedded server."""

@@ -1,0 +1,143 @@
+"""Under which Redis keys does a value live?
+
+Every name that a user chose is length-prefixed, so that no project, view or topic can reach into another's keys
+("ml" and "team_ml", "a" with view "b_c" and "a_b" with view "c"). One hash tag per stream shard and 64 per
+latest-value view keep every atomic script within one Redis Cluster slot.
+
+    fs:plan:{PROJECT}                        the Plan in force
+    fs:row:{PROJECT VIEW TAG}:KEY            latest values of one entity key; TAG is crc32(KEY) mod 64
+    fs:shards:{PROJECT VIEW VERSION}         the shards whose tiles a reader of that view version merges
+    fs:ctl:{SHARD}                           control hash of one shard: epoch, offset, watermark, …
+    fs:tile:{SHARD}:HOP:BLOCK:KEY            32 tiles of one entity key and hop
+
+PROJECT, VIEW and topic ids appear as `length:name`; SHARD is project, view, version, topic id and partition. KEY is
+Feast's entity key serialization, version 3. HOP and BLOCK are decimal microseconds and block number.
+"""
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from featurestore.errors import UsageError
+from featurestore.plan import JoinKey
+
+ROW_TAGS = 64
+_STRING = struct.pack("<I", 2)
+_VALUE_TYPES = {"BYTES": 1, "STRING": 2, "INT32": 3, "INT64": 4, "UNIX_TIMESTAMP": 8}
+_BOUNDS = {"INT32": 31, "INT64": 63, "UNIX_TIMESTAMP": 63}
+
+
+class Shard(msgspec.Struct, frozen=True):
+    """The unit of stream state: one partition of one topic, as one version of one view sees it."""
+
+    project: str
+    view: str
+    version: int
+    topic_id: str
+    partition: int
+
+    @property
+    def tag(self) -> str:
+        """The hash tag that all keys of the shard share; braces in names cannot end it early."""
+        parts = [_named(self.project), _named(self.view), str(self.version), _named(self.topic_id), str(self.partition)]
+        return "{" + " ".join(parts) + "}"
+
+    @property
+    def control_key(self) -> bytes:
+        """Key of the control hash."""
+        return f"fs:ctl:{self.tag}".encode()
+
+    def tile_prefix(self, hop_us: int) -> bytes:
+        """What every tile key of the shard at that hop starts with; `BLOCK:KEY` follows."""
+        return f"fs:tile:{self.tag}:{hop_us}:".encode()
+
+
+def tile_key(prefix: bytes, block: int, entity_key: bytes) -> bytes:
+    """Key of one block of 32 tiles; `prefix` is the shard's for the hop."""
+    return b"%s%d:%s" % (prefix, block, entity_key)
+
+
+def plan_key(project: str) -> bytes:
+    """Key of the project's Plan in force."""
+    return f"fs:plan:{{{_named(project)}}}".encode()
+
+
+def shards_key(project: str, view: str, version: int) -> bytes:
+    """Key of the list of shards whose tiles hold the view version's state."""
+    return f"fs:shards:{{{_named(project)} {_named(view)} {version}}}".encode()
+
+
+def row_prefixes(project: str, view: str) -> tuple[bytes, ...]:
+    """The 64 prefixes of a view's latest-value rows; `row_key` picks one by the entity key."""
+    return tuple(f"fs:row:{{{_named(project)} {_named(view)} {tag}}}:".encode() for tag in range(ROW_TAGS))
+
+
+def row_key(prefixes: Sequence[bytes], entity_key: bytes) -> bytes:
+    """Key of the latest values of one entity key."""
+    return prefixes[zlib.crc32(entity_key) % ROW_TAGS] + entity_key
+
+
+class EntityKeyCodec:
+    """Serializes one view's entity keys: Feast's version 3, join keys sorted by name.
+
+    Values are coerced to the declared types (5 and "5" are one INT64 key) and refused where that loses something.
+    """
+
+    def __init__(self, join_keys: Sequence[JoinKey]) -> None:
+        self.join_keys = tuple(sorted(join_keys, key=lambda key: key.name))
+        head = struct.pack("<I", len(self.join_keys))
+        for key in self.join_keys:
+            name = key.name.encode()
+            head += _STRING + struct.pack("<I", len(name)) + name
+        self._head = head
+        self._types = [(key.name, key.dtype) for key in self.join_keys]
+
+    def encode(self, values: Mapping[str, object]) -> bytes | None:
+        """The key of one entity row; None where a key value is null (no such entity).
+
+        >>> codec = EntityKeyCodec([JoinKey(entity="driver", name="driver_id", dtype="INT64")])
+        >>> codec.encode({"driver_id": "5"}) == codec.encode({"driver_id": 5})
+        True
+        """
+        parts = [self._head]
+        for name, dtype in self._types:
+            value = values[name]
+            if value is None:
+                return None
+            raw = _key_bytes(name, dtype, value)
+            parts.append(struct.pack("<II", _VALUE_TYPES[dtype], len(raw)) + raw)
+        return b"".join(parts)
+
+
+def _key_bytes(name: str, dtype: str, value: object) -> bytes:
+    if dtype == "STRING" and isinstance(value, (str, int)) and not isinstance(value, bool):
+        return str(value).encode()
+    if dtype == "BYTES" and isinstance(value, bytes):
+        return value
+    bits = _BOUNDS.get(dtype)
+    if bits:
+        number = _whole(value)
+        if number is not None and -(1 << bits) <= number < 1 << bits:
+            return number.to_bytes(4 if dtype == "INT32" else 8, "little", signed=True)
+    raise UsageError(
+        f"join key {name!r} is declared {dtype}; {value!r} ({type(value).__name__}) cannot become one without loss"
+    )
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, str):
+        digits = value.removeprefix("-")
+        return int(value) if digits.isascii() and digits.isdigit() and str(int(value)) == value else None
+    return None
+
+
+def _named(name: str) -> str:
+    return f"{len(name.encode())}:{name}".replace("}", "%7D").replace("{", "%7B")

@@ -1,0 +1,237 @@
+"""What must a process know to read, join, aggregate or serve? The Plan: frozen values, no Feast.
+
+`featurestore.compile` makes a Plan from a Feast registry at `apply`; the API, the stream and the joins load it
+from a file or from Redis. Durations and instants are int64 microseconds, instants since the epoch in UTC. Types
+are the names of Feast's `ValueType` ("INT64", "DOUBLE_LIST", …).
+"""
+
+import hashlib
+from typing import Any, Literal, Self
+
+import msgspec
+
+from featurestore.errors import ConfigurationError, UnknownName
+from validation.contract import Contract
+
+FORMAT = 1
+"""The layout of the encoded Plan; a reader refuses any other."""
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A frozen value with keyword arguments only."""
+
+
+class Field(_Value):
+    """A named, typed column."""
+
+    name: str
+    dtype: str
+
+
+class JoinKey(_Value):
+    """One key column of an entity, as the view calls it, and the type every edge coerces it to."""
+
+    entity: str
+    name: str
+    dtype: str
+
+
+class Topic(_Value):
+    """The Kafka topic a stream view reads."""
+
+    name: str
+    bootstrap_servers: str
+    message_format: Literal["json", "avro", "protobuf"]
+    schema_text: str = ""
+    event_id: str | None = None
+    """The column that identifies an event, where the source declares one (tag `event_id`)."""
+    key_column: str | None = None
+    """The column whose value is the message key (tag `message_key`): views of that key alone may be keyed."""
+
+
+class Source(_Value):
+    """Where the rows of a view are kept offline."""
+
+    name: str
+    path: str
+    """A Parquet file or folder; relative paths start at the feature repo."""
+    timestamp_field: str
+    created_field: str | None = None
+    field_mapping: dict[str, str] = {}
+    """Column name in the file -> name in the view; applied before the join."""
+    topic: Topic | None = None
+
+
+class Aggregation(_Value):
+    """One windowed feature: `function` over `column` of the events in the window ending now."""
+
+    feature: str
+    column: str
+    column_dtype: str
+    function: str
+    dtype: str
+    window_us: int | None
+    """None is all of time."""
+    hop_us: int | None
+    """The window's tail moves in multiples of it; None only without a window."""
+    params: dict[str, float] = {}
+    """k of last_k, p of a percentile, the declared cap of count_distinct."""
+
+
+class Function(_Value):
+    """User code, proved self-contained at apply: source text that defines `name` where nothing else exists."""
+
+    name: str
+    source: str
+
+
+class View(_Value):
+    """A feature view that has rows or events of its own."""
+
+    name: str
+    version: int
+    kind: Literal["latest", "windowed"]
+    join_keys: tuple[JoinKey, ...]
+    """Empty for an entityless view."""
+    features: tuple[Field, ...]
+    ttl_us: int
+    """0 never expires; not applied to windowed features."""
+    source: Source
+    columns: tuple[Field, ...] = ()
+    """The event's columns that a windowed view reads: join keys and aggregated columns."""
+    aggregations: tuple[Aggregation, ...] = ()
+    partitions: Literal["keyed", "spread"] = "spread"
+    """keyed: the entity key is the message key, so one partition holds it; spread: the reader merges all."""
+    transform: Function | None = None
+    online: bool = True
+    description: str = ""
+    owner: str = ""
+    tags: dict[str, str] = {}
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether events, not materialization, keep this view current."""
+        return self.source.topic is not None
+
+    def feature(self, name: str) -> Field:
+        """The feature of that name; raises UnknownName."""
+        for field in self.features:
+            if field.name == name:
+                return field
+        raise UnknownName(f"feature in view {self.name!r}", name, [f.name for f in self.features])
+
+
+class Projection(_Value):
+    """The features one service or request takes of a view, under which name, by which entity columns."""
+
+    view: str
+    features: tuple[str, ...]
+    alias: str = ""
+    """The name the view goes by here; empty is its own."""
+    join_key_map: dict[str, str] = {}
+    """Join key of the view -> column of the entity rows."""
+
+    @property
+    def name(self) -> str:
+        """The name the view goes by here."""
+        return self.alias or self.view
+
+
+class OnDemandView(_Value):
+    """Features computed from request values and other views' features when they are asked for."""
+
+    name: str
+    features: tuple[Field, ...]
+    request: tuple[Field, ...]
+    """Columns that the caller supplies."""
+    inputs: tuple[Projection, ...]
+    mode: Literal["python", "pandas"]
+    singleton: bool
+    """Whether the function takes one row (a dict of values) instead of columns (a dict of lists)."""
+    function: Function
+    description: str = ""
+    owner: str = ""
+    tags: dict[str, str] = {}
+
+
+class Service(_Value):
+    """A named list of features that one model uses."""
+
+    name: str
+    projections: tuple[Projection, ...]
+    description: str = ""
+    owner: str = ""
+    tags: dict[str, str] = {}
+
+
+class Plan(_Value):
+    """Everything `apply` found in a feature repo, compiled."""
+
+    project: str
+    version: int
+    """Grows by one whenever `digest` changes."""
+    digest: str
+    """SHA-256 of the definitions, without version and time."""
+    created_us: int
+    views: dict[str, View] = {}
+    on_demand: dict[str, OnDemandView] = {}
+    services: dict[str, Service] = {}
+    contracts: dict[str, Contract] = {}
+    format: int = FORMAT
+
+    def view(self, name: str) -> View:
+        """The view of that name; raises UnknownName."""
+        try:
+            return self.views[name]
+        except KeyError:
+            raise UnknownName("feature view", name, [*self.views, *self.on_demand]) from None
+
+    def service(self, name: str) -> Service:
+        """The feature service of that name; raises UnknownName."""
+        try:
+            return self.services[name]
+        except KeyError:
+            raise UnknownName("feature service", name, self.services) from None
+
+    def projections(self, refs: list[str]) -> tuple[Projection, ...]:
+        """Feature references ("view:feature") as projections, in the order of first mention; raises UnknownName.
+
+        A reference to an unknown view or feature is refused before any work is done.
+        """
+        wanted: dict[str, list[str]] = {}
+        for ref in refs:
+            view, separator, feature = ref.partition(":")
+            if not separator:
+                raise UnknownName("feature reference (view:feature)", ref, self._all_refs())
+            if view not in self.on_demand:
+                self.view(view).feature(feature)
+            elif feature not in {f.name for f in self.on_demand[view].features}:
+                raise UnknownName(f"feature in view {view!r}", feature, [f.name for f in self.on_demand[view].features])
+            wanted.setdefault(view, []).append(feature)
+        return tuple(Projection(view=view, features=tuple(features)) for view, features in wanted.items())
+
+    def _all_refs(self) -> list[str]:
+        every = [*self.views.values(), *self.on_demand.values()]
+        return [f"{view.name}:{field.name}" for view in every for field in view.features]
+
+    def encode(self) -> bytes:
+        """The Plan as JSON, stable for equal Plans."""
+        return msgspec.json.encode(self, order="sorted")
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """A Plan from `encode`; raises ConfigurationError where it is torn or of another format."""
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"the plan cannot be read: {error}; run `featurestore apply` with this version of the product"
+            ) from error
+
+
+def definitions_digest(plan: Plan) -> str:
+    """SHA-256 over a Plan's definitions alone: equal definitions have equal digests, whenever compiled."""
+    bare: dict[str, Any] = msgspec.to_builtins(plan)
+    for volatile in ("version", "digest", "created_us"):
+        del bare[volatile]
+    return hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()

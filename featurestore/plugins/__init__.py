@@ -1,0 +1,1 @@
+"""The Feast plug-ins that three lines of feature_store.yaml name."""

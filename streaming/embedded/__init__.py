@@ -1,0 +1,1 @@
+"""A single-node Kafka-protocol broker for laptops and tests."""

@@ -1,0 +1,1 @@
+"""Does this data keep its promise? Contracts, verdicts, quarantine, drift."""
