@@ -17,18 +17,14 @@ FORMAT = 1
 """The layout of the encoded Plan; a reader refuses any other."""
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A frozen value with keyword arguments only."""
-
-
-class Field(_Value):
+class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A named, typed column."""
 
     name: str
     dtype: str
 
 
-class JoinKey(_Value):
+class JoinKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One key column of an entity, as the view calls it, and the type every edge coerces it to."""
 
     entity: str
@@ -36,7 +32,7 @@ class JoinKey(_Value):
     dtype: str
 
 
-class Topic(_Value):
+class Topic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The Kafka topic a stream view reads."""
 
     name: str
@@ -49,7 +45,7 @@ class Topic(_Value):
     """The column whose value is the message key (tag `message_key`): views of that key alone may be keyed."""
 
 
-class Source(_Value):
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the rows of a view are kept offline."""
 
     name: str
@@ -62,7 +58,7 @@ class Source(_Value):
     topic: Topic | None = None
 
 
-class Aggregation(_Value):
+class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One windowed feature: `function` over `column` of the events in the window ending now."""
 
     feature: str
@@ -78,14 +74,14 @@ class Aggregation(_Value):
     """k of last_k, p of a percentile, the declared cap of count_distinct."""
 
 
-class Function(_Value):
+class Function(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """User code, proved self-contained at apply: source text that defines `name` where nothing else exists."""
 
     name: str
     source: str
 
 
-class View(_Value):
+class View(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A feature view that has rows or events of its own."""
 
     name: str
@@ -121,7 +117,7 @@ class View(_Value):
         raise UnknownName(f"feature in view {self.name!r}", name, [f.name for f in self.features])
 
 
-class Projection(_Value):
+class Projection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The features one service or request takes of a view, under which name, by which entity columns."""
 
     view: str
@@ -137,7 +133,7 @@ class Projection(_Value):
         return self.alias or self.view
 
 
-class OnDemandView(_Value):
+class OnDemandView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Features computed from request values and other views' features when they are asked for."""
 
     name: str
@@ -154,7 +150,7 @@ class OnDemandView(_Value):
     tags: dict[str, str] = {}
 
 
-class Service(_Value):
+class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A named list of features that one model uses."""
 
     name: str
@@ -164,7 +160,7 @@ class Service(_Value):
     tags: dict[str, str] = {}
 
 
-class Plan(_Value):
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything `apply` found in a feature repo, compiled."""
 
     project: str
@@ -211,8 +207,8 @@ class Plan(_Value):
         return tuple(Projection(view=view, features=tuple(features)) for view, features in wanted.items())
 
     def _all_refs(self) -> list[str]:
-        every = [*self.views.values(), *self.on_demand.values()]
-        return [f"{view.name}:{field.name}" for view in every for field in view.features]
+        refs = [f"{view.name}:{field.name}" for view in self.views.values() for field in view.features]
+        return refs + [f"{view.name}:{field.name}" for view in self.on_demand.values() for field in view.features]
 
     def encode(self) -> bytes:
         """The Plan as JSON, stable for equal Plans."""

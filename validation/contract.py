@@ -5,11 +5,7 @@ from typing import Literal
 import msgspec
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A frozen value with keyword arguments only."""
-
-
-class Column(_Value):
+class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One promised column; `logical_type` is ODCS's (string, integer, number, boolean, date, timestamp, …)."""
 
     name: str
@@ -20,7 +16,7 @@ class Column(_Value):
     classification: str = ""
 
 
-class Rule(_Value):
+class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One rule: a Great Expectations expectation type and its arguments, with what happens where it fails."""
 
     id: str
@@ -33,7 +29,7 @@ class Rule(_Value):
     description: str = ""
 
 
-class Contract(_Value):
+class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A producer's promise about one source: schema, rules, owner."""
 
     name: str

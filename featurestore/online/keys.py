@@ -41,7 +41,13 @@ class Shard(msgspec.Struct, frozen=True):
     @property
     def tag(self) -> str:
         """The hash tag that all keys of the shard share; braces in names cannot end it early."""
-        parts = [_named(self.project), _named(self.view), str(self.version), _named(self.topic_id), str(self.partition)]
+        parts = [
+            _named(self.project),
+            _named(self.view),
+            str(self.version),
+            _named(self.topic_id),
+            str(self.partition),
+        ]
         return "{" + " ".join(parts) + "}"
 
     @property

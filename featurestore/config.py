@@ -1,0 +1,143 @@
+"""How is this deployment set up? `feature_store.yaml`, read without Feast.
+
+Processes that serve or consume need the project's name, the online store's address and the data folder, and may
+not pay for importing Feast. Where Feast leaves an unset `${VARIABLE}` as literal text, this module refuses it.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import yaml
+
+from featurestore.errors import ConfigurationError
+
+FILE_NAME = "feature_store.yaml"
+EMBEDDED = "embedded"
+SCHEMES = ("redis", "rediss", "unix")
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
+
+
+class OnlineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the online store listens: "embedded", or a redis://, rediss:// or unix:// address."""
+
+    url: str = EMBEDDED
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process must know before it can load the Plan."""
+
+    repo: Path
+    """The feature repo: the folder of feature_store.yaml, absolute."""
+    project: str
+    data_dir: Path
+    """Where the registry, the Plan, the embedded server and the event log live; absolute."""
+    online: OnlineSettings
+    bootstrap_servers: str | None = None
+    """KAFKA_BOOTSTRAP_SERVERS; it overrides what the sources declare."""
+    clock_offset_us: int = 0
+
+    @property
+    def plan_path(self) -> Path:
+        """The Plan as a file, beside the one in the online store."""
+        return self.data_dir / "plan.json"
+
+    @property
+    def event_log(self) -> Path:
+        """The folder of the event logs, one folder a topic."""
+        return self.data_dir / "event_log"
+
+
+def load_settings(repo: Path, environ: Mapping[str, str]) -> Settings:
+    """The settings of the feature repo in that folder.
+
+    Raises ConfigurationError where the file is missing, is not YAML, names an unset variable or an address of an
+    unknown kind.
+    """
+    path = repo.absolute() / FILE_NAME
+    raw = _read(path, environ)
+    project = raw.get("project")
+    if not isinstance(project, str) or not project:
+        raise ConfigurationError(f"{path}: no `project`; give the project a name")
+    online = raw.get("online_store")
+    url = online.get("connection", EMBEDDED) if isinstance(online, dict) else EMBEDDED
+    return Settings(
+        repo=path.parent,
+        project=project,
+        data_dir=data_dir(path.parent, raw.get("registry")),
+        online=OnlineSettings(url=_checked_url(path, url)),
+        bootstrap_servers=environ.get("KAFKA_BOOTSTRAP_SERVERS") or None,
+        clock_offset_us=_clock_offset(environ),
+    )
+
+
+def data_dir(repo: Path, registry: object) -> Path:
+    """The folder of a file registry, else `data` in the repo.
+
+    >>> data_dir(Path("/team/feature_repo"), "../data/registry.db").as_posix()
+    '/team/data'
+    >>> data_dir(Path("/team/feature_repo"), {"registry_type": "sql", "path": "postgresql://db/feast"}).as_posix()
+    '/team/feature_repo/data'
+    """
+    path = registry.get("path") if isinstance(registry, dict) else registry
+    if not isinstance(path, str) or "://" in path:
+        return repo / "data"
+    return Path(*_normal((repo / path).parent.parts))
+
+
+def unset_variables(text: str, environ: Mapping[str, str]) -> list[str]:
+    """The variables that a configuration text names and the environment lacks, in order.
+
+    >>> unset_variables("a: ${HOME_DIR}/x", {})
+    ['HOME_DIR']
+    """
+    live = "\n".join(line.split(" #")[0] for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return list(dict.fromkeys(name for name in _VARIABLE.findall(live) if name not in environ))
+
+
+def _read(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"no {FILE_NAME} in {path.parent}; run in a feature repo or name one with --repo"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    if missing := unset_variables(text, environ):
+        raise ConfigurationError(f"{path} names {', '.join(missing)}, which the environment does not set; export it")
+    try:
+        raw = yaml.safe_load(_VARIABLE.sub(lambda match: environ[match[1]], text))
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigurationError(f"{path}: expected a mapping, found {type(raw).__name__}")
+    return raw
+
+
+def _checked_url(path: Path, url: object) -> str:
+    if url == EMBEDDED or (isinstance(url, str) and urlsplit(url).scheme in SCHEMES):
+        return str(url)
+    known = ", ".join([EMBEDDED, *(f"{scheme}://…" for scheme in SCHEMES)])
+    raise ConfigurationError(f"{path}: online_store.connection is {url!r}; expected one of {known}")
+
+
+def _clock_offset(environ: Mapping[str, str]) -> int:
+    text = environ.get("FEATURESTORE_CLOCK_OFFSET_S") or "0"
+    try:
+        return round(float(text) * 1_000_000)
+    except (ValueError, OverflowError):
+        raise ConfigurationError(f"FEATURESTORE_CLOCK_OFFSET_S is {text!r}; expected seconds") from None
+
+
+def _normal(parts: tuple[str, ...]) -> list[str]:
+    kept: list[str] = []
+    for part in parts:
+        if part == ".." and kept and kept[-1] not in ("/", ".."):
+            kept.pop()
+        else:
+            kept.append(part)
+    return kept

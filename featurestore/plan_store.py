@@ -1,0 +1,73 @@
+"""Which Plan is in force? The Plan as a file and in the online store.
+
+The file serves joins and laptops; the copy in the online store is what API and stream processes watch. The key-value
+client comes from the process that starts them, so that this room needs no Redis.
+"""
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from featurestore.errors import ConfigurationError, StaleStore
+from featurestore.online.keys import plan_key
+from featurestore.plan import Plan
+
+
+class KeyValue(Protocol):
+    """The two calls that a Plan store makes of a key-value client."""
+
+    def get(self, name: bytes, /) -> bytes | None:
+        """The value of a key, None where there is none."""
+        ...
+
+    def set(self, name: bytes, value: bytes, /) -> object:
+        """Replaces the value of a key, atomically."""
+        ...
+
+
+class PlanStore:
+    """The Plan of one project in a key-value store.
+
+    The value is `VERSION newline JSON`, so that one read tells whether anything changed.
+    """
+
+    def __init__(self, client: KeyValue, project: str) -> None:
+        self._client = client
+        self._key = plan_key(project)
+        self._project = project
+        self._seen: bytes | None = None
+        self._plan: Plan | None = None
+
+    def publish(self, plan: Plan) -> None:
+        """Puts the Plan in force for every process that watches this store."""
+        self._client.set(self._key, b"%d\n%s" % (plan.version, plan.encode()))
+
+    def load(self) -> Plan:
+        """The Plan in force, the same object while nothing changes; raises StaleStore where there is none."""
+        raw = self._client.get(self._key)
+        if raw is None:
+            raise StaleStore(f"the online store has no plan of project {self._project!r}; run `featurestore apply`")
+        if self._plan is None or raw != self._seen:
+            self._plan, self._seen = Plan.decode(raw.split(b"\n", 1)[-1]), raw
+        return self._plan
+
+    def version(self) -> int | None:
+        """The version in force, None where there is no Plan."""
+        raw = self._client.get(self._key)
+        return None if raw is None else int(raw.split(b"\n", 1)[0])
+
+
+def load_plan_file(path: Path) -> Plan:
+    """The Plan that the last `apply` wrote; raises ConfigurationError where there is none or it is torn."""
+    try:
+        return Plan.decode(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigurationError(f"no plan at {path}; run `featurestore apply`") from None
+
+
+def write_plan_file(path: Path, plan: Plan) -> None:
+    """Replaces the Plan file; a reader sees the old one or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_bytes(plan.encode())
+    draft.replace(path)
