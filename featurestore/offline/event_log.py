@@ -1,0 +1,263 @@
+"""How are accepted events kept on disk, so that each is read exactly once?
+
+One folder per topic, one subfolder per UTC day of arrival:
+
+    <event log>/<topic>/day=2026-01-31/<topic id>-<partition>-<first>-<last>-<part>of<parts>.parquet
+
+A write covers the offsets `first`..`last` of one partition and makes one part per day of arrival. `first`..`last` is
+what was consumed, rejected records and holes included, so that the next write starts at `last + 1`. Names follow from
+the range alone: the same range written again replaces itself. A range counts as stored when all its parts are there;
+ranges may overlap after a crash, and readers take each (topic id, partition, offset) once.
+
+Rows are the event's columns, untransformed, with `_topic_id` (string), `_partition` (int32), `_offset` (int64) and
+`_arrival` (timestamp[us, UTC]).
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from featurestore.errors import SourceError, UsageError
+from validation.errors import did_you_mean
+
+TOPIC_ID: Final = "_topic_id"
+PARTITION: Final = "_partition"
+OFFSET: Final = "_offset"
+ARRIVAL: Final = "_arrival"
+PROVENANCE: Final = pa.schema(
+    [
+        (TOPIC_ID, pa.string()),
+        (PARTITION, pa.int32()),
+        (OFFSET, pa.int64()),
+        (ARRIVAL, pa.timestamp("us", "UTC")),
+    ]
+)
+"""The columns that every row of an event log carries beside the event's own."""
+
+_NAME = re.compile(
+    r"(?P<topic>.+)-(?P<partition>\d+)-(?P<first>\d+)-(?P<last>\d+)-(?P<part>\d+)of(?P<parts>\d+)\.parquet"
+)
+_DAY_US = 86_400_000_000
+
+
+class OffsetRange(msgspec.Struct, frozen=True, order=True):
+    """Offsets `first`..`last`, both included, of one partition of one topic."""
+
+    topic_id: str
+    partition: int
+    first: int
+    last: int
+
+
+class EventFile(msgspec.Struct, frozen=True, order=True):
+    """One file of an event log: part `part` of `parts` (from 1) of a range."""
+
+    range: OffsetRange
+    part: int
+    parts: int
+    path: Path
+
+
+def file_name(covered: OffsetRange, part: int, parts: int) -> str:
+    """The file's name within its day's folder.
+
+    >>> file_name(OffsetRange("a-b", 3, 10, 19), 1, 2)
+    'a-b-3-10-19-1of2.parquet'
+    """
+    topic = quote(covered.topic_id, safe="")
+    return f"{topic}-{covered.partition}-{covered.first}-{covered.last}-{part}of{parts}.parquet"
+
+
+def parse_name(path: Path) -> EventFile | None:
+    """What a file's name says; None where it is no name of an event log.
+
+    >>> parse_name(Path("a-b-3-10-19-1of2.parquet")).range
+    OffsetRange(topic_id='a-b', partition=3, first=10, last=19)
+    """
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        return None
+    first, last = int(match["first"]), int(match["last"])
+    covered = OffsetRange(unquote(match["topic"]), int(match["partition"]), first, last)
+    return EventFile(covered, int(match["part"]), int(match["parts"]), path)
+
+
+def write_events(
+    folder: Path, events: pa.Table, *, topic_id: str, partition: int, first: int, last: int
+) -> tuple[Path, ...]:
+    """Store the accepted events among the offsets `first`..`last` of a partition in the topic's folder.
+
+    `events` holds the event's columns, `_offset` and `_arrival`, neither null; `_topic_id` and `_partition` are added.
+    Each part is finished and synced under a temporary name, then renamed: readers see whole files or none. After a
+    crash between parts the range does not count as stored (`next_offset`), and writing it again is harmless. Without
+    events nothing is written, and the paths are empty: let the next write's range start here.
+    Raises UsageError where the columns or offsets do not fit.
+    """
+    covered = OffsetRange(topic_id, partition, first, last)
+    table = _with_provenance(events, covered)
+    days = pc.cast(table[ARRIVAL], pa.int64()).to_numpy() // _DAY_US
+    present = np.unique(days)
+    paths = []
+    for part, day in enumerate(present, start=1):
+        target = folder / f"day={np.datetime64(int(day), 'D')}" / file_name(covered, part, len(present))
+        rows = table if len(present) == 1 else table.filter(pa.array(days == day))
+        write_whole(rows, target)
+        paths.append(target)
+    return tuple(paths)
+
+
+def read_events(folder: Path, *, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
+    """The events of a topic's folder, each (topic id, partition, offset) once; in order of range and part.
+
+    `columns` names what to read, None everything; provenance columns come only when named. A column that older files
+    lack is null there. A folder that does not exist, or is empty, is an empty table where `schema` says what its
+    columns would be; otherwise SourceError, as for a torn file and for a column that no file has.
+    """
+    files = event_files(folder)
+    if not files:
+        if schema is None:
+            raise SourceError(f"the event log {folder} holds no events; {_neighbours(folder)}")
+        empty: pa.Table = schema.empty_table()
+        return empty if columns is None else empty.select(list(columns))
+    overlapping = overlaps(files)
+    identity = [TOPIC_ID, PARTITION, OFFSET] if overlapping else []
+    wanted = None if columns is None else [*dict.fromkeys([*columns, *identity])]
+    parts, known = [], set[str]()
+    for file in files:
+        part, names = _read_part(file.path, wanted)
+        parts.append(part)
+        known.update(names)
+    if columns is not None:
+        for column in columns:
+            if column not in known:
+                raise SourceError(f"the event log {folder} has no column {column!r}; {did_you_mean(column, known)}")
+    table: pa.Table = pa.concat_tables(parts, promote_options="permissive")
+    if overlapping:
+        table = _each_offset_once(table)
+    return table if columns is None else table.select(list(columns))
+
+
+def event_files(folder: Path) -> tuple[EventFile, ...]:
+    """The files of a topic's folder, ordered by range and part; none where the folder does not exist."""
+    return tuple(sorted(file for path in folder.glob("day=*/*.parquet") if (file := parse_name(path)) is not None))
+
+
+def stored_ranges(folder: Path) -> tuple[OffsetRange, ...]:
+    """The ranges whose parts are all stored, in order."""
+    seen: dict[tuple[OffsetRange, int], set[int]] = {}
+    for file in event_files(folder):
+        seen.setdefault((file.range, file.parts), set()).add(file.part)
+    return tuple(sorted({covered for (covered, parts), there in seen.items() if len(there) == parts}))
+
+
+def next_offset(folder: Path, topic_id: str, partition: int) -> int | None:
+    """The offset a sink goes on from: the contiguous end of the stored ranges, from the lowest on; None without any."""
+    end: int | None = None
+    for covered in stored_ranges(folder):
+        if (covered.topic_id, covered.partition) != (topic_id, partition):
+            continue
+        if end is not None and covered.first > end:
+            break
+        end = max(end or 0, covered.last + 1)
+    return end
+
+
+def overlaps(files: Iterable[EventFile]) -> bool:
+    """Whether two files may hold the same offset: their ranges overlap, or one range is stored in two ways.
+
+    >>> a, b = (EventFile(OffsetRange("t", 0, f, f + 9), 1, 1, Path(str(f))) for f in (0, 10))
+    >>> overlaps([a, b]), overlaps([a, a])
+    (False, True)
+    """
+    parts: dict[OffsetRange, list[tuple[int, int]]] = {}
+    for file in files:
+        parts.setdefault(file.range, []).append((file.parts, file.part))
+    for split in parts.values():
+        if len({count for count, _ in split}) > 1 or len(set(split)) < len(split):
+            return True
+    ordered = sorted(parts)
+    return any(
+        (a.topic_id, a.partition) == (b.topic_id, b.partition) and b.first <= a.last for a, b in pairwise(ordered)
+    )
+
+
+def write_whole(table: pa.Table, target: Path) -> None:
+    """A Parquet file that appears at once: written beside its place, synced, then renamed over it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        with unfinished.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    # The rename itself must outlive a power cut: sync the folder that holds the name.
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _with_provenance(events: pa.Table, covered: OffsetRange) -> pa.Table:
+    for column in (OFFSET, ARRIVAL):
+        if column not in events.column_names:
+            raise UsageError(f"events for the log lack {column!r}; they have {events.column_names}")
+        if events[column].null_count:
+            raise UsageError(f"events for the log have nulls in {column!r}")
+    rows = len(events)
+    if rows:
+        low, high = pc.min_max(events[OFFSET]).as_py().values()
+        if low < covered.first or high > covered.last:
+            raise UsageError(f"events at offsets {low}..{high} do not lie in the range {covered.first}..{covered.last}")
+    constants = {TOPIC_ID: covered.topic_id, PARTITION: covered.partition}
+    table = events.drop_columns([name for name in PROVENANCE.names if name in events.column_names])
+    for field in PROVENANCE:
+        column = (
+            pa.repeat(pa.scalar(constants[field.name], field.type), rows)
+            if field.name in constants
+            else events[field.name].cast(field.type)
+        )
+        table = table.append_column(pa.field(field.name, field.type, nullable=False), column)
+    return table
+
+
+def _read_part(path: Path, wanted: Sequence[str] | None) -> tuple[pa.Table, list[str]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            table = file.read(columns=None if wanted is None else [name for name in wanted if name in names])
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SourceError(f"the event log's file {path} cannot be read as Parquet: {error}") from error
+    return table, names
+
+
+def _each_offset_once(table: pa.Table) -> pa.Table:
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in (TOPIC_ID, PARTITION, OFFSET)])
+    ordered = table.select([TOPIC_ID, PARTITION, OFFSET]).take(order)
+    first = np.ones(len(table), dtype=bool)
+    for name in ordered.column_names:
+        column = ordered[name].combine_chunks()
+        changed = pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
+        first[1:] = changed if name == TOPIC_ID else first[1:] | changed
+    return table.take(order.filter(pa.array(first)))
+
+
+def _neighbours(folder: Path) -> str:
+    if not folder.parent.is_dir():
+        return f"its parent folder {folder.parent} does not exist either"
+    there = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
+    return f"{folder.parent} has {', '.join(there) if there else 'no topics'}"
