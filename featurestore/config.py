@@ -63,7 +63,8 @@ def load_settings(repo: Path, environ: Mapping[str, str]) -> Settings:
     if not isinstance(project, str) or not project:
         raise ConfigurationError(f"{path}: no `project`; give the project a name")
     online = raw.get("online_store")
-    url = online.get("connection", EMBEDDED) if isinstance(online, dict) else EMBEDDED
+    declared = online.get("connection", EMBEDDED) if isinstance(online, dict) else EMBEDDED
+    url = online_url(declared, environ)
     return Settings(
         repo=path.parent,
         project=project,
@@ -72,6 +73,17 @@ def load_settings(repo: Path, environ: Mapping[str, str]) -> Settings:
         bootstrap_servers=environ.get("KAFKA_BOOTSTRAP_SERVERS") or None,
         clock_offset_us=_clock_offset(environ),
     )
+
+
+def online_url(declared: object, environ: Mapping[str, str]) -> object:
+    """The online store's address: FEATURESTORE_REDIS_URL where it is set, else what the repo declares.
+
+    One repo serves the laptop (embedded) and production (the address and its password come from the environment).
+
+    >>> online_url("embedded", {"FEATURESTORE_REDIS_URL": "redis://cache:6379/0"})
+    'redis://cache:6379/0'
+    """
+    return environ.get("FEATURESTORE_REDIS_URL") or declared
 
 
 def data_dir(repo: Path, registry: object) -> Path:

@@ -1,0 +1,95 @@
+"""Which commands does the feature store itself offer?
+
+Every command imports what it runs inside its own body: `featurestore --help` must not wait for Feast.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from featurestore.config import Settings
+
+app = typer.Typer()
+
+Repo = Annotated[Path, typer.Option("--repo", help="The feature repo: the folder of feature_store.yaml.")]
+HERE = Path("feature_repo")
+
+
+def settings_of(repo: Path) -> "Settings":
+    """The settings of a repo under this process's environment; the default repo may also be the current folder."""
+    from featurestore.config import FILE_NAME, load_settings
+
+    if repo == HERE and not (repo / FILE_NAME).exists() and Path(FILE_NAME).exists():
+        repo = Path()
+    return load_settings(repo, os.environ)
+
+
+@app.command()
+def apply(repo: Repo = HERE) -> None:
+    """Put the repo's definitions in force: registry, plan file, online store."""
+    from rich.console import Console
+
+    from featurestore.apply import apply as put_in_force
+
+    outcome = put_in_force(settings_of(repo))
+    console = Console()
+    for change in outcome.changes:
+        console.print(change.line)
+    console.print(f"plan version {outcome.plan.version} in force" + ("" if outcome.changes else " (nothing changed)"))
+
+
+@app.command()
+def plan(repo: Repo = HERE) -> None:
+    """Show what apply would change, and what it would break. Exit code 1 where it would break something."""
+    from rich.console import Console
+
+    from featurestore.apply import preview
+
+    changes = preview(settings_of(repo))
+    console = Console()
+    for change in changes:
+        console.print(change.line)
+    if not changes:
+        console.print("no changes")
+    if any(change.breaks for change in changes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def materialize(
+    repo: Repo = HERE,
+    *,
+    views: Annotated[
+        list[str] | None, typer.Argument(help="Views to load; all batch views where none is named.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="First instant (ISO 8601); default: all history.")] = None,
+    end: Annotated[str | None, typer.Option(help="Last instant (ISO 8601); default: now.")] = None,
+) -> None:
+    """Load the latest offline values into the online store."""
+    from rich.console import Console
+
+    from featurestore.materialize import materialize as load
+
+    console = Console()
+    for line in load(settings_of(repo), views or [], start, end):
+        console.print(line)
+
+
+@app.command()
+def doctor(repo: Repo = HERE) -> None:
+    """Check what is configured, reachable and healthy, and say what to do where it is not."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from featurestore.doctor import examine
+
+    checks = examine(repo if repo != HERE or repo.exists() else Path(), os.environ)
+    table = Table("", "check", "found", "what to do")
+    for check in checks:
+        table.add_row("[green]ok[/]" if check.ok else "[red]no[/]", check.name, check.found, check.remedy)
+    Console().print(table)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)

@@ -1,0 +1,288 @@
+"""What does this Feast registry mean? Feast objects in, a Plan out; nothing is written.
+
+The one place, with the plug-ins and `featurestore.apply`, that imports Feast. Whatever cannot be honoured exactly is
+refused here, by name, before anything changes.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Literal, NamedTuple, cast
+
+import msgspec
+from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
+from feast.data_source import KafkaSource
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.infra.offline_stores.file_source import FileSource
+
+from featurestore.errors import DefinitionError
+from featurestore.plan import (
+    Field,
+    Function,
+    JoinKey,
+    OnDemandView,
+    Plan,
+    Projection,
+    Service,
+    Source,
+    Topic,
+    View,
+    definitions_digest,
+)
+from featurestore.plugins.definitions import is_windowed, resolve_aggregations
+from featurestore.user_code import extract_source, prove
+from validation.contract import Contract
+
+KEY_TYPES = ("STRING", "BYTES", "INT32", "INT64", "UNIX_TIMESTAMP")
+_DDL_TYPES = {
+    "string": "STRING",
+    "varchar": "STRING",
+    "binary": "BYTES",
+    "bytes": "BYTES",
+    "boolean": "BOOL",
+    "bool": "BOOL",
+    "int": "INT32",
+    "integer": "INT32",
+    "bigint": "INT64",
+    "long": "INT64",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "timestamp": "UNIX_TIMESTAMP",
+}
+
+
+class Definitions(NamedTuple):
+    """The Feast objects of one project, inferences made (types of entities and features are known)."""
+
+    entities: Sequence[Entity]
+    views: Sequence[FeatureView]
+    """Batch and stream feature views."""
+    on_demand: Sequence[OnDemandFeatureView]
+    services: Sequence[FeatureService]
+
+
+def registered(store: FeatureStore) -> Definitions:
+    """What the registry of a Feast store holds; file and SQL registries alike."""
+    return Definitions(
+        entities=store.list_entities(),
+        views=[*store.list_batch_feature_views(), *store.list_stream_feature_views()],
+        on_demand=store.list_on_demand_feature_views(),
+        services=store.list_feature_services(),
+    )
+
+
+def compile_plan(
+    project: str,
+    definitions: Definitions,
+    contracts: Iterable[Contract],
+    *,
+    previous: Plan | None,
+    now_us: int,
+) -> Plan:
+    """The Plan of these definitions; `previous` itself where nothing changed.
+
+    Raises DefinitionError for whatever cannot be honoured: a window without a feature of its name, a hop that does
+    not divide its window, a key of a type that cannot be one, user code that is not self-contained.
+    """
+    views = {view.name: _view(view, definitions.entities, previous) for view in definitions.views}
+    on_demand = {view.name: _on_demand(view) for view in definitions.on_demand}
+    draft = Plan(
+        project=project,
+        version=0,
+        digest="",
+        created_us=now_us,
+        views=views,
+        on_demand=on_demand,
+        services={service.name: _service(service) for service in definitions.services},
+        contracts=_contracts(contracts, views),
+    )
+    digest = definitions_digest(draft)
+    if previous is not None and previous.digest == digest:
+        return previous
+    return msgspec.structs.replace(draft, version=previous.version + 1 if previous else 1, digest=digest)
+
+
+def ddl_columns(text: str, *, where: str) -> tuple[Field, ...]:
+    """The columns of a JSON format's schema, a list of `name type` as Feast's documentation has it.
+
+    >>> [(c.name, c.dtype) for c in ddl_columns("origin string, late bigint", where="departures")]
+    [('origin', 'STRING'), ('late', 'INT64')]
+    """
+    columns = []
+    for part in filter(None, (part.strip() for part in re.split(r"[,\n]", text))):
+        name, _, kind = part.partition(" ")
+        dtype = _DDL_TYPES.get(kind.strip().lower())
+        if dtype is None:
+            raise DefinitionError(
+                f"source {where!r}: column {name!r} has type {kind.strip()!r}; known types: {', '.join(_DDL_TYPES)}"
+            )
+        columns.append(Field(name=name.strip("`"), dtype=dtype))
+    return tuple(columns)
+
+
+def _view(view: FeatureView, entities: Sequence[Entity], previous: Plan | None) -> View:
+    source = _source(view)
+    join_keys = _join_keys(view, entities)
+    features = tuple(_field(field) for field in view.features)
+    windowed = isinstance(view, StreamFeatureView) and is_windowed(view)
+    columns: tuple[Field, ...] = ()
+    aggregations: tuple[Any, ...] = ()
+    if windowed:
+        declared = ddl_columns(source.topic.schema_text, where=view.source.name) if source.topic else ()
+        aggregations = resolve_aggregations(view, {column.name: column.dtype for column in declared})
+        wanted = {key.name for key in join_keys} | {aggregation.column for aggregation in aggregations}
+        columns = tuple(column for column in declared if column.name in wanted)
+    compiled = View(
+        name=view.name,
+        version=1,
+        kind="windowed" if windowed else "latest",
+        join_keys=join_keys,
+        features=features,
+        ttl_us=_microseconds(view.ttl),
+        source=source,
+        columns=columns,
+        aggregations=aggregations,
+        partitions=_partitions(source, join_keys),
+        transform=_transform(view),
+        online=view.online,
+        description=view.description,
+        owner=view.owner,
+        tags=dict(view.tags or {}),
+    )
+    return msgspec.structs.replace(compiled, version=_version(compiled, previous))
+
+
+def _version(view: View, previous: Plan | None) -> int:
+    """A windowed view whose state would differ starts a new version; any other keeps its number."""
+    before = previous.views.get(view.name) if previous else None
+    if before is None:
+        return 1
+    same = all(
+        getattr(before, name) == getattr(view, name)
+        for name in ("kind", "join_keys", "columns", "aggregations", "transform", "partitions")
+    )
+    return before.version if same or view.kind == "latest" else before.version + 1
+
+
+def _join_keys(view: FeatureView, entities: Sequence[Entity]) -> tuple[JoinKey, ...]:
+    types = {field.name: field.dtype.to_value_type().name for field in view.entity_columns}
+    by_name = {entity.name: entity for entity in entities}
+    keys = []
+    for name in view.entities:
+        entity = by_name.get(name)
+        if entity is None or entity.join_key == DUMMY_ENTITY_ID:
+            continue
+        dtype = types.get(entity.join_key) or entity.value_type.name
+        if dtype not in KEY_TYPES:
+            raise DefinitionError(
+                f"view {view.name!r}: join key {entity.join_key!r} is {dtype}; a key is one of {', '.join(KEY_TYPES)};"
+                " declare it in the view's schema"
+            )
+        keys.append(JoinKey(entity=name, name=entity.join_key, dtype=dtype))
+    return tuple(sorted(keys, key=lambda key: key.name))
+
+
+def _source(view: FeatureView) -> Source:
+    batch = view.batch_source
+    if not isinstance(batch, FileSource):
+        found = "none" if batch is None else type(batch).__name__
+        raise DefinitionError(f"view {view.name!r}: its batch source is {found}; expected a FileSource (Parquet)")
+    stream = view.stream_source
+    return Source(
+        name=batch.name,
+        path=batch.path,
+        timestamp_field=batch.timestamp_field,
+        created_field=batch.created_timestamp_column or None,
+        field_mapping=dict(batch.field_mapping or {}),
+        topic=_topic(stream) if isinstance(stream, KafkaSource) else None,
+    )
+
+
+def _topic(stream: KafkaSource) -> Topic:
+    options = stream.kafka_options
+    formats = {"JsonFormat": "json", "AvroFormat": "avro", "ProtoFormat": "protobuf"}
+    kind = formats.get(type(options.message_format).__name__)
+    if kind is None:
+        raise DefinitionError(
+            f"source {stream.name!r}: message format {type(options.message_format).__name__}; "
+            f"expected one of {', '.join(formats)}"
+        )
+    tags = stream.tags or {}
+    return Topic(
+        name=options.topic,
+        bootstrap_servers=options.kafka_bootstrap_servers or "",
+        message_format=cast('Literal["json", "avro", "protobuf"]', kind),
+        schema_text=getattr(options.message_format, "schema_json", ""),
+        event_id=tags.get("event_id"),
+        key_column=tags.get("message_key"),
+    )
+
+
+def _partitions(source: Source, join_keys: Sequence[JoinKey]) -> Literal["keyed", "spread"]:
+    keyed = source.topic is not None and [key.name for key in join_keys] == [source.topic.key_column]
+    return "keyed" if keyed else "spread"
+
+
+def _transform(view: FeatureView) -> Function | None:
+    udf = getattr(view, "udf", None)
+    return extract_source(udf) if isinstance(view, StreamFeatureView) and udf is not None else None
+
+
+def _on_demand(view: OnDemandFeatureView) -> OnDemandView:
+    if view.mode not in ("python", "pandas"):
+        raise DefinitionError(f"on-demand view {view.name!r}: mode {view.mode!r}; expected 'python' or 'pandas'")
+    compiled = OnDemandView(
+        name=view.name,
+        features=tuple(_field(field) for field in view.features),
+        request=tuple(_field(field) for source in view.source_request_sources.values() for field in source.schema),
+        inputs=tuple(_projection(each) for each in view.source_feature_view_projections.values()),
+        mode=cast('Literal["python", "pandas"]', view.mode),
+        singleton=bool(view.singleton),
+        function=extract_source(view.feature_transformation.udf),
+        description=view.description,
+        owner=view.owner,
+        tags=dict(view.tags or {}),
+    )
+    prove(compiled)
+    return compiled
+
+
+def _service(service: FeatureService) -> Service:
+    return Service(
+        name=service.name,
+        projections=tuple(_projection(each) for each in service.feature_view_projections),
+        description=service.description,
+        owner=service.owner,
+        tags=dict(service.tags or {}),
+    )
+
+
+def _projection(projection: Any) -> Projection:  # Feast ships no types for it
+    return Projection(
+        view=projection.name,
+        features=tuple(field.name for field in projection.features),
+        alias=projection.name_alias or "",
+        join_key_map=dict(projection.join_key_map or {}),
+    )
+
+
+def _contracts(contracts: Iterable[Contract], views: Mapping[str, View]) -> dict[str, Contract]:
+    known = {view.source.name for view in views.values()}
+    known |= {view.source.topic.name for view in views.values() if view.source.topic}
+    by_name = {}
+    for contract in contracts:
+        if contract.source not in known:
+            raise DefinitionError(
+                f"contract {contract.name!r} is about source {contract.source!r}, which no view reads; "
+                f"what exists: {', '.join(sorted(known))}"
+            )
+        by_name[contract.name] = contract
+    return by_name
+
+
+def _field(field: Any) -> Field:  # Feast ships no types for it
+    return Field(name=field.name, dtype=field.dtype.to_value_type().name)
+
+
+def _microseconds(ttl: timedelta | None) -> int:
+    return 0 if ttl is None else ttl // timedelta(microseconds=1)
