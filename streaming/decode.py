@@ -1,0 +1,286 @@
+"""Which typed row does a message hold, or why does it hold none?
+
+Bytes in, rows out: every message that cannot become a row is set aside with a reason, and its neighbours pass. What
+a row is follows from the views that read the topic, and from the contract: a column that neither names is dropped.
+
+Rows are `msgspec` Structs whose attributes are the columns' names as the producer writes them; a missing column is
+null. Times are `datetime`s or integers as they came; join keys have the type of their entity. `table` makes Arrow
+columns of rows, where times are int64 microseconds in UTC.
+"""
+
+import datetime as dt
+import keyword
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.errors import DefinitionError
+from featurestore.plan import Field, View
+from validation.contract import Contract
+from validation.errors import did_you_mean
+
+EMPTY: Final = "empty"
+MALFORMED: Final = "malformed"
+"""Not one JSON document in UTF-8: torn, followed by a second one, NaN, too deep."""
+WRONG_TYPE: Final = "wrong_type"
+"""JSON, but a column has another type or leaves its range (1e400, an integer beyond 64 bits)."""
+NO_TIMESTAMP: Final = "no_timestamp"
+BAD_KEY: Final = "bad_key"
+"""A join key that cannot become its entity's type without loss."""
+KEY_MISMATCH: Final = "key_mismatch"
+"""The message key differs from the column that a keyed view is partitioned by."""
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_NAIVE_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive input is UTC: it is subtracted from naive values
+_MICROSECOND = dt.timedelta(microseconds=1)
+_INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_INT32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+_SCALARS: Final[Mapping[str, tuple[Any, pa.DataType]]] = {
+    "INT32": (_INT32, pa.int32()),
+    "INT64": (_INT64, pa.int64()),
+    "FLOAT": (float, pa.float32()),
+    "DOUBLE": (float, pa.float64()),
+    "STRING": (str, pa.string()),
+    "BOOL": (bool, pa.bool_()),
+    "BYTES": (bytes, pa.binary()),
+    "UNIX_TIMESTAMP": (dt.datetime | _INT64, pa.timestamp("us", "UTC")),
+}
+_LOGICAL: Final = {
+    "string": "STRING",
+    "integer": "INT64",
+    "number": "DOUBLE",
+    "boolean": "BOOL",
+    "timestamp": "UNIX_TIMESTAMP",
+    "date": "STRING",
+    "time": "STRING",
+}
+"""ODCS logical types as Feast types; dates and times of day stay the text they are."""
+
+
+class Message(Protocol):
+    """What is decoded: the bytes of one record."""
+
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+class Malformed(msgspec.Struct, frozen=True):
+    """A message that holds no row: its place in the sequence that was decoded, and why."""
+
+    index: int
+    reason: str
+    detail: str
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """The rows of a sequence of messages; `index[i]` is the place of row i's message."""
+
+    rows: list[Any]
+    index: npt.NDArray[np.int64]
+    ts_us: npt.NDArray[np.int64]
+    malformed: list[Malformed]
+
+
+class Decoder:
+    """Decodes one topic's messages for all views that read it.
+
+    Raises DefinitionError where the views disagree about the topic, or a column has a type that events cannot carry.
+    """
+
+    def __init__(self, views: Sequence[View], contract: Contract | None = None) -> None:
+        self.timestamp_field = _agreed(views, "timestamp field", lambda view: view.source.timestamp_field)
+        self.topic = _agreed(views, "topic", lambda view: view.source.topic)
+        if self.topic is None:
+            raise DefinitionError(f"view {views[0].name!r} reads no topic; only stream views are decoded")
+        if self.topic.message_format != "json":
+            raise DefinitionError(
+                f"topic {self.topic.name!r} is declared {self.topic.message_format}; this version decodes json"
+            )
+        mapping = {new: old for view in views for old, new in view.source.field_mapping.items()}
+        fields: dict[str, str] = {}
+        keys: dict[str, str] = {}
+        for view in views:
+            for key in view.join_keys:
+                _declare(keys, mapping.get(key.name, key.name), key.dtype, view)
+            for column in view.columns:
+                name = mapping.get(column.name, column.name)
+                _declare(fields, name, column.dtype, view)
+        fields.update(keys)
+        fields[self.timestamp_field] = "UNIX_TIMESTAMP"
+        for promised in contract.columns if contract else ():
+            if promised.name not in fields and promised.logical_type in _LOGICAL:
+                fields[promised.name] = _LOGICAL[promised.logical_type]
+        for name in (self.topic.event_id, self.topic.key_column):
+            if name is not None:
+                fields.setdefault(name, "STRING")
+        self.fields = tuple(Field(name=name, dtype=dtype) for name, dtype in fields.items())
+        """Every column of a row, with its Feast type, as the producer names it."""
+        self.schema = pa.schema([(field.name, _SCALARS[_known(field)][1]) for field in self.fields])
+        self._keys = {name: dtype for name, dtype in keys.items() if dtype in ("STRING", "INT32", "INT64")}
+        keyed = any(view.partitions == "keyed" for view in views)
+        self._message_key = self.topic.key_column if keyed else None
+        self._attributes = {field.name: _attribute(number, field.name) for number, field in enumerate(self.fields)}
+        self._decode = msgspec.json.Decoder(self._row_type()).decode
+        self._ts = self._attributes[self.timestamp_field]
+
+    def decode(self, messages: Sequence[Message]) -> Decoded:
+        """The rows of the messages, in order, and the messages that hold none.
+
+        >>> from featurestore.plan import Source, Topic
+        >>> topic = Topic(name="clicks", bootstrap_servers="", message_format="json")
+        >>> source = Source(name="clicks", path="clicks", timestamp_field="ts", topic=topic)
+        >>> view = View(name="v", version=1, kind="windowed", join_keys=(), features=(), ttl_us=0, source=source)
+        >>> class Text(msgspec.Struct):
+        ...     value: bytes
+        ...     key: bytes | None = None
+        >>> found = Decoder([view]).decode([Text(b'{"ts": "2024-01-01T00:00:00Z"}'), Text(b'{"ts": 1}{}'), Text(b"")])
+        >>> found.ts_us.tolist(), [(bad.index, bad.reason) for bad in found.malformed]
+        ([1704067200000000], [(1, 'malformed'), (2, 'empty')])
+        """
+        rows: list[Any] = []
+        index: list[int] = []
+        times: list[int] = []
+        malformed: list[Malformed] = []
+        decode, ts_attribute, finish = self._decode, self._ts, self._finish
+        for number, message in enumerate(messages):
+            value = message.value
+            try:
+                row = decode(value or _refuse_empty(value))
+                ts = getattr(row, ts_attribute)
+                ts_us = ts if type(ts) is int else _micros(ts)
+                if finish is not None:
+                    finish(row, message)
+            except _Refused as refused:
+                malformed.append(Malformed(number, refused.reason, refused.detail))
+            except msgspec.ValidationError as error:
+                malformed.append(Malformed(number, WRONG_TYPE, str(error)))
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                malformed.append(Malformed(number, MALFORMED, str(error)))
+            else:
+                rows.append(row)
+                index.append(number)
+                times.append(ts_us)
+        return Decoded(rows, np.array(index, np.int64), np.array(times, np.int64), malformed)
+
+    def table(self, rows: Sequence[Any]) -> pa.Table:
+        """The rows as Arrow columns of `schema`."""
+        columns = []
+        for field in self.schema:
+            name = self._attributes[field.name]
+            values = [getattr(row, name) for row in rows]
+            if pa.types.is_timestamp(field.type):
+                micros = [v if v is None or type(v) is int else _micros(v) for v in values]
+                columns.append(pa.array(micros, pa.int64()).cast(field.type))
+            else:
+                columns.append(pa.array(values, field.type))
+        return pa.table(columns, schema=self.schema)
+
+    def _row_type(self) -> type[msgspec.Struct]:
+        fields: list[tuple[str, Any, Any]] = []
+        for field in self.fields:
+            kind = str | _INT64 if field.name in self._keys else _SCALARS[field.dtype][0]
+            fields.append((self._attributes[field.name], kind | None, None))
+        renamed = {attribute: name for name, attribute in self._attributes.items()}
+        return msgspec.defstruct("Row", fields, gc=False, rename=renamed)
+
+    @property
+    def _finish(self) -> "Callable[[Any, Message], None] | None":
+        keys = [(self._attributes[name], name, dtype) for name, dtype in self._keys.items()]
+        message_key = self._message_key
+        key_attribute = self._attributes[message_key] if message_key is not None else ""
+        if not keys and message_key is None:
+            return None
+
+        def finish(row: Any, message: Message) -> None:
+            for attribute, name, dtype in keys:
+                value = getattr(row, attribute)
+                if value is not None and (type(value) is not str) is (dtype == "STRING"):
+                    setattr(row, attribute, _coerced(name, dtype, value))
+                elif dtype == "INT32" and value is not None and not -(2**31) <= value < 2**31:
+                    raise _Refused(BAD_KEY, f"join key {name!r} is declared INT32, found {value}")
+            if message_key is not None:
+                value = getattr(row, key_attribute)
+                if (b"" if value is None else str(value).encode()) != (message.key or b""):
+                    raise _Refused(KEY_MISMATCH, f"the message key is {message.key!r}, {message_key} is {value!r}")
+
+        return finish
+
+
+class _Refused(Exception):
+    """No error: the control flow of one message."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(detail)
+
+
+def _refuse_empty(value: bytes | None) -> bytes:
+    raise _Refused(EMPTY, "no value (a tombstone)" if value is None else "no bytes")
+
+
+def _micros(value: dt.datetime | None) -> int:
+    if value is None:
+        raise _Refused(NO_TIMESTAMP, "the timestamp is missing or null")
+    return (value - (_NAIVE_EPOCH if value.tzinfo is None else _EPOCH)) // _MICROSECOND
+
+
+def _coerced(name: str, dtype: str, value: str | int) -> str | int:
+    if dtype == "STRING":
+        return str(value)
+    bits = 31 if dtype == "INT32" else 63
+    text = str(value)
+    digits = text.removeprefix("-")
+    # str(int(text)) == text refuses "05", "+5" and "5_0": two spellings must not be one key.
+    if len(digits) < 20 and digits.isascii() and digits.isdigit() and str(int(text)) == text:
+        number = int(text)
+        if -(1 << bits) <= number < 1 << bits:
+            return number
+    raise _Refused(BAD_KEY, f"join key {name!r} is declared {dtype}, found {value!r}")
+
+
+def _declare(fields: dict[str, str], name: str, dtype: str, view: View) -> None:
+    if fields.setdefault(name, dtype) != dtype:
+        raise DefinitionError(
+            f"view {view.name!r} declares column {name!r} as {dtype}, another view of its topic as {fields[name]}; "
+            "declare it alike in both"
+        )
+
+
+def _known(field: Field) -> str:
+    if field.dtype not in _SCALARS:
+        raise DefinitionError(
+            f"event column {field.name!r} is declared {field.dtype}, which messages cannot carry; "
+            + did_you_mean(field.dtype, _SCALARS)
+        )
+    return field.dtype
+
+
+def _attribute(number: int, name: str) -> str:
+    plain = name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("__")
+    return name if plain else f"column_{number}"
+
+
+def _agreed(views: Sequence[View], what: str, of: Callable[[View], Any]) -> Any:
+    found = of(views[0])
+    for view in views[1:]:
+        if of(view) != found:
+            raise DefinitionError(
+                f"views {views[0].name!r} and {view.name!r} read one topic and disagree about its {what}: "
+                f"{found!r} and {of(view)!r}; let them share one source"
+            )
+    return found
+
+
+def by_topic(views: Iterable[View]) -> dict[str, tuple[View, ...]]:
+    """The stream views by the topic they read, in order of name; views that read none are left out."""
+    found: dict[str, list[View]] = {}
+    for view in sorted(views, key=lambda view: view.name):
+        if view.source.topic is not None:
+            found.setdefault(view.source.topic.name, []).append(view)
+    return {topic: tuple(readers) for topic, readers in sorted(found.items())}
