@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from typing import Annotated
 
 import typer
 
@@ -31,7 +32,7 @@ def build_app() -> typer.Typer:
     @app.callback()
     def root(
         *,
-        debug: bool = typer.Option(False, DEBUG, help="Show the traceback of a failure; accepted after any command."),
+        debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of a failure; after any command.")] = False,
     ) -> None:
         """Feast definitions in, exact features out: offline, online and in the stream."""
 

@@ -1,0 +1,181 @@
+"""How do a repo's definitions come into force?
+
+Feast parses the repo and keeps its registry; we compile the Plan first, so that what cannot be honoured is refused
+before anything changes.
+"""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from feast import FeatureStore
+from feast.feature_view import DUMMY_ENTITY
+from feast.repo_config import load_repo_config
+from feast.repo_contents import RepoContents
+from feast.repo_operations import extract_objects_for_apply_delete, get_repo_files, parse_repo
+from pydantic import ValidationError
+
+from featurestore.changes import Change, changes
+from featurestore.clock import Clock, system_clock
+from featurestore.compile import Definitions, compile_plan
+from featurestore.config import EMBEDDED, FILE_NAME, Settings
+from featurestore.errors import ConfigurationError, DefinitionError, FeatureStoreError
+from featurestore.online.connection import connect
+from featurestore.online.server import EmbeddedServer
+from featurestore.plan import Plan
+from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
+from validation.contract import load_contracts
+
+log = logging.getLogger(__name__)
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What `apply` did: the Plan in force, and what changed against the one before."""
+
+    plan: Plan
+    changes: list[Change]
+
+
+def preview(settings: Settings, clock: Clock | None = None) -> list[Change]:
+    """What `apply` would change; reads, never writes."""
+    with _repo(settings):
+        _, _, plan = _desired(settings, clock or system_clock(settings.clock_offset_us))
+    return changes(_in_force(settings), plan)
+
+
+def apply(settings: Settings, clock: Clock | None = None) -> Applied:
+    """Puts the definitions of the repo in force.
+
+    1. Definitions are parsed and compiled; whatever cannot be honoured raises DefinitionError and changes nothing.
+    2. The online store must answer (StoreUnavailable), except an embedded one that is not running: `serve` and
+       `stream run` publish the Plan of the file when they start it.
+    3. Feast's registry is updated.
+    4. The Plan is written to its file, then published to the online store; from here on serving and streaming
+       processes switch to it. A crash before this step leaves the old Plan in force: run apply again.
+    """
+    before = _in_force(settings)
+    with _repo(settings):
+        store, contents, plan = _desired(settings, clock or system_clock(settings.clock_offset_us))
+        plans = _plan_store(settings)
+        to_apply, to_delete, _, _ = extract_objects_for_apply_delete(settings.project, store.registry, contents)
+        with _quiet():
+            store.apply(to_apply, objects_to_delete=to_delete, partial=False)
+    write_plan_file(settings.plan_path, plan)
+    if plans is not None:
+        plans.publish(plan)
+    return Applied(plan=plan, changes=changes(before, plan))
+
+
+def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoContents, Plan]:
+    config = _repo_config(settings)
+    contents = _parse(settings)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with _quiet():
+        store = FeatureStore(config=config)
+        try:
+            store.plan(contents)  # validates and infers types in place; writes nothing
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DefinitionError(f"{settings.repo}: Feast refuses the definitions: {error}") from error
+    definitions = Definitions(
+        entities=[*contents.entities, DUMMY_ENTITY],
+        views=[*contents.feature_views, *contents.stream_feature_views],
+        on_demand=contents.on_demand_feature_views,
+        services=contents.feature_services,
+    )
+    contracts = load_contracts(settings.repo / "contracts")
+    plan = compile_plan(settings.project, definitions, contracts, previous=_in_force(settings), now_us=clock())
+    return store, contents, plan
+
+
+def _repo_config(settings: Settings) -> "object":
+    try:
+        return load_repo_config(settings.repo, settings.repo / FILE_NAME)
+    except (ValidationError, FeatureStoreError, ValueError) as error:
+        raise ConfigurationError(f"{settings.repo / FILE_NAME}: {error}") from error
+
+
+def _parse(settings: Settings) -> RepoContents:
+    for path in get_repo_files(settings.repo):
+        _check_module_name(path, settings.repo)
+    try:
+        contents = parse_repo(settings.repo)
+    except (ImportError, SyntaxError, NameError, TypeError, ValueError, AttributeError) as error:
+        raise DefinitionError(f"{settings.repo}: the definitions cannot be imported: {error}") from error
+    if not (contents.feature_views or contents.stream_feature_views or contents.on_demand_feature_views):
+        files = ", ".join(path.name for path in get_repo_files(settings.repo)) or "no Python files"
+        raise DefinitionError(f"{settings.repo} defines no feature views; looked in {files}")
+    return contents
+
+
+def _check_module_name(path: Path, repo: Path) -> None:
+    """Feast imports repo files as top-level modules: one named like an installed module would be skipped silently."""
+    name = path.relative_to(repo).parts[0].removesuffix(".py")
+    clash = sys.modules.get(name)
+    origin = getattr(clash, "__file__", None) if clash else None
+    if clash is None:
+        with _without(repo):
+            spec = importlib.util.find_spec(name)
+        origin = spec.origin if spec else None
+        clash = spec
+    if clash is not None and not (origin and Path(origin).is_relative_to(repo)):
+        raise DefinitionError(
+            f"{path} is named like the module {name!r} ({origin or 'built in'}); Feast would import that one and lose"
+            " the definitions; rename the file"
+        )
+
+
+def _in_force(settings: Settings) -> Plan | None:
+    return load_plan_file(settings.plan_path) if settings.plan_path.exists() else None
+
+
+def _plan_store(settings: Settings) -> PlanStore | None:
+    if settings.online.url == EMBEDDED and not EmbeddedServer.running(settings.data_dir):
+        return None
+    return PlanStore(connect(settings.online, settings.data_dir), settings.project)
+
+
+@contextlib.contextmanager
+def _repo(settings: Settings) -> Iterator[None]:
+    """Feast resolves modules and paths against the current folder; both are put back, the modules forgotten."""
+    here, path, known = Path.cwd(), list(sys.path), set(sys.modules)
+    bytecode = sys.dont_write_bytecode
+    os.chdir(settings.repo)
+    sys.path.insert(0, str(settings.repo))
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        os.chdir(here)
+        sys.path[:] = path
+        sys.dont_write_bytecode = bytecode
+        for name in set(sys.modules) - known:
+            origin = getattr(sys.modules[name], "__file__", None)
+            if origin and Path(origin).is_relative_to(settings.repo):
+                del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _without(repo: Path) -> Iterator[None]:
+    path = list(sys.path)
+    sys.path[:] = [entry for entry in path if Path(entry or ".").resolve() != repo.resolve()]
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Feast prints and warns about being alpha; what matters reaches the user as our own lines."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as printed:
+        warnings.simplefilter("ignore")
+        yield
+    if text := printed.getvalue().strip():
+        log.debug("feast: %s", text)
