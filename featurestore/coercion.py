@@ -1,0 +1,172 @@
+"""Which values may become a value of a Feast type, without loss?
+
+What user code returns and what a caller sends are held to the declared type here, by one rule: 5.0 is a fine INT64,
+5.5 and "5" are not. Errors name the type that was found, never the value: a value may be someone's secret.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from featurestore.errors import UsageError
+
+_INT_BITS = {"INT32": 31, "INT64": 63}
+_PLAIN: dict[str, frozenset[type]] = {
+    "DOUBLE": frozenset({float, type(None)}),
+    "BOOL": frozenset({bool, type(None)}),
+    "BYTES": frozenset({bytes, type(None)}),
+}
+"""Column types that need no look at the single values."""
+_ARROW = {
+    "INT32": pa.int32(),
+    "INT64": pa.int64(),
+    "FLOAT": pa.float32(),
+    "DOUBLE": pa.float64(),
+    "BOOL": pa.bool_(),
+    "STRING": pa.string(),
+    "BYTES": pa.binary(),
+    "UNIX_TIMESTAMP": pa.timestamp("us", tz="UTC"),
+}
+
+
+def arrow_type(dtype: str) -> pa.DataType:
+    """The Arrow type of a scalar Feast type or of a list or set of one; raises UsageError for any other.
+
+    >>> arrow_type("INT64_LIST")
+    ListType(list<item: int64>)
+    """
+    for collection in ("_LIST", "_SET"):
+        if dtype.endswith(collection):
+            return pa.list_(arrow_type(dtype.removesuffix(collection)))
+    try:
+        return _ARROW[dtype]
+    except KeyError:
+        raise UsageError(f"the type {dtype} cannot be computed on demand; known: {', '.join(_ARROW)}") from None
+
+
+def coerce(values: Sequence[object], dtype: str) -> list[Any]:
+    """The values as Python values of a Feast type, null where they are null.
+
+    Integers may be whole floats; numbers are cut to float32 for FLOAT; timestamps are aware datetimes in UTC (naive
+    ones are UTC, numbers are seconds); numpy scalars become Python's. Raises UsageError where that would lose
+    something, naming the type found.
+
+    >>> coerce([1.0, None, True], "INT64")
+    [1, None, 1]
+    """
+    found = set(map(type, values))
+    if found <= _PLAIN.get(dtype, frozenset()):
+        return list(values)
+    single = _converter(dtype)
+    return [None if value is None else single(value) for value in values]
+
+
+def _converter(dtype: str) -> Callable[[object], object]:
+    if dtype in _INT_BITS:
+        return lambda value: _integer(value, dtype)
+    for collection in ("_LIST", "_SET"):
+        if dtype.endswith(collection):
+            item = dtype.removesuffix(collection)
+            return lambda value: _collection(value, dtype, item)
+    try:
+        return _SCALARS[dtype]
+    except KeyError:
+        raise UsageError(f"values of type {dtype} cannot be computed; known: {', '.join(_ARROW)}") from None
+
+
+def _refusal(value: object, dtype: str, why: str = "") -> UsageError:
+    return UsageError(f"declared {dtype}, found {why or type(value).__name__}")
+
+
+def _native(value: object) -> object:
+    # numpy scalars and zero-dimensional arrays, without importing numpy here.
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "shape", None) == () else value
+
+
+def _integer(value: object, dtype: str) -> int:
+    value = _native(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int):
+        raise _refusal(value, dtype, "a fraction" if isinstance(value, float) else "")
+    bound = 1 << _INT_BITS[dtype]
+    if not -bound <= value < bound:
+        raise _refusal(value, dtype, "an integer beyond its range")
+    return int(value)
+
+
+def _double(value: object) -> float:
+    value = _native(value)
+    if not isinstance(value, (int, float)):
+        raise _refusal(value, "DOUBLE")
+    try:
+        return float(value)
+    except OverflowError:
+        raise _refusal(value, "DOUBLE", "an integer beyond its range") from None
+
+
+def _float(value: object) -> float:
+    number = _double(value)
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", number))[0])
+    except OverflowError:
+        raise _refusal(value, "FLOAT", "a number beyond its range") from None
+
+
+def _bool(value: object) -> bool:
+    value = _native(value)
+    if value in (0, 1) and isinstance(value, (int, float)):
+        return bool(value)
+    raise _refusal(value, "BOOL")
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise _refusal(value, "STRING")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _refusal(value, "STRING", "text with half a surrogate pair") from None
+    return str(value)
+
+
+def _bytes(value: object) -> bytes:
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value)
+    raise _refusal(value, "BYTES")
+
+
+def _timestamp(value: object) -> datetime:
+    value = _native(value)
+    if isinstance(value, datetime):
+        plain = datetime(*value.timetuple()[:6], value.microsecond, tzinfo=value.tzinfo or UTC, fold=value.fold)
+        return plain.astimezone(UTC)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        try:
+            return datetime.fromtimestamp(value, UTC)
+        except (OverflowError, ValueError, OSError):
+            raise _refusal(value, "UNIX_TIMESTAMP", "seconds beyond the year 9999") from None
+    raise _refusal(value, "UNIX_TIMESTAMP")
+
+
+def _collection(value: object, dtype: str, item: str) -> list[Any]:
+    to_list = getattr(value, "tolist", None)
+    members = to_list() if callable(to_list) else value
+    if not isinstance(members, (list, tuple, set, frozenset)):
+        raise _refusal(value, dtype)
+    return coerce(list(members), item)
+
+
+_SCALARS: dict[str, Callable[[object], object]] = {
+    "DOUBLE": _double,
+    "FLOAT": _float,
+    "BOOL": _bool,
+    "STRING": _string,
+    "BYTES": _bytes,
+    "UNIX_TIMESTAMP": _timestamp,
+}

@@ -1,0 +1,90 @@
+"""Values held to their declared Feast type."""
+
+import math
+from datetime import UTC, datetime, timedelta, timezone
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurestore.coercion import arrow_type, coerce
+from featurestore.errors import UsageError
+
+MOMENT = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "expected"),
+    [
+        (5.0, "INT64", 5),
+        (np.int32(5), "INT64", 5),
+        (True, "INT32", 1),
+        (5, "DOUBLE", 5.0),
+        (np.float32(0.5), "DOUBLE", 0.5),
+        (0.1, "FLOAT", float(np.float32(0.1))),
+        (np.True_, "BOOL", True),
+        (1, "BOOL", True),
+        (MOMENT.replace(tzinfo=None), "UNIX_TIMESTAMP", MOMENT),
+        (MOMENT.astimezone(timezone(timedelta(hours=2))), "UNIX_TIMESTAMP", MOMENT),
+        (MOMENT.timestamp(), "UNIX_TIMESTAMP", MOMENT),
+        (np.datetime64("2024-05-01T12:00:00", "us"), "UNIX_TIMESTAMP", MOMENT),
+        ((1, 2.0), "INT64_LIST", [1, 2]),
+        (np.array([1.5, 2.5]), "DOUBLE_LIST", [1.5, 2.5]),
+        (bytearray(b"x"), "BYTES", b"x"),
+    ],
+)
+def test_lossless_changes_are_made(value: object, dtype: str, expected: object) -> None:
+    """What loses nothing is taken, as Python's own type."""
+    (made,) = coerce([value], dtype)
+    assert made == expected
+    assert type(made) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (5.5, "INT64"),
+        ("5", "INT64"),
+        (math.nan, "INT64"),
+        (1 << 63, "INT64"),
+        (1 << 31, "INT32"),
+        (10**400, "DOUBLE"),
+        (1e300, "FLOAT"),
+        ("1.5", "DOUBLE"),
+        (2, "BOOL"),
+        (5, "STRING"),
+        ("\ud800", "STRING"),
+        ("x", "BYTES"),
+        ("2024-05-01", "UNIX_TIMESTAMP"),
+        (1e300, "UNIX_TIMESTAMP"),
+        (5, "INT64_LIST"),
+        ([5.5], "INT64_LIST"),
+    ],
+)
+def test_losses_are_refused_without_the_value(value: object, dtype: str) -> None:
+    """What would lose something is refused; the message shows the type found, not the value."""
+    with pytest.raises(UsageError) as caught:
+        coerce([value], dtype)
+    assert repr(value) not in str(caught.value)
+
+
+@given(st.lists(st.none() | st.integers(-(1 << 63), (1 << 63) - 1)))
+def test_int64_survives(values: list[int | None]) -> None:
+    """Every INT64 column passes unchanged, nulls included."""
+    assert coerce(values, "INT64") == values
+
+
+@pytest.mark.parametrize("dtype", ["INT64", "FLOAT", "STRING_LIST", "UNIX_TIMESTAMP", "BYTES_SET"])
+def test_arrow_holds_what_coerce_makes(dtype: str) -> None:
+    """The Arrow type of a Feast type holds its coerced values."""
+    sample = {"INT64": 1, "FLOAT": 0.1, "STRING_LIST": ["a"], "UNIX_TIMESTAMP": MOMENT, "BYTES_SET": {b"a"}}[dtype]
+    values = coerce([sample, None], dtype)
+    assert pa.array(values, arrow_type(dtype)).to_pylist() == values
+
+
+def test_unknown_types_are_refused() -> None:
+    """A type that cannot be computed is refused by name."""
+    with pytest.raises(UsageError, match="PDF_BYTES"):
+        arrow_type("PDF_BYTES")
