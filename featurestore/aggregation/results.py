@@ -1,0 +1,121 @@
+"""Which value does a feature take, given the parts of its window's events?
+
+The same code ends all three paths (joins offline, tiles in the stream, merges in the reader). Null is "no such
+value": an empty window, or the variance of one event. NaN is a number that was among the events, or what IEEE makes
+of infinities.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.aggregation import fixedpoint as fp
+from featurestore.aggregation.errors import LeavesType
+from featurestore.aggregation.partials import MINUS_INF, NAN, PLUS_INF, Ints, Mask, PartName, Raw
+from featurestore.aggregation.values import Kind, arrow_type, from_ascending, from_descending
+from featurestore.plan import Aggregation
+
+Floats = npt.NDArray[np.float64]
+
+EVERY = slice(None)
+_INT_BOUNDS = {"INT32": (-(1 << 31), (1 << 31) - 1), "INT64": (-(1 << 63), (1 << 63) - 1)}
+
+
+class ColumnResult:
+    """The aggregates of one column for k groups; what several functions share is computed once."""
+
+    def __init__(self, kind: Kind, parts: Mapping[PartName, Raw]) -> None:
+        self.kind = kind
+        self.parts = parts
+        self.n: Ints = parts["n"]
+
+    @cached_property
+    def _unit(self) -> int:
+        return fp.UNIT if self.kind == "float" else 0
+
+    @cached_property
+    def _odd(self) -> Ints | None:
+        odd = self.parts.get("odd")
+        return odd if odd is not None and odd.any() else None
+
+    @cached_property
+    def _total(self) -> Floats:
+        total = fp.round_to_float(self.parts["sum"], self._unit)
+        if self._odd is not None:
+            nan = (self._odd & NAN != 0) | (self._odd & (PLUS_INF | MINUS_INF) == PLUS_INF | MINUS_INF)
+            total[self._odd & PLUS_INF != 0] = np.inf
+            total[self._odd & MINUS_INF != 0] = -np.inf
+            total[nan] = np.nan
+        return total
+
+    def _variance(self, at: slice) -> Floats:
+        variance = fp.variance(self.n[at], self.parts["sum"][:, at], self.parts["square"][:, at], self._unit)
+        if self._odd is not None:
+            variance[self._odd[at] != 0] = np.nan
+        return variance
+
+    def value(self, aggregation: Aggregation, at: slice = EVERY) -> Any:
+        """pa.Array of the feature's type, of the groups `at`.
+
+        Raises LeavesType, whose rows count from the first group of `at`, where an exact integer does not fit.
+        """
+        n = self.n[at]
+        function = aggregation.function
+        empty = n == 0
+        match function:
+            case "count":
+                return _typed(aggregation, n, None)
+            case "sum" if self.kind == "int" and aggregation.dtype in _INT_BOUNDS:
+                return _typed(aggregation, self._whole_sum(aggregation, at), empty)
+            case "sum":
+                return _typed(aggregation, self._total[at], empty)
+            case "mean":
+                return _typed(aggregation, self._total[at] / np.maximum(n, 1), empty)
+            case "var":
+                return _typed(aggregation, self._variance(at), n < 2)
+            case "std":
+                return _typed(aggregation, np.sqrt(self._variance(at)), n < 2)
+            case "min":
+                return _typed(aggregation, from_descending(self.parts["min"][at], self.kind), empty)
+            case "max":
+                return _typed(aggregation, from_ascending(self.parts["max"][at], self.kind), empty)
+            case "first" | "last":
+                return _typed(aggregation, from_ascending(self.parts[function][1, at], self.kind), empty)
+        raise AssertionError(function)
+
+    def _whole_sum(self, aggregation: Aggregation, at: slice) -> Ints:
+        limbs = fp.carry(self.parts["sum"][:, at].copy())
+        low: Ints = (limbs[1] << 32) + limbs[0]
+        # It fits int64 where everything above the low 64 bits repeats their sign.
+        misfit = (limbs[2] - ((limbs[2] >> 31) << 32) != low >> 63) | (limbs[3] != low >> 63)
+        _refuse(aggregation, misfit)
+        return low
+
+
+def _typed(aggregation: Aggregation, values: Any, null: Mask | None) -> Any:
+    """pa.Array of the feature's type; null where the mask says so."""
+    match aggregation.dtype:
+        case "INT32":
+            low, high = _INT_BOUNDS["INT32"]
+            misfit = (values < low) | (values > high)
+            _refuse(aggregation, misfit if null is None else misfit & ~null)
+            values = values.astype(np.int32)
+        case "BOOL":
+            values = values.astype(np.bool_)
+        case "FLOAT":
+            with np.errstate(over="ignore"):
+                values = values.astype(np.float32)
+        case "DOUBLE":
+            values = values.astype(np.float64)
+        case "UNIX_TIMESTAMP":
+            values = values.view("M8[us]")
+    return pa.array(values, arrow_type(aggregation.dtype), mask=null)
+
+
+def _refuse(aggregation: Aggregation, misfit: Mask) -> None:
+    if misfit.any():
+        raise LeavesType(aggregation.feature, aggregation.dtype, np.flatnonzero(misfit).tolist())

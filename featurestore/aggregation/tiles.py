@@ -1,0 +1,209 @@
+"""How do a view's partials lie in bytes?
+
+Time is cut into tiles, one hop long, on one *level* for every distinct hop (hop 0: one tile for all of time). A
+*slot* holds the parts of one entity key's events in one tile, in a fixed number of bytes; 32 tiles make a block,
+which is what the online store keeps under one key. All-zero bytes are the empty slot and the identity of `merge`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.aggregation.errors import TornTiles
+from featurestore.aggregation.partials import ColumnParts, Events, Mask, Part, PartName, Raw, columns_of, too_large
+from featurestore.aggregation.windows import check_window
+from featurestore.errors import DefinitionError
+from featurestore.plan import Aggregation, View
+
+SPAN = 32
+"""Tiles in a block."""
+ALL_TIME = 0
+"""The hop of the level that has one tile."""
+
+Ints = npt.NDArray[np.int64]
+Slots = npt.NDArray[np.void]
+
+_NO_TIME = np.int64(-(1 << 63))
+
+
+@dataclass(frozen=True)
+class Level:
+    """All tiles of one hop; slots are numpy structured arrays in wire format.
+
+    Fields: `rows` (events), `newest` (greatest event time, 0 where there is none), then parts as `column.part`.
+    """
+
+    hop_us: int
+    aggregations: tuple[Aggregation, ...]
+
+    @cached_property
+    def columns(self) -> tuple[ColumnParts, ...]:
+        """What is kept of every column."""
+        return columns_of(self.aggregations)
+
+    @cached_property
+    def dtype(self) -> np.dtype[np.void]:
+        """One slot."""
+        fields: list[Any] = [("rows", "<i8"), ("newest", "<i8")]
+        for kept, part in self._parts:
+            shape = part.dtype
+            fields.append((_field(kept, part), *shape) if isinstance(shape, tuple) else (_field(kept, part), shape))
+        return np.dtype(fields)
+
+    @cached_property
+    def slot_bytes(self) -> int:
+        """Length of one slot."""
+        return self.dtype.itemsize
+
+    @cached_property
+    def windows_us(self) -> tuple[int, ...]:
+        """The distinct windows of this hop, ascending; none on the all-time level."""
+        return tuple(sorted({a.window_us for a in self.aggregations if a.window_us is not None}))
+
+    @cached_property
+    def _parts(self) -> tuple[tuple[ColumnParts, Part], ...]:
+        return tuple((kept, part) for kept in self.columns for part in kept.parts)
+
+    def tile(self, ts_us: Ints) -> Ints:
+        """The number of the tile that holds each event time."""
+        return ts_us // self.hop_us if self.hop_us else np.zeros(len(ts_us), np.int64)
+
+    def expires_us(self, block: int) -> int | None:
+        """The instant after which no window can need that block; None for all of time. Slack is the caller's."""
+        if not self.hop_us:
+            return None
+        return (block + 1) * SPAN * self.hop_us + self.windows_us[-1] + self.hop_us
+
+    def empty(self, slots: int) -> Slots:
+        """That many empty slots."""
+        return np.zeros(slots, self.dtype)
+
+    def decode(self, data: bytes) -> Slots:
+        """Slots from stored bytes; raises TornTiles where they are no whole number of slots."""
+        if len(data) % self.slot_bytes:
+            raise TornTiles(
+                f"{len(data)} stored bytes are no whole number of {self.slot_bytes}-byte slots; "
+                "the tiles were written by another version of the view"
+            )
+        return np.frombuffer(data, self.dtype)
+
+    def aggregate(self, group: Ints, groups: int, ts_us: Ints, columns: Mapping[str, Any]) -> Slots:
+        """slots[groups] of n events: `group` int64[n] in 0..groups-1, columns as Arrow arrays of length n.
+
+        Events without a value in a column still count in `rows` and `newest`. Raises MagnitudeTooLarge for floats
+        of 2**78 and more: set those events aside first (`TileLayout.too_large`).
+        """
+        out = self.empty(groups)
+        if not len(group):
+            return out
+        order = None if (group[1:] >= group[:-1]).all() else np.argsort(group, kind="stable")
+        if order is not None:
+            group, ts_us = group[order], ts_us[order]
+        starts = _starts(group)
+        at = group[starts]
+        out["rows"][at] = np.diff(starts, append=len(group))
+        out["newest"][at] = np.maximum.reduceat(ts_us, starts)
+        for kept in self.columns:
+            values, present = kept.read(columns[kept.column])
+            kept.refuse_too_large(values)
+            if order is not None:
+                values, present = values[order], present[order] if present is not None else None
+            events, places, to = Events(values, ts_us), starts, at
+            if present is not None:
+                some = np.flatnonzero(present)
+                if not len(some):
+                    continue
+                events, places = events.take(some), _starts(group[some])
+                to = group[some][places]
+            for part in kept.parts:
+                out[_field(kept, part)][to] = part.pack(part.reduce(part.of(events), places))
+        return out
+
+    def merge(self, a: Slots, b: Slots) -> Slots:
+        """Slot by slot, the slots of all events of both."""
+        both = np.empty(2 * len(a), self.dtype)
+        both[0::2], both[1::2] = a, b
+        return self.reduce(both, np.arange(0, 2 * len(a), 2))
+
+    def reduce(self, slots: Slots, starts: Ints) -> Slots:
+        """The merge of contiguous runs of slots that begin at `starts` (ascending, the first 0)."""
+        out = self.empty(len(starts))
+        if not len(starts):
+            return out
+        out["rows"] = np.add.reduceat(slots["rows"], starts)
+        out["newest"] = self.newest(slots, starts)
+        for kept, part in self._parts:
+            name = _field(kept, part)
+            out[name] = part.pack(part.reduce(part.unpack(slots[name]), starts))
+        return out
+
+    def newest(self, slots: Slots, starts: Ints) -> Ints:
+        """The greatest event time in each run of slots; 0 where a run holds no event."""
+        times = np.maximum.reduceat(np.where(slots["rows"] > 0, slots["newest"], _NO_TIME), starts)
+        return np.where(times == _NO_TIME, 0, times)
+
+    def raw(self, slots: Slots, starts: Ints) -> dict[str, dict[PartName, Raw]]:
+        """Column -> part -> the merge of contiguous runs of slots, in the form that results are told from."""
+        found: dict[str, dict[PartName, Raw]] = {}
+        for kept, part in self._parts:
+            merged = part.reduce(part.unpack(slots[_field(kept, part)]), starts)
+            found.setdefault(kept.column, {})[part.name] = merged
+        return found
+
+
+@dataclass(frozen=True)
+class TileLayout:
+    """The levels of one windowed view, by ascending hop."""
+
+    aggregations: tuple[Aggregation, ...]
+    levels: tuple[Level, ...]
+
+    @classmethod
+    def of(cls, view: View) -> Self:
+        """The layout of a view's tiles; raises DefinitionError for what tiles cannot keep."""
+        if view.kind != "windowed" or not view.aggregations:
+            raise DefinitionError(f"view {view.name!r} declares no aggregations; only windowed views have tiles")
+        return cls.of_aggregations(view.aggregations)
+
+    @classmethod
+    def of_aggregations(cls, aggregations: Sequence[Aggregation]) -> Self:
+        """The layout that these aggregations need.
+
+        >>> fare = Aggregation(feature="n", column="fare", column_dtype="DOUBLE", function="count", dtype="INT64",
+        ...                    window_us=3_600_000_000, hop_us=300_000_000)
+        >>> [level.hop_us for level in TileLayout.of_aggregations([fare]).levels]
+        [300000000]
+        """
+        by_hop: dict[int, list[Aggregation]] = {}
+        for aggregation in aggregations:
+            by_hop.setdefault(hop_of(aggregation), []).append(aggregation)
+        levels = tuple(Level(hop_us, tuple(by_hop[hop_us])) for hop_us in sorted(by_hop))
+        for level in levels:
+            level.columns  # noqa: B018  # refuses what cannot be kept, before any event is read
+        return cls(tuple(aggregations), levels)
+
+    def too_large(self, columns: Mapping[str, Any]) -> Mask | None:
+        """Which events must be set aside because a float of theirs is too large to sum exactly; None: none."""
+        return too_large(self.aggregations, columns)
+
+
+def hop_of(aggregation: Aggregation) -> int:
+    """The hop of an aggregation's level; raises DefinitionError where window and hop do not go together."""
+    if aggregation.window_us is None:
+        return ALL_TIME
+    if aggregation.hop_us is None:
+        raise DefinitionError(f"feature {aggregation.feature!r} has a window and no hop; apply the definitions again")
+    check_window(aggregation.window_us, aggregation.hop_us)
+    return aggregation.hop_us
+
+
+def _field(kept: ColumnParts, part: Part) -> str:
+    return f"{kept.column}.{part.name}"
+
+
+def _starts(group: Ints) -> Ints:
+    return np.flatnonzero(np.concatenate(([True], group[1:] != group[:-1])))
