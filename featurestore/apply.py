@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from feast import FeatureStore
 from feast.feature_view import DUMMY_ENTITY
-from feast.repo_config import load_repo_config
+from feast.repo_config import RepoConfig, load_repo_config
 from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete, get_repo_files, parse_repo
 from pydantic import ValidationError
@@ -25,10 +25,9 @@ from pydantic import ValidationError
 from featurestore.changes import Change, changes
 from featurestore.clock import Clock, system_clock
 from featurestore.compile import Definitions, compile_plan
-from featurestore.config import EMBEDDED, FILE_NAME, Settings
+from featurestore.config import FILE_NAME, Settings
 from featurestore.errors import ConfigurationError, DefinitionError, FeatureStoreError
 from featurestore.online.connection import connect
-from featurestore.online.server import EmbeddedServer
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
 from validation.contract import load_contracts
@@ -54,8 +53,7 @@ def apply(settings: Settings, clock: Clock | None = None) -> Applied:
     """Puts the definitions of the repo in force.
 
     1. Definitions are parsed and compiled; whatever cannot be honoured raises DefinitionError and changes nothing.
-    2. The online store must answer (StoreUnavailable), except an embedded one that is not running: `serve` and
-       `stream run` publish the Plan of the file when they start it.
+    2. The online store must answer (StoreUnavailable); an embedded one is started where none is alive.
     3. Feast's registry is updated.
     4. The Plan is written to its file, then published to the online store; from here on serving and streaming
        processes switch to it. A crash before this step leaves the old Plan in force: run apply again.
@@ -63,13 +61,13 @@ def apply(settings: Settings, clock: Clock | None = None) -> Applied:
     before = _in_force(settings)
     with _repo(settings):
         store, contents, plan = _desired(settings, clock or system_clock(settings.clock_offset_us))
-        plans = _plan_store(settings)
+        plans = PlanStore(connect(settings.online, settings.data_dir), settings.project)
+        plans.version()  # the store must answer before anything changes
         to_apply, to_delete, _, _ = extract_objects_for_apply_delete(settings.project, store.registry, contents)
         with _quiet():
             store.apply(to_apply, objects_to_delete=to_delete, partial=False)
     write_plan_file(settings.plan_path, plan)
-    if plans is not None:
-        plans.publish(plan)
+    plans.publish(plan)
     return Applied(plan=plan, changes=changes(before, plan))
 
 
@@ -94,7 +92,7 @@ def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoConten
     return store, contents, plan
 
 
-def _repo_config(settings: Settings) -> "object":
+def _repo_config(settings: Settings) -> RepoConfig:
     try:
         return load_repo_config(settings.repo, settings.repo / FILE_NAME)
     except (ValidationError, FeatureStoreError, ValueError) as error:
@@ -117,14 +115,14 @@ def _parse(settings: Settings) -> RepoContents:
 def _check_module_name(path: Path, repo: Path) -> None:
     """Feast imports repo files as top-level modules: one named like an installed module would be skipped silently."""
     name = path.relative_to(repo).parts[0].removesuffix(".py")
-    clash = sys.modules.get(name)
-    origin = getattr(clash, "__file__", None) if clash else None
-    if clash is None:
+    loaded = sys.modules.get(name)
+    origin = getattr(loaded, "__file__", None)
+    taken = loaded is not None
+    if not taken:
         with _without(repo):
             spec = importlib.util.find_spec(name)
-        origin = spec.origin if spec else None
-        clash = spec
-    if clash is not None and not (origin and Path(origin).is_relative_to(repo)):
+        taken, origin = spec is not None, spec.origin if spec else None
+    if taken and not (origin and Path(origin).is_relative_to(repo)):
         raise DefinitionError(
             f"{path} is named like the module {name!r} ({origin or 'built in'}); Feast would import that one and lose"
             " the definitions; rename the file"
@@ -133,12 +131,6 @@ def _check_module_name(path: Path, repo: Path) -> None:
 
 def _in_force(settings: Settings) -> Plan | None:
     return load_plan_file(settings.plan_path) if settings.plan_path.exists() else None
-
-
-def _plan_store(settings: Settings) -> PlanStore | None:
-    if settings.online.url == EMBEDDED and not EmbeddedServer.running(settings.data_dir):
-        return None
-    return PlanStore(connect(settings.online, settings.data_dir), settings.project)
 
 
 @contextlib.contextmanager

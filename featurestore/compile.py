@@ -4,6 +4,7 @@ The one place, with the plug-ins and `featurestore.apply`, that imports Feast. W
 refused here, by name, before anything changes.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -32,6 +33,8 @@ from featurestore.plan import (
 from featurestore.plugins.definitions import is_windowed, resolve_aggregations
 from featurestore.user_code import extract_source, prove
 from validation.contract import Contract
+
+log = logging.getLogger(__name__)
 
 KEY_TYPES = ("STRING", "BYTES", "INT32", "INT64", "UNIX_TIMESTAMP")
 _DDL_TYPES = {
@@ -85,7 +88,7 @@ def compile_plan(
     not divide its window, a key of a type that cannot be one, user code that is not self-contained.
     """
     views = {view.name: _view(view, definitions.entities, previous) for view in definitions.views}
-    on_demand = {view.name: _on_demand(view) for view in definitions.on_demand}
+    on_demand = {view.name: _on_demand(view, views) for view in definitions.on_demand}
     draft = Plan(
         project=project,
         version=0,
@@ -228,7 +231,7 @@ def _transform(view: FeatureView) -> Function | None:
     return extract_source(udf) if isinstance(view, StreamFeatureView) and udf is not None else None
 
 
-def _on_demand(view: OnDemandFeatureView) -> OnDemandView:
+def _on_demand(view: OnDemandFeatureView, views: Mapping[str, View]) -> OnDemandView:
     if view.mode not in ("python", "pandas"):
         raise DefinitionError(f"on-demand view {view.name!r}: mode {view.mode!r}; expected 'python' or 'pandas'")
     compiled = OnDemandView(
@@ -243,7 +246,7 @@ def _on_demand(view: OnDemandFeatureView) -> OnDemandView:
         owner=view.owner,
         tags=dict(view.tags or {}),
     )
-    prove(compiled)
+    prove(compiled, views)
     return compiled
 
 

@@ -16,8 +16,8 @@ from featurestore.plan import Plan
 class KeyValue(Protocol):
     """The two calls that a Plan store makes of a key-value client."""
 
-    def get(self, name: bytes, /) -> bytes | None:
-        """The value of a key, None where there is none."""
+    def get(self, name: bytes, /) -> object:
+        """The value of a key as bytes, None where there is none."""
         ...
 
     def set(self, name: bytes, value: bytes, /) -> object:
@@ -44,7 +44,7 @@ class PlanStore:
 
     def load(self) -> Plan:
         """The Plan in force, the same object while nothing changes; raises StaleStore where there is none."""
-        raw = self._client.get(self._key)
+        raw = self._read()
         if raw is None:
             raise StaleStore(f"the online store has no plan of project {self._project!r}; run `featurestore apply`")
         if self._plan is None or raw != self._seen:
@@ -53,8 +53,12 @@ class PlanStore:
 
     def version(self) -> int | None:
         """The version in force, None where there is no Plan."""
-        raw = self._client.get(self._key)
+        raw = self._read()
         return None if raw is None else int(raw.split(b"\n", 1)[0])
+
+    def _read(self) -> bytes | None:
+        raw = self._client.get(self._key)
+        return raw if isinstance(raw, bytes) else None
 
 
 def load_plan_file(path: Path) -> Plan:

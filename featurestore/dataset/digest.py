@@ -7,8 +7,10 @@ encoding or the bytes that happen to lie under a null.
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
@@ -107,18 +109,19 @@ def _flat(array: pa.Array) -> pa.Array:
     return array.flatten()  # leaves out what lies under nulls
 
 
-def _words(array: pa.Array) -> np.ndarray:
+def _words(array: pa.Array) -> npt.NDArray[Any]:
     """Fixed-width values as bytes, zero under nulls."""
     if pa.types.is_boolean(array.type):
-        return pc.fill_null(array, False).to_numpy(zero_copy_only=False)  # noqa: FBT003
+        array = array.cast(pa.int8())
     if pa.types.is_decimal(array.type):
         return np.frombuffer("\x00".join("" if v is None else str(v) for v in array.to_pylist()).encode(), np.uint8)
     width = array.type.bit_width
     whole = array.view(pa.int64() if width == 64 else pa.int32() if width == 32 else array.type)
-    return pc.fill_null(whole, 0).to_numpy(zero_copy_only=False)
+    words: npt.NDArray[Any] = pc.fill_null(whole, 0).to_numpy(zero_copy_only=False)
+    return words
 
 
-def _hashes(array: pa.Array, seed: int) -> np.ndarray:
+def _hashes(array: pa.Array, seed: int) -> npt.NDArray[Any]:
     """uint64 per row."""
     kind = array.type
     valid = pc.is_valid(array).to_numpy(zero_copy_only=False)
@@ -132,11 +135,13 @@ def _hashes(array: pa.Array, seed: int) -> np.ndarray:
         hashes = each[pc.fill_null(words.indices, 0).to_numpy()] if words is not None and len(each) else each
     if len(hashes) != len(array):
         hashes = np.zeros(len(array), np.uint64)
-    return np.where(valid, hashes, np.uint64(0x9E3779B97F4A7C15))
+    chosen: npt.NDArray[Any] = np.where(valid, hashes, np.uint64(0x9E3779B97F4A7C15))
+    return chosen
 
 
-def _mix(words: np.ndarray) -> np.ndarray:
+def _mix(words: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The finalizer of SplitMix64 (Steele, Lea, Flood 2014), on every word."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    mixed: npt.NDArray[Any] = words ^ (words >> np.uint64(31))
+    return mixed

@@ -1,0 +1,128 @@
+"""Is this deployment set up, reachable and healthy, and what is to be done where it is not?"""
+
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from featurestore.config import Settings, load_settings
+from featurestore.errors import ConfigurationError, FeatureStoreError
+from featurestore.online.connection import StoreClient, connect, without_password
+from featurestore.plan import Plan
+from featurestore.plan_store import PlanStore, load_plan_file
+
+DIAL_TIMEOUT_S = 2.0
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at; `remedy` is empty where all is well."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+def examine(repo: Path, environ: Mapping[str, str]) -> list[Check]:
+    """Looks at configuration, data folder, plan, online store and brokers, in this order; what it finds never raises.
+
+    What cannot be looked at because something before it is broken is left out.
+    """
+    try:
+        settings = load_settings(repo, environ)
+    except ConfigurationError as error:
+        return [Check(name="configuration", ok=False, found=str(error), remedy="mend feature_store.yaml")]
+    checks = [Check(name="configuration", ok=True, found=f"project {settings.project} in {settings.repo}")]
+    checks += _data_dir(settings)
+    plan = _plan(settings, checks)
+    checks += _online(settings, plan)
+    if plan is not None:
+        checks += _sources(settings, plan)
+        checks += _brokers(settings, plan)
+    return checks
+
+
+def _data_dir(settings: Settings) -> Iterator[Check]:
+    folder = settings.data_dir
+    if folder.is_dir():
+        yield Check(name="data folder", ok=True, found=str(folder))
+    else:
+        remedy = "`featurestore apply` makes it"
+        yield Check(name="data folder", ok=False, found=f"{folder} is not there", remedy=remedy)
+
+
+def _plan(settings: Settings, checks: list[Check]) -> Plan | None:
+    try:
+        plan = load_plan_file(settings.plan_path)
+    except FeatureStoreError as error:
+        checks.append(Check(name="plan", ok=False, found=str(error), remedy="run `featurestore apply`"))
+        return None
+    found = f"version {plan.version}: {len(plan.views)} views, {len(plan.services)} services"
+    checks.append(Check(name="plan", ok=True, found=found))
+    return plan
+
+
+def _online(settings: Settings, plan: Plan | None) -> Iterator[Check]:
+    address = without_password(settings.online.url)
+    try:
+        client = connect(settings.online, settings.data_dir, start=False, timeout_s=DIAL_TIMEOUT_S)
+        client.ping()
+    except FeatureStoreError as error:
+        yield Check(name="online store", ok=False, found=str(error), remedy=f"start the server at {address}")
+        return
+    yield Check(name="online store", ok=True, found=f"{client.address} answers")
+    yield from _eviction(client)
+    if plan is None:
+        return
+    version = PlanStore(client, settings.project).version()
+    yield Check(
+        name="plan in the online store",
+        ok=version == plan.version,
+        found="none" if version is None else f"version {version}",
+        remedy="" if version == plan.version else f"the file has version {plan.version}; run `featurestore apply`",
+    )
+
+
+def _eviction(client: StoreClient) -> Iterator[Check]:
+    answer: Any = client.config_get("maxmemory-policy")  # the library types it as text, bytes arrive
+    policy = answer.get(b"maxmemory-policy", b"").decode()
+    ok = policy == "noeviction"
+    remedy = "" if ok else "set maxmemory-policy noeviction: an evicted tile is a wrong answer"
+    yield Check(name="eviction policy", ok=ok, found=policy or "unknown", remedy=remedy)
+
+
+def _sources(settings: Settings, plan: Plan) -> Iterator[Check]:
+    for source in {view.source.name: view.source for view in plan.views.values()}.values():
+        path = settings.repo / source.path
+        if "://" in source.path or path.exists():
+            continue
+        remedy = (
+            "start `featurestore stream run`, which writes it" if source.topic else "land the data, or mend the path"
+        )
+        yield Check(name=f"source {source.name}", ok=False, found=f"nothing at {path}", remedy=remedy)
+
+
+def _brokers(settings: Settings, plan: Plan) -> Iterator[Check]:
+    declared = {view.source.topic.bootstrap_servers for view in plan.views.values() if view.source.topic}
+    servers = {settings.bootstrap_servers} if settings.bootstrap_servers else declared
+    for each in sorted(filter(None, servers)):
+        answering = [address for address in each.split(",") if _dials(address)]
+        yield Check(
+            name="kafka",
+            ok=bool(answering),
+            found=f"{', '.join(answering)} answers" if answering else f"nobody answers at {each}",
+            remedy=""
+            if answering
+            else "start the broker (`featurestore stream broker` on a laptop) or set KAFKA_BOOTSTRAP_SERVERS",
+        )
+
+
+def _dials(address: str) -> bool:
+    host, _, port = address.strip().rpartition(":")
+    try:
+        with socket.create_connection((host or "localhost", int(port)), DIAL_TIMEOUT_S):
+            return True
+    except (OSError, ValueError):
+        return False
