@@ -1,11 +1,31 @@
 """What was promised about this data? An ODCS 3.x file as a frozen Contract."""
 
-from typing import Literal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, get_args
 
 import msgspec
 
+from validation.check import Expectation
+from validation.errors import ContractError
+from validation.expectation import parse_expectation
+from validation.odcs import Place
+from validation.quality import DIMENSIONS, Stated, stated_by, stated_by_schema
 
-class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+Severity = Literal["critical", "warning", "info"]
+Mode = Literal["observe", "warn", "quarantine", "block"]
+MODES: tuple[str, ...] = get_args(Mode)
+SEVERITIES: tuple[str, ...] = get_args(Severity)
+LOGICAL_TYPES = ("string", "integer", "number", "boolean", "date", "timestamp", "time", "object", "array")
+PII = ("pii", "personal", "restricted", "confidential", "secret", "sensitive")
+"""Classifications whose values never appear in reports."""
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A frozen value with keyword arguments only."""
+
+
+class Column(_Value, frozen=True):
     """One promised column; `logical_type` is ODCS's (string, integer, number, boolean, date, timestamp, …)."""
 
     name: str
@@ -14,22 +34,29 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     unique: bool = False
     primary_key: bool = False
     classification: str = ""
+    description: str = ""
+
+    @property
+    def masked(self) -> bool:
+        """Whether its values are kept out of reports."""
+        return self.classification.lower() in PII
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Rule(_Value, frozen=True):
     """One rule: a Great Expectations expectation type and its arguments, with what happens where it fails."""
 
     id: str
     expectation: str
     """Snake-case expectation type, e.g. expect_column_values_to_be_between."""
     arguments: dict[str, object]
-    severity: Literal["critical", "warning", "info"] = "warning"
-    mode: Literal["observe", "warn", "quarantine", "block"] = "observe"
+    severity: Severity = "warning"
+    mode: Mode = "observe"
+    """observe: counted; warn: reported; quarantine: the row is set aside; block: the batch is refused."""
     dimension: str = "conformity"
     description: str = ""
 
 
-class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Contract(_Value, frozen=True):
     """A producer's promise about one source: schema, rules, owner."""
 
     name: str
@@ -41,3 +68,185 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     owner: str = ""
     support: str = ""
     description: str = ""
+    unjudged: tuple[str, ...] = ()
+    """Quality rules of the file that are text or another engine's: nothing here judges them."""
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Column name -> logical type."""
+        return {column.name: column.logical_type for column in self.columns}
+
+    def expectations(self) -> tuple[Expectation, ...]:
+        """The meaning of each rule, in order; raises ContractError."""
+        return tuple(meaning_of(rule, self) for rule in self.rules)
+
+
+def meaning_of(rule: Rule, contract: Contract) -> Expectation:
+    """The meaning of one rule of a contract; a ContractError names both."""
+    try:
+        return parse_expectation(rule.expectation, rule.arguments, contract.types)
+    except ContractError as error:
+        raise ContractError(f"contract {contract.name!r}, rule {rule.id!r}: {error}") from error
+
+
+def load_contract(path: Path) -> Contract:
+    """The Contract of an Open Data Contract Standard 3.x file with one schema object.
+
+    Custom properties that are ours: `feastSource` of the schema object (else its name is the source), `mode` of a
+    quality rule or property (observe, warn, quarantine, block), `schemaMode` of the contract, the mode of what
+    `required`, `unique` and `logicalTypeOptions` promise. Raises ContractError with file, line and path.
+    """
+    root = Place.open(Path(path))
+    if root.text("kind", "") != "DataContract" or not root.text("apiVersion", "").startswith("v3."):
+        raise root.error(
+            f"found kind {root.value.get('kind')!r}, apiVersion {root.value.get('apiVersion')!r}; "
+            "expected kind: DataContract, apiVersion: v3.1.0"
+        )
+    schemas = root.items("schema")
+    if len(schemas) != 1:
+        raise root.child("schema").error(f"found {len(schemas)} schema objects; a contract is about exactly one source")
+    schema = schemas[0]
+    columns = tuple(_column(item) for item in schema.items("properties"))
+    if not columns:
+        raise schema.error("found no properties; a contract names the columns it promises")
+    team, support = root.child("team"), root.items("support")
+    contract = Contract(
+        name=root.text("name", root.text("id")),
+        version=root.text("version"),
+        source=schema.custom_text("feastSource", schema.text("name")),
+        columns=columns,
+        rules=(),
+        owner=team.text("name", "") if isinstance(team.value, dict) else "",
+        support=support[0].text("url", support[0].text("channel")) if support else "",
+        description=root.child("description").text("purpose", "") if root.value.get("description") else "",
+    )
+    rules, unjudged = _rules(root, schema, contract)
+    return msgspec.structs.replace(contract, rules=rules, unjudged=unjudged)
+
+
+def load_contracts(folder: Path) -> dict[str, Contract]:
+    """Every `*.odcs.yaml` of a folder, by source; two contracts of one source are refused."""
+    found: dict[str, tuple[Path, Contract]] = {}
+    for path in sorted(Path(folder).glob("*.odcs.yaml")):
+        contract = load_contract(path)
+        if contract.source in found:
+            raise ContractError(
+                f"{path}: source {contract.source!r} has a contract already: {found[contract.source][0]}"
+            )
+        found[contract.source] = (path, contract)
+    return {source: contract for source, (_, contract) in found.items()}
+
+
+def _column(item: Place) -> Column:
+    return Column(
+        name=item.text("name"),
+        logical_type=item.choice("logicalType", LOGICAL_TYPES),
+        required=item.flag("required"),
+        unique=item.flag("unique"),
+        primary_key=item.flag("primaryKey"),
+        classification=item.text("classification", ""),
+        description=item.text("description", ""),
+    )
+
+
+def _rules(root: Place, schema: Place, contract: Contract) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
+    rules: dict[str, Rule] = {}
+    unjudged: list[str] = []
+    promised: list[tuple[Place, str, Stated, str]] = []
+    for item in schema.items("properties"):
+        column = item.text("name")
+        for number, quality in enumerate(item.items("quality")):
+            _take(quality, column, f"{column}_{number}", promised, unjudged)
+    for number, quality in enumerate(schema.items("quality")):
+        _take(quality, None, f"{contract.source}_{number}", promised, unjudged)
+    explicit = {(stated.expectation, stated.arguments.get("column")) for _, _, stated, _ in promised}
+    mode = root.custom("schemaMode", MODES, "observe")
+    for item in schema.items("properties"):
+        column = item.text("name")
+        for stated in stated_by_schema(item, column, contract.types[column]):
+            # A quality rule that says the same says it with its own mode and severity.
+            if (stated.expectation, column) not in explicit:
+                own = item.custom("mode", MODES, mode)
+                promised.append((item, f"{column}{stated.suffix}", stated, own))
+    for place, rule_id, stated, rule_mode in promised:
+        rule = _rule(place, rule_id, stated, rule_mode)
+        if rule.id in rules:
+            raise place.error(f"rule id {rule.id!r} is given twice")
+        try:
+            meaning_of(rule, contract)
+            msgspec.json.encode(rule)
+        except (ContractError, TypeError) as error:
+            raise place.error(str(error.__cause__ or error)) from error
+        rules[rule.id] = rule
+    return tuple(rules.values()), tuple(unjudged)
+
+
+def _take(
+    quality: Place,
+    column: str | None,
+    fallback: str,
+    promised: list[tuple[Place, str, Stated, str]],
+    unjudged: list[str],
+) -> None:
+    rule_id = quality.text("id", quality.text("name", fallback))
+    stated = stated_by(quality, column)
+    if stated is None:
+        unjudged.append(rule_id)
+        return
+    mode = quality.custom("mode", MODES, "observe")
+    promised.extend((quality, rule_id + one.suffix, one, mode) for one in stated)
+
+
+def _rule(place: Place, rule_id: str, stated: Stated, mode: str) -> Rule:
+    severity = {"error": "critical"}.get(place.text("severity", "warning"), place.text("severity", "warning"))
+    if severity not in SEVERITIES:
+        raise place.child("severity").error(f"found {severity!r}; allowed: {', '.join(SEVERITIES)}")
+    return Rule(
+        id=rule_id,
+        expectation=stated.expectation,
+        arguments=dict(stated.arguments),
+        severity=severity,  # type: ignore[arg-type]  # one of SEVERITIES
+        mode=mode,  # type: ignore[arg-type]  # one of MODES
+        dimension=place.choice("dimension", DIMENSIONS, stated.dimension),
+        description=place.text("description", ""),
+    )
+
+
+def lint(contract: Contract) -> list[str]:
+    """What a reviewer would say of a contract that loads; empty when nothing is amiss.
+
+    >>> lint(Contract(name="c", version="1", source="s", columns=(), rules=(), owner="o", support="x"))[0]
+    'no description is given'
+    """
+    found = [f"no {name} is given" for name in ("owner", "support", "description") if not getattr(contract, name)]
+    meanings = contract.expectations()
+    if "expect_table_row_count_to_be_between" not in {rule.expectation for rule in contract.rules}:
+        found.append(
+            "no rule says how many rows a batch has: an empty one would pass (metric rowCount, mustBeGreaterThan: 0)"
+        )
+    for rule, meaning in zip(contract.rules, meanings, strict=True):
+        if rule.mode == "quarantine" and not meaning.by_row:
+            found.append(
+                f"rule {rule.id!r} cannot quarantine: {why_not_by_row(meaning)}; allowed: observe, warn, block"
+            )
+    found += [f"rule {rule_id!r} is text or another engine's: nothing here judges it" for rule_id in contract.unjudged]
+    found += _silent_columns(contract, meanings)
+    return found
+
+
+def _silent_columns(contract: Contract, meanings: Iterable[Expectation]) -> list[str]:
+    read = {name for meaning in meanings for name in meaning.columns}
+    return [
+        f"column {column.name!r} is required and no rule reads it"
+        for column in contract.columns
+        if column.required and column.name not in read
+    ]
+
+
+def why_not_by_row(meaning: Expectation) -> str:
+    """Why one row and its arrival cannot decide an expectation."""
+    if meaning.check is None:
+        return f"{meaning.type} has no compiled form and is judged by Great Expectations on batches"
+    if meaning.mostly < 1:
+        return "mostly is a share of many rows"
+    return f"{meaning.type} looks at more than one row"

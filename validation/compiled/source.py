@@ -1,0 +1,114 @@
+"""How is a check written in Python?
+
+Text of expressions over locals `v0`, `v1`, … (a column's value, None where missing) and constants `k0`, `k1`, ….
+Nothing a user chose, no name and no value, ever stands in the text: names and values are constants of the namespace.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from validation.check import (
+    Across,
+    Between,
+    Compare,
+    Condition,
+    Group,
+    InSet,
+    IsNull,
+    Matches,
+    OfType,
+    Pair,
+    RowCheckable,
+)
+
+_TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+class Namespace:
+    """Locals of columns and constants of values, in order of first use."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, str] = {}
+        self.constants: dict[str, Any] = {}
+
+    def local(self, column: str) -> str:
+        """The local that holds a column's value."""
+        return self.columns.setdefault(column, f"v{len(self.columns)}")
+
+    def constant(self, value: Any) -> str:
+        """The name a value goes by."""
+        name = f"k{len(self.constants)}"
+        self.constants[name] = value
+        return name
+
+
+def bad_value(check: RowCheckable, ns: Namespace) -> str:
+    """An expression that is true where a value of one column that is not missing is unexpected."""
+    match check:
+        case Between(column, low, high, strict_low, strict_high, of):
+            value = ns.local(column)
+            if of == "length":
+                value = f"len({_text(value)})"
+            left = "" if low is None else f"{ns.constant(low)} {'<' if strict_low else '<='} "
+            right = "" if high is None else f" {'<' if strict_high else '<='} {ns.constant(high)}"
+            return f"not {left}{value}{right}"
+        case InSet(column, values, negate):
+            return f"{ns.local(column)} {'' if negate else 'not '}in {ns.constant(frozenset(values))}"
+        case Matches(column, patterns, on_all, negate):
+            text = _text(ns.local(column))
+            joiner = " and " if on_all else " or "
+            found = joiner.join(f"{ns.constant(_search(pattern))}({text})" for pattern in patterns)
+            return f"({found})" if negate else f"not ({found})"
+        case OfType(column, type_):
+            return f"not isinstance({ns.local(column)}, {ns.constant(_TYPES[type_])})"
+        case _:
+            raise AssertionError(check)  # null rules need no value, rules of several columns have bad_row
+
+
+def bad_row(check: Pair | Across, ns: Namespace) -> tuple[str, str]:
+    """Expressions of several columns: whether the row is considered, and whether it is unexpected."""
+    columns = (check.a, check.b) if isinstance(check, Pair) else check.columns
+    values = [ns.local(column) for column in columns]
+    considered = {
+        "all": " or ".join(f"{value} is not None" for value in values),
+        "any": " and ".join(f"{value} is not None" for value in values),
+        "none": "True",
+    }[check.ignore]
+    missing = " or ".join(f"{value} is None" for value in values)
+    match check:
+        case Pair(_, _, "ahead", _, slack_us):
+            return considered, f"{missing} or {values[0]} > {values[1]} + {ns.constant(slack_us)}"
+        case Pair(_, _, op):
+            return considered, f"{missing} or not {values[0]} {op} {values[1]}"
+        case Across(_, "sum", _, total):
+            return considered, f"{missing} or {' + '.join(values)} != {ns.constant(total)}"
+        case Across(_, "equal"):
+            return considered, f"not {' == '.join(values)}"
+        case Across():
+            return considered, f"len({{{', '.join(values)}}}) < {len(values)}"
+
+
+def holds(where: Condition, ns: Namespace) -> str:
+    """An expression of a row condition; a missing value meets `!=`, NOT_IN and null conditions alone."""
+    match where:
+        case Group(op, conditions):
+            return "(" + f" {op} ".join(holds(part, ns) for part in conditions) + ")"
+        case IsNull(column, null):
+            return f"{ns.local(column)} is {'' if null else 'not '}None"
+        case Compare(column, "IN" | "NOT_IN" as op, value):
+            values = frozenset(value if isinstance(value, tuple) else (value,))
+            return f"{ns.local(column)} {'in' if op == 'IN' else 'not in'} {ns.constant(values)}"
+        case Compare(column, "==" | "!=" as op, value):
+            return f"{ns.local(column)} {op} {ns.constant(value)}"
+        case Compare(column, op, value):
+            local = ns.local(column)
+            return f"({local} is not None and {local} {op} {ns.constant(value)})"
+
+
+def _text(value: str) -> str:
+    return f"({value} if {value}.__class__ is str else str({value}))"
+
+
+def _search(pattern: str) -> Callable[[str], object]:
+    return re.compile(pattern).search
