@@ -1,1 +1,1 @@
-"""A single-node Kafka-protocol broker for laptops and tests."""
+"""A Kafka-protocol broker of one node, in this process: for a laptop with Python alone, and for tests."""
