@@ -26,8 +26,8 @@ LIMIT = 2.0**78
 
 _SCALE = 2.0**-UNIT
 _EXACT_FROM = 2.0 ** (UNIT + 53)
-_MASK = 0xFFFF_FFFF
-_FEW = 48
+MASK = 0xFFFF_FFFF
+FEW = 48
 """Below this many values Python's integers are faster than numpy's call overhead."""
 
 
@@ -77,7 +77,7 @@ def square_limbs(x: Floats) -> Limbs:
 def int_limbs(x: Ints) -> Limbs:
     """Limbs (INT_SUM_LIMBS) of integers."""
     out = np.zeros((INT_SUM_LIMBS, len(x)), np.int64)
-    out[0] = x & _MASK
+    out[0] = x & MASK
     out[1] = x >> 32
     return out
 
@@ -86,9 +86,9 @@ def int_square_limbs(x: Ints) -> Limbs:
     """Limbs (INT_SQUARE_LIMBS) of the squares of integers."""
     out = np.zeros((INT_SQUARE_LIMBS, len(x)), np.int64)
     magnitude = np.where(x < 0, -x.view(np.uint64), x.view(np.uint64))
-    high, low = magnitude >> np.uint64(32), magnitude & np.uint64(_MASK)
+    high, low = magnitude >> np.uint64(32), magnitude & np.uint64(MASK)
     for place, product in ((0, low * low), (1, high * low), (1, high * low), (2, high * high)):
-        out[place] += (product & np.uint64(_MASK)).view(np.int64)
+        out[place] += (product & np.uint64(MASK)).view(np.int64)
         out[place + 1] += (product >> np.uint64(32)).view(np.int64)
     return out
 
@@ -97,14 +97,14 @@ def carry(limbs: Limbs) -> Limbs:
     """The same numbers with every limb but the last in [0, 2**32); changes `limbs` in place and returns it."""
     for j in range(len(limbs) - 1):
         over = limbs[j] >> 32
-        limbs[j] &= _MASK
+        limbs[j] &= MASK
         limbs[j + 1] += over
     return limbs
 
 
 def pack(limbs: Limbs) -> Words:
     """uint32[k, limbs], two's complement: the wire format of `unpack`; changes `limbs` in place."""
-    packed: Words = (carry(limbs) & _MASK).astype(np.uint32).T
+    packed: Words = (carry(limbs) & MASK).astype(np.uint32).T
     return packed
 
 
@@ -135,7 +135,7 @@ def round_to_float(limbs: Limbs, unit: int = UNIT) -> Floats:
     >>> round_to_float(sum_limbs(np.array([0.1, -2.5])))
     array([ 0.1, -2.5])
     """
-    if limbs.shape[1] <= _FEW:
+    if limbs.shape[1] <= FEW:
         divisor = 1 << -unit
         return np.array([m / divisor for m in to_ints(limbs)], np.float64)
     limbs = carry(np.vstack([limbs, np.zeros((1, limbs.shape[1]), np.int64)]))
@@ -162,25 +162,6 @@ def round_to_float(limbs: Limbs, unit: int = UNIT) -> Floats:
     low = np.where(sticky & (bits & 1 == 0), odd, low)
     rounded: Floats = np.where(negative, -1.0, 1.0) * np.ldexp(s * 2.0**32 + low, unit + 32 * (top - 2))
     return rounded
-
-
-def variance(count: Ints, sums: Limbs, squares: Limbs, unit: int = UNIT) -> Floats:
-    """Sample variance (n * sum(x**2) - sum(x)**2) / (n * (n - 1)), one rational rounded once; NaN where n < 2.
-
-    >>> x = np.array([1e9, 1e9 + 1])
-    >>> variance(np.array([2]), sum_limbs(x).sum(1, keepdims=True), square_limbs(x).sum(1, keepdims=True))
-    array([0.5])
-    """
-    out = np.full(len(count), np.nan)
-    some = np.flatnonzero(count > 1)
-    scale = 1 << (-2 * unit)
-    out[some] = [
-        (n * square - total * total) / (n * (n - 1) * scale)
-        for n, total, square in zip(
-            count[some].tolist(), to_ints(sums[:, some]), to_ints(squares[:, some]), strict=True
-        )
-    ]
-    return out
 
 
 def _split(x: Floats, unit: int, limbs: int) -> Limbs:

@@ -17,6 +17,7 @@ from featurestore.aggregation import fixedpoint as fp
 from featurestore.aggregation.errors import LeavesType
 from featurestore.aggregation.partials import MINUS_INF, NAN, PLUS_INF, Ints, Mask, PartName, Raw
 from featurestore.aggregation.values import Kind, arrow_type, from_ascending, from_descending
+from featurestore.aggregation.variance import variance
 from featurestore.plan import Aggregation
 
 Floats = npt.NDArray[np.float64]
@@ -53,10 +54,10 @@ class ColumnResult:
         return total
 
     def _variance(self, at: slice) -> Floats:
-        variance = fp.variance(self.n[at], self.parts["sum"][:, at], self.parts["square"][:, at], self._unit)
+        values = variance(self.n[at], self.parts["sum"][:, at], self.parts["square"][:, at], self._unit)
         if self._odd is not None:
-            variance[self._odd[at] != 0] = np.nan
-        return variance
+            values[self._odd[at] != 0] = np.nan
+        return values
 
     def value(self, aggregation: Aggregation, at: slice = EVERY) -> Any:
         """pa.Array of the feature's type, of the groups `at`.
