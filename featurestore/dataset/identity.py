@@ -1,0 +1,89 @@
+"""What does a source hold, so that a later reader can tell whether it still does?"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.dataset.digest import file_digest, multiset_digest
+from featurestore.dataset.manifest import FileIdentity, SourceIdentity
+from featurestore.errors import SourceError
+from featurestore.offline.event_log import OFFSET, PARTITION, TOPIC_ID, OffsetRange, event_files, read_events
+from featurestore.plan import Source
+
+
+def identify(source: Source, repo: Path, *, within: Sequence[OffsetRange] | None = None) -> SourceIdentity:
+    """The identity of a source as it is now; raises SourceError where nothing is at its path.
+
+    A source with a topic is an event log; any other is a file or a folder of Parquet files. `within` looks at those
+    offsets of an event log alone.
+    """
+    path = repo / source.path
+    if source.topic is not None:
+        return _event_log(source, path, within)
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not path.exists() or not files:
+        raise SourceError(f"source {source.name!r}: nothing at {path}; land the data, or mend the path")
+    return SourceIdentity(
+        name=source.name, path=source.path, kind="files", files=tuple(_file(file, repo) for file in files)
+    )
+
+
+def differences(before: SourceIdentity, now: SourceIdentity) -> list[str]:
+    """What changed between two identities of one source, a line each; empty where nothing did."""
+    if before.kind == "event log":
+        if before.rows_digest != now.rows_digest or before.ranges != now.ranges:
+            return [f"source {before.name}: the events at the pinned offsets are not what they were"]
+        return []
+    old, new = ({file.path: file for file in each.files} for each in (before, now))
+    lines = [f"source {before.name}: {path} is gone" for path in old.keys() - new.keys()]
+    lines += [f"source {before.name}: {path} is new" for path in new.keys() - old.keys()]
+    lines += [f"source {before.name}: {path} changed" for path in old.keys() & new.keys() if old[path] != new[path]]
+    return sorted(lines)
+
+
+def merged(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
+    """The same offsets as the fewest ranges, sorted.
+
+    >>> merged([OffsetRange("t", 0, 5, 9), OffsetRange("t", 0, 0, 6)])
+    (OffsetRange(topic_id='t', partition=0, first=0, last=9),)
+    """
+    out: list[OffsetRange] = []
+    for each in sorted(ranges):
+        last = out[-1] if out else None
+        if last and (last.topic_id, last.partition) == (each.topic_id, each.partition) and each.first <= last.last + 1:
+            out[-1] = OffsetRange(each.topic_id, each.partition, last.first, max(last.last, each.last))
+        else:
+            out.append(each)
+    return tuple(out)
+
+
+def pinned(rows: pa.Table, ranges: Sequence[OffsetRange]) -> pa.Table:
+    """The rows of an event log at the offsets of those ranges; needs the provenance columns."""
+    offsets = rows[OFFSET].to_numpy()
+    partitions = rows[PARTITION].to_numpy()
+    inside = np.zeros(rows.num_rows, bool)
+    for topic_id in {each.topic_id for each in ranges}:
+        of_topic = pc.equal(rows[TOPIC_ID], topic_id).to_numpy()
+        for each in ranges:
+            if each.topic_id == topic_id:
+                inside |= of_topic & (partitions == each.partition) & (offsets >= each.first) & (offsets <= each.last)
+    return rows.filter(pa.array(inside))
+
+
+def _event_log(source: Source, path: Path, within: Sequence[OffsetRange] | None) -> SourceIdentity:
+    rows = read_events(path)
+    ranges = merged(file.range for file in event_files(path)) if within is None else tuple(within)
+    if within is not None:
+        rows = pinned(rows, ranges)
+    return SourceIdentity(
+        name=source.name, path=source.path, kind="event log", ranges=ranges, rows_digest=multiset_digest(rows)
+    )
+
+
+def _file(path: Path, repo: Path) -> FileIdentity:
+    root = repo.parent
+    shown = path.resolve().relative_to(root.resolve()) if path.resolve().is_relative_to(root.resolve()) else path
+    return FileIdentity(path=str(shown), size_bytes=path.stat().st_size, sha256=file_digest(str(path)))
