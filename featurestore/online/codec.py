@@ -1,0 +1,271 @@
+"""How does a row of features become bytes, and bytes a row again? Exactly, and readable when the features change.
+
+    event time     8 bytes   big-endian microseconds with the sign bit flipped: byte order is time order
+    created time   8 bytes   likewise
+    fingerprint    8 bytes   of the layout: format, names and types
+    nulls          1 bit a feature, then padding to whole bytes
+    fixed values   4, 8 or 1 bytes each, little-endian; zeros where null
+    ends           4 bytes a feature of varying length: where its bytes end, from the end of this table
+    bytes          text, bytes, lists, packed maps
+
+Features lie in the order of their names, those of fixed width first, so that reordering a view changes nothing.
+Equal values have equal bytes, so the greatest row bytes order rows that time cannot. A list is its length (4 bytes,
+the top bit set where items are null), then where needed a byte per item that says so, then the items; items of
+varying length are preceded by all their lengths.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.errors import StaleStore, UsageError
+from featurestore.online import blobs
+from featurestore.online.blobs import Flat, Ints
+from featurestore.online.types import FIXED, arrow_type, item_of, to_column
+from featurestore.plan import Field
+
+LAYOUT = 1
+"""The format of the bytes; part of every fingerprint."""
+TIMES = 16
+"""Bytes of event and created time, which open every row."""
+_FINGERPRINT = slice(16, 24)
+_HEAD = 24
+_SIGN = np.int64(-(1 << 63))
+_HAS_NULLS = np.uint32(1 << 31)
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Decoded rows of one layout, in the order given."""
+
+    event_us: Ints
+    created_us: Ints
+    columns: dict[str, pa.Array]
+
+
+class RowCodec:
+    """Encodes and decodes the rows of one view as its features are declared; stateless once made."""
+
+    def __init__(self, features: Sequence[Field]) -> None:
+        self.features = tuple(sorted(features, key=lambda field: (field.dtype not in FIXED, field.name)))
+        self.schema = msgspec.json.encode([LAYOUT, [[field.name, field.dtype] for field in self.features]])
+        """The layout as JSON, from which `of_schema` makes this codec again."""
+        self.fingerprint = hashlib.blake2b(self.schema, digest_size=8).digest()
+        self._fixed = [field for field in self.features if field.dtype in FIXED]
+        self._varying = self.features[len(self._fixed) :]
+        self._null_bytes = -(-len(self.features) // 8)
+        self._width = _HEAD + self._null_bytes + 4 * len(self._varying)
+        self._place: dict[str, tuple[int, int]] = {}
+        at = _HEAD + self._null_bytes
+        for field in self._fixed:
+            size = np.dtype(FIXED[field.dtype][0]).itemsize
+            self._place[field.name] = (at, at + size)
+            at, self._width = at + size, self._width + size
+        self._ends = at
+
+    @classmethod
+    def of_schema(cls, schema: bytes) -> "RowCodec":
+        """The codec of a layout that an earlier definition of the view had; raises StaleStore for another format."""
+        layout, features = msgspec.json.decode(schema, type=tuple[int, list[tuple[str, str]]])
+        if layout != LAYOUT:
+            raise StaleStore(f"rows of layout {layout} were written by another version; materialize the view again")
+        return cls([Field(name=name, dtype=dtype) for name, dtype in features])
+
+    def encode(
+        self, columns: Mapping[str, pa.Array | pa.ChunkedArray], event_us: Ints, created_us: Ints
+    ) -> list[bytes]:
+        """One byte string per row; the columns are those of the features, all as long as the times.
+
+        Raises UsageError where a column is missing or a value does not fit its declared type without loss.
+
+        >>> codec = RowCodec([Field(name="fare", dtype="DOUBLE"), Field(name="city", dtype="STRING")])
+        >>> t = np.array([5, 6])
+        >>> rows = codec.encode({"fare": pa.array([1.5, None]), "city": pa.array(["Rome", None])}, t, t)
+        >>> codec.decode(rows).columns["city"].to_pylist()
+        ['Rome', None]
+        """
+        arrays = {field.name: _column(columns, field) for field in self.features}
+        count = len(event_us)
+        head = np.zeros((count, self._width), np.uint8)
+        head[:, 0:8] = _ordered(event_us)
+        head[:, 8:16] = _ordered(created_us)
+        head[:, _FINGERPRINT] = np.frombuffer(self.fingerprint, np.uint8)
+        if self.features:
+            nulls = np.stack([_nulls(arrays[field.name]) for field in self.features], axis=1)
+            head[:, _HEAD : _HEAD + self._null_bytes] = np.packbits(nulls, axis=1, bitorder="little")
+        for field in self._fixed:
+            start, end = self._place[field.name]
+            head[:, start:end] = _raw(arrays[field.name], field.dtype).reshape(count, end - start)
+        if not self._varying:
+            data, width = head.tobytes(), self._width
+            return [data[at : at + width] for at in range(0, count * width, width)]
+        payloads = [_payload(arrays[field.name], field.dtype) for field in self._varying]
+        lengths = np.stack([blobs.spread(payload)[1] for payload in payloads], axis=1)
+        head[:, self._ends :] = np.cumsum(lengths, axis=1).astype("<u4").view(np.uint8)
+        return blobs.cut(blobs.join([blobs.fixed(head), *payloads]))
+
+    def decode(self, rows: Sequence[bytes], names: Sequence[str] | None = None) -> Rows:
+        """The rows as columns: of those features (default all), each of the Arrow type of its Feast type.
+
+        All rows have this codec's fingerprint. Raises StaleStore where one is torn.
+        """
+        flat = np.frombuffer(b"".join(rows), np.uint8)
+        count = len(rows)
+        lengths = np.fromiter(map(len, rows), np.int64, count)
+        starts = np.cumsum(lengths) - lengths
+        if not self._varying and len(flat) == count * self._width:
+            head = flat.reshape(count, self._width)
+        else:
+            _refuse_torn(lengths < self._width)
+            head = flat[starts[:, None] + np.arange(self._width)]
+        ends = np.ascontiguousarray(head[:, self._ends :]).view("<u4").astype(np.int64)
+        held = ends[:, -1] if self._varying else 0
+        _refuse_torn(lengths != self._width + held)
+        nulls = np.unpackbits(head[:, _HEAD : _HEAD + self._null_bytes], axis=1, bitorder="little").view(np.bool_)
+        columns = {}
+        for i, field in enumerate(self.features):
+            if names is not None and field.name not in names:
+                continue
+            if i < len(self._fixed):
+                start, end = self._place[field.name]
+                columns[field.name] = _fixed_column(head[:, start:end], field.dtype, nulls[:, i])
+            else:
+                j = i - len(self._fixed)
+                begin = ends[:, j - 1] if j else np.zeros(count, np.int64)
+                at = starts + self._width + begin
+                columns[field.name] = _varying_column(flat, at, ends[:, j] - begin, field.dtype, nulls[:, i])
+        return Rows(_instants(head[:, 0:8]), _instants(head[:, 8:16]), columns)
+
+
+def fingerprint_of(row: bytes) -> bytes:
+    """The fingerprint of the layout a row was written in; raises StaleStore where the row is torn."""
+    if len(row) < _HEAD:
+        raise StaleStore(f"a row of {len(row)} bytes in the online store is torn; materialize its view again")
+    return row[_FINGERPRINT]
+
+
+def _column(columns: Mapping[str, pa.Array | pa.ChunkedArray], field: Field) -> pa.Array:
+    try:
+        values = columns[field.name]
+    except KeyError:
+        raise UsageError(
+            f"no column {field.name!r} among the rows to write; what exists: {', '.join(sorted(columns))}"
+        ) from None
+    return to_column(values, field.dtype, name=field.name)
+
+
+def _ordered(instants: Ints) -> Flat:
+    return (instants.astype(np.int64) ^ _SIGN).astype(">i8").view(np.uint8).reshape(-1, 8)
+
+
+def _instants(raw: Flat) -> Ints:
+    return np.ascontiguousarray(raw).view(">i8").reshape(-1).astype(np.int64) ^ _SIGN
+
+
+def _nulls(array: pa.Array) -> Mask:
+    if not array.null_count:
+        return np.zeros(len(array), np.bool_)
+    mask: Mask = array.is_null().to_numpy(zero_copy_only=False)
+    return mask
+
+
+def _raw(array: pa.Array, dtype: str) -> Flat:
+    """The values of a column of fixed width as bytes, zeros where null."""
+    if array.null_count:
+        array = pc.fill_null(array, pa.scalar(0, pa.int64()).cast(array.type) if dtype != "BOOL" else False)
+    values = array.cast(pa.int64()) if dtype == "UNIX_TIMESTAMP" else array
+    raw: Flat = values.to_numpy(zero_copy_only=False).astype(FIXED[dtype][0], copy=False)
+    return np.ascontiguousarray(raw).view(np.uint8)
+
+
+def _payload(array: pa.Array, dtype: str) -> pa.BinaryArray:
+    item = item_of(dtype)
+    if item is not None:
+        return _pack_lists(array, item)
+    array = array.cast(pa.binary())
+    return pc.fill_null(array, b"") if array.null_count else array
+
+
+def _pack_lists(array: pa.ListArray, item: str) -> pa.BinaryArray:
+    counts = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    items = array.flatten()
+    missing = _nulls(items)
+    until = np.concatenate([[0], np.cumsum(missing)])
+    ends = np.cumsum(counts)
+    marked = until[ends] > until[ends - counts]
+    header = (counts.astype("<u4") | np.where(marked, _HAS_NULLS, np.uint32(0))).astype("<u4")
+    absent = _nulls(array)
+    parts = [
+        blobs.binary(np.where(absent, 0, 4), header[~absent].view(np.uint8)),
+        blobs.binary(np.where(marked, counts, 0), missing[np.repeat(marked, counts)].view(np.uint8)),
+    ]
+    if item in FIXED:
+        size = np.dtype(FIXED[item][0]).itemsize
+        return blobs.join([*parts, blobs.binary(counts * size, _raw(items, item))])
+    data, lengths = blobs.spread(items)
+    until = np.concatenate([[0], np.cumsum(lengths)])
+    parts.append(blobs.binary(counts * 4, lengths.astype("<u4").view(np.uint8)))
+    return blobs.join([*parts, blobs.binary(until[ends] - until[ends - counts], data)])
+
+
+def _unpack_lists(flat: Flat, at: Ints, item: str, absent: Mask) -> pa.ListArray:
+    there = at[~absent]
+    header = np.ascontiguousarray(flat[there[:, None] + np.arange(4)]).view("<u4").reshape(-1)
+    marked = (header & _HAS_NULLS) != 0
+    counts = (header & ~_HAS_NULLS).astype(np.int64)
+    there = there + 4
+    missing = np.zeros(int(counts.sum()), np.bool_)
+    missing[np.repeat(marked, counts)] = blobs.gather(flat, there, np.where(marked, counts, 0)).view(np.bool_)
+    there = there + np.where(marked, counts, 0)
+    if item in FIXED:
+        size = np.dtype(FIXED[item][0]).itemsize
+        items = _fixed_column(blobs.gather(flat, there, counts * size).reshape(-1, size), item, missing)
+    else:
+        lengths = blobs.gather(flat, there, counts * 4).view("<u4").astype(np.int64)
+        until = np.concatenate([[0], np.cumsum(lengths)])
+        ends = np.cumsum(counts)
+        there = there + counts * 4
+        data = blobs.gather(flat, there, until[ends] - until[ends - counts])
+        items = _varying_column(data, until[:-1], lengths, item, missing)
+    offsets = np.zeros(len(at) + 1, np.int32)
+    every = np.zeros(len(at), np.int64)
+    every[~absent] = counts
+    np.cumsum(every, out=offsets[1:])
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), items, mask=pa.array(absent) if absent.any() else None
+    )
+
+
+def _fixed_column(raw: Flat, dtype: str, nulls: Mask) -> pa.Array:
+    data = np.ascontiguousarray(raw).reshape(-1)
+    if dtype == "BOOL":
+        data = np.packbits(data, bitorder="little")
+    return pa.Array.from_buffers(FIXED[dtype][1], len(raw), [_validity(nulls), pa.py_buffer(data)])
+
+
+def _varying_column(flat: Flat, at: Ints, lengths: Ints, dtype: str, nulls: Mask) -> pa.Array:
+    item = item_of(dtype)
+    if item is not None:
+        return _unpack_lists(flat, at, item, nulls)
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    data = blobs.gather(flat, at, lengths)
+    buffers = [_validity(nulls), pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(arrow_type(dtype), len(lengths), buffers)
+
+
+def _validity(nulls: Mask) -> pa.Buffer | None:
+    return pa.py_buffer(np.packbits(~nulls, bitorder="little")) if nulls.any() else None
+
+
+def _refuse_torn(torn: Mask) -> None:
+    if torn.any():
+        raise StaleStore(f"{int(torn.sum())} rows in the online store are torn; materialize their view again")
