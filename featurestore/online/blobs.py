@@ -33,6 +33,11 @@ def fixed(matrix: Flat) -> pa.BinaryArray:
     return binary(np.full(count, width, np.int64), matrix.reshape(-1))
 
 
+def repeat(value: bytes, rows: int) -> pa.BinaryArray:
+    """The same bytes in every row."""
+    return fixed(np.broadcast_to(np.frombuffer(value, np.uint8), (rows, len(value))))
+
+
 def join(parts: Sequence[pa.BinaryArray]) -> pa.BinaryArray:
     """Row by row, the parts one after the other; no part has nulls.
 

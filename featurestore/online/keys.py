@@ -6,6 +6,7 @@ latest-value view keep every atomic script within one Redis Cluster slot.
 
     fs:plan:{PROJECT}                        the Plan in force
     fs:row:{PROJECT VIEW TAG}:KEY            latest values of one entity key; TAG is crc32(KEY) mod 64
+    fs:schema:{PROJECT VIEW}                 hash of every layout its rows were written in, by fingerprint
     fs:shards:{PROJECT VIEW VERSION}         the shards whose tiles a reader of that view version merges
     fs:ctl:{SHARD}                           control hash of one shard: epoch, offset, watermark, …
     fs:tile:{SHARD}:HOP:BLOCK:KEY            32 tiles of one entity key and hop
@@ -19,8 +20,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
+from featurestore.online import blobs
 from featurestore.plan import JoinKey
 
 ROW_TAGS = 64
@@ -75,6 +80,24 @@ def shards_key(project: str, view: str, version: int) -> bytes:
     return f"fs:shards:{{{_named(project)} {_named(view)} {version}}}".encode()
 
 
+def schema_key(project: str, view: str) -> bytes:
+    """Key of the hash of row layouts of a view: fingerprint -> layout."""
+    return f"fs:schema:{{{_named(project)} {_named(view)}}}".encode()
+
+
+def view_prefixes(project: str, view: str) -> tuple[bytes, ...]:
+    """What every key that holds values of one view starts with, and no other view's; for deletes.
+
+    >>> b"fs:row:{2:ml 1:v 7}:k".startswith(view_prefixes("ml", "v"))
+    True
+    >>> b"fs:row:{7:team_ml 1:v 7}:k".startswith(view_prefixes("ml", "v"))
+    False
+    """
+    scope = f"{{{_named(project)} {_named(view)}"
+    ends = {"row": " ", "schema": "}", "shards": " ", "ctl": " ", "tile": " "}
+    return tuple(f"fs:{kind}:{scope}{end}".encode() for kind, end in ends.items())
+
+
 def row_prefixes(project: str, view: str) -> tuple[bytes, ...]:
     """The 64 prefixes of a view's latest-value rows; `row_key` picks one by the entity key."""
     return tuple(f"fs:row:{{{_named(project)} {_named(view)} {tag}}}:".encode() for tag in range(ROW_TAGS))
@@ -116,6 +139,37 @@ class EntityKeyCodec:
             parts.append(struct.pack("<II", _VALUE_TYPES[dtype], len(raw)) + raw)
         return b"".join(parts)
 
+    def encode_columns(self, columns: Mapping[str, pa.Array | pa.ChunkedArray], rows: int) -> list[bytes | None]:
+        """The keys of many entity rows at once: what `encode` gives for each; columns by join key.
+
+        >>> codec = EntityKeyCodec([JoinKey(entity="driver", name="driver_id", dtype="INT64")])
+        >>> codec.encode_columns({"driver_id": pa.array([5, None])}, 2) == [codec.encode({"driver_id": 5}), None]
+        True
+        """
+        if not self._types:
+            return [self._head] * rows
+        parts = [blobs.repeat(self._head, rows)]
+        missing = np.zeros(rows, np.bool_)
+        for name, dtype in self._types:
+            try:
+                column = columns[name]
+            except KeyError:
+                raise UsageError(
+                    f"no column for join key {name!r}; what exists: {', '.join(sorted(columns))}"
+                ) from None
+            raw = _key_column(name, dtype, column)
+            if raw.null_count:
+                missing |= raw.is_null().to_numpy(zero_copy_only=False)
+                raw = raw.fill_null(b"")
+            lengths = np.stack([np.full(rows, _VALUE_TYPES[dtype]), blobs.spread(raw)[1]], axis=1).astype("<u4")
+            parts += [blobs.fixed(lengths.view(np.uint8)), raw]
+        keys = blobs.cut(blobs.join(parts))
+        return (
+            [None if gone else key for gone, key in zip(missing.tolist(), keys, strict=True)]
+            if missing.any()
+            else [*keys]
+        )
+
 
 def _key_bytes(name: str, dtype: str, value: object) -> bytes:
     if dtype == "STRING" and isinstance(value, (str, int)) and not isinstance(value, bool):
@@ -130,6 +184,20 @@ def _key_bytes(name: str, dtype: str, value: object) -> bytes:
     raise UsageError(
         f"join key {name!r} is declared {dtype}; {value!r} ({type(value).__name__}) cannot become one without loss"
     )
+
+
+def _key_column(name: str, dtype: str, column: pa.Array | pa.ChunkedArray) -> pa.BinaryArray:
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if dtype == "STRING" and pa.types.is_string(array.type):
+        return array.cast(pa.binary())
+    if dtype in ("INT64", "UNIX_TIMESTAMP") and pa.types.is_int64(array.type):
+        values = array.fill_null(0).to_numpy().astype("<i8").view(np.uint8).reshape(-1, 8)
+        raw = blobs.fixed(values)
+        return pc.if_else(array.is_valid(), raw, pa.scalar(None, pa.binary())) if array.null_count else raw
+    # Any other type, value by distinct value: the rule of `encode` is the only one.
+    distinct = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    keys = [None if value is None else _key_bytes(name, dtype, value) for value in distinct.dictionary.to_pylist()]
+    return pa.array(keys, pa.binary()).take(distinct.indices)
 
 
 def _whole(value: object) -> int | None:

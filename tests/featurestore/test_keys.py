@@ -1,0 +1,79 @@
+"""Entity keys are Feast's, the same however a value arrives, and no project can reach another's keys."""
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurestore.errors import UsageError
+from featurestore.online.keys import EntityKeyCodec, Shard, row_key, row_prefixes, schema_key, shards_key, view_prefixes
+from featurestore.plan import JoinKey
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+NAMES = st.text(st.sampled_from("ab_ {}:1"), min_size=1, max_size=6)
+
+
+def codec(**keys: str) -> EntityKeyCodec:
+    return EntityKeyCodec([JoinKey(entity=name, name=name, dtype=dtype) for name, dtype in keys.items()])
+
+
+@given(st.lists(st.tuples(st.none() | st.integers(-(1 << 63), (1 << 63) - 1), st.none() | TEXTS)))
+def test_columns_give_the_same_keys_as_rows(rows: list[tuple[int | None, str | None]]) -> None:
+    """The vectorised encoding equals the one of single rows, nulls included."""
+    keys = codec(number="INT64", name="STRING")
+    columns = {
+        "number": pa.array([n for n, _ in rows], pa.int64()),
+        "name": pa.array([s for _, s in rows], pa.string()),
+    }
+    assert keys.encode_columns(columns, len(rows)) == [keys.encode({"number": n, "name": s}) for n, s in rows]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([5, -7], pa.int32()),
+        pa.array([5.0, -7.0]),
+        pa.array(["5", "-7"]),
+        pa.array([5, -7], pa.int64()).dictionary_encode(),
+        pa.chunked_array([pa.array([5]), pa.array([-7])]),
+    ],
+)
+def test_a_value_is_one_key_however_it_arrives(values: pa.Array) -> None:
+    """int32, float, text, dictionary and chunks of the same numbers are the same INT64 keys."""
+    keys = codec(driver="INT64")
+    assert keys.encode_columns({"driver": values}, 2) == [keys.encode({"driver": 5}), keys.encode({"driver": -7})]
+
+
+@pytest.mark.parametrize("values", [pa.array([5.5]), pa.array(["05"]), pa.array([True])])
+def test_a_key_that_would_lose_something_is_refused(values: pa.Array) -> None:
+    """A fraction, a padded number or a truth value is no INT64 key."""
+    with pytest.raises(UsageError, match="join key 'driver' is declared INT64"):
+        codec(driver="INT64").encode_columns({"driver": values}, 1)
+
+
+def test_a_missing_key_column_is_named() -> None:
+    """The message says which column and what there is."""
+    with pytest.raises(UsageError, match=r"no column for join key 'driver'; what exists: x"):
+        codec(driver="INT64").encode_columns({"x": pa.array([1])}, 1)
+
+
+def test_an_entityless_view_has_one_key() -> None:
+    """Without join keys every row has the same key."""
+    keys = codec()
+    assert keys.encode_columns({}, 2) == [keys.encode({})] * 2
+
+
+@given(NAMES, NAMES, NAMES, NAMES)
+def test_no_view_reaches_into_another(project: str, view: str, other_project: str, other_view: str) -> None:
+    """Keys of two views, or of one view in two projects, never share a deletion prefix."""
+    prefixes = view_prefixes(project, view)
+    shard = Shard(other_project, other_view, 1, "topic", 0)
+    keys = [
+        row_key(row_prefixes(other_project, other_view), b"k"),
+        schema_key(other_project, other_view),
+        shards_key(other_project, other_view, 1),
+        shard.control_key,
+        shard.tile_prefix(60) + b"1:k",
+    ]
+    same = (project, view) == (other_project, other_view)
+    assert [key.startswith(prefixes) for key in keys] == [same] * len(keys)
