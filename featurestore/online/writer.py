@@ -1,0 +1,162 @@
+"""How do rows get online? Atomically, and so that the greatest (event time, created time) wins, whoever writes when."""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import redis
+
+from featurestore.clock import Clock
+from featurestore.errors import UsageError
+from featurestore.online.blobs import Ints
+from featurestore.online.connection import StoreClient
+from featurestore.online.keys import ROW_TAGS, EntityKeyCodec, row_prefixes
+from featurestore.online.schemas import Schemas
+from featurestore.online.types import to_column
+from featurestore.plan import View
+
+AHEAD_TOLERANCE_US = 5_000_000
+"""A row dated further ahead of the clock than this is set aside: it would block its key."""
+EXPIRY_SLACK_MS = 24 * 3_600_000
+"""How long a row outlives its ttl in the store, so that reads can say OUTSIDE_MAX_AGE."""
+LEAST = -(1 << 63)
+"""The created time of a row whose created column is null: below every other."""
+_SCRIPT = files(__package__).joinpath("newest_row.lua").read_text()
+_KEYS_PER_SCRIPT = 1_000
+"""Few enough for the stack of a script, and for other clients to wait well under a millisecond or two."""
+_ROWS_PER_ROUND = 50_000
+"""Bounds the memory of a write, whatever the size of its table."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WriteResult:
+    """What became of the rows of one write; their numbers add up to the rows given."""
+
+    written: int
+    """Rows that became their key's value."""
+    superseded: int
+    """Rows that lost to a greater one or were there already, in the store or in the same write."""
+    unkeyed: int
+    """Rows with a null join key or event time: no read could find them."""
+    ahead: pa.Table
+    """Rows dated beyond the tolerance, to be reported and offered again by the next run."""
+
+
+class RowWriter:
+    """Writes rows of one latest-value view.
+
+    Of all rows ever written for an entity key, by any number of writers in any order, with repetitions, the one
+    with the greatest (event time, created time, row bytes) stays. One script makes the choice for up to a thousand
+    keys, atomically; nothing is promised across scripts. Every call can be repeated. A row may vanish a day after
+    its ttl has passed, counted from `clock`.
+    """
+
+    def __init__(
+        self,
+        client: StoreClient,
+        project: str,
+        view: View,
+        *,
+        clock: Clock,
+        tolerance_us: int = AHEAD_TOLERANCE_US,
+        slack_ms: int = EXPIRY_SLACK_MS,
+    ) -> None:
+        self.view = view
+        self._client = client
+        self._clock = clock
+        self._tolerance_us = tolerance_us
+        self._slack_ms = slack_ms
+        self._schemas = Schemas(client, project, view)
+        self._keys = EntityKeyCodec(view.join_keys)
+        self._prefixes = row_prefixes(project, view.name)
+        self._sha: str | None = None
+
+    def write(
+        self,
+        table: pa.Table,
+        *,
+        event_timestamp: str,
+        created: str | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> WriteResult:
+        """Write the rows of a table whose columns are join keys, features and timestamps, as the view names them.
+
+        Without a created column this call's own instant takes its place, so that a correction of an equal event
+        time arrives. `progress` is told how many rows each round took. In order: 1. the layout is recorded; 2. the
+        rows follow. Raises UsageError for a missing or unfit column, before any row of its round is written, and
+        StoreUnavailable.
+        """
+        self._schemas.remember()
+        now_us = self._clock()
+        written = superseded = unkeyed = 0
+        ahead = []
+        for start in range(0, table.num_rows, _ROWS_PER_ROUND):
+            part = table.slice(start, _ROWS_PER_ROUND)
+            result = self._write_round(part, event_timestamp, created, now_us)
+            written, superseded = written + result.written, superseded + result.superseded
+            unkeyed += result.unkeyed
+            ahead.append(result.ahead)
+            if progress is not None:
+                progress(part.num_rows)
+        return WriteResult(written, superseded, unkeyed, pa.concat_tables(ahead) if ahead else table)
+
+    def _write_round(self, table: pa.Table, event_timestamp: str, created: str | None, now_us: int) -> WriteResult:
+        event_us, dated = _instants(table, event_timestamp)
+        keys = self._keys.encode_columns({name: table.column(name) for name in table.column_names}, table.num_rows)
+        keyed = dated & np.fromiter((key is not None for key in keys), np.bool_, len(keys))
+        early = keyed & (event_us > now_us + self._tolerance_us)
+        taken = keyed & ~early
+        ahead = table.filter(pa.array(early))
+        created_us = np.full(table.num_rows, now_us, np.int64)
+        if created is not None:
+            held, known = _instants(table, created)
+            created_us = np.where(known, held, LEAST)
+        if not taken.all():
+            table, event_us, created_us = table.filter(pa.array(taken)), event_us[taken], created_us[taken]
+            keys = [key for key, take in zip(keys, taken.tolist(), strict=True) if take]
+        columns = {name: table.column(name) for name in table.column_names}
+        rows = self._schemas.declared.encode(columns, event_us, created_us)
+        written = self._send([key for key in keys if key is not None], rows, now_us)
+        unkeyed = len(keyed) - int(keyed.sum())
+        return WriteResult(written, len(rows) - written, unkeyed, ahead)
+
+    def _send(self, keys: Sequence[bytes], rows: Sequence[bytes], now_us: int) -> int:
+        times = (self.view.ttl_us // 1000, now_us // 1000, self._slack_ms)
+        chunks = list(self._chunks(keys, rows))
+        for attempt in (1, 2):
+            if self._sha is None:
+                self._sha = str(self._client.script_load(_SCRIPT))
+            pipeline = self._client.pipeline(transaction=False)
+            for names, values in chunks:
+                pipeline.evalsha(self._sha, len(names), *names, *times, *values)
+            try:
+                return sum(pipeline.execute())
+            except redis.exceptions.NoScriptError:
+                # The server was restarted without its scripts. Chunks already written stay: writing is repeatable.
+                self._sha = None
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _chunks(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> Iterator[tuple[list[bytes], list[bytes]]]:
+        """Keys and rows, at most a thousand of one hash tag at a time."""
+        tags = np.fromiter(map(zlib.crc32, keys), np.int64, len(keys)) % ROW_TAGS
+        order = np.argsort(tags, kind="stable").tolist()
+        bounds = np.searchsorted(tags[order], np.arange(ROW_TAGS + 1)).tolist()
+        for tag, prefix in enumerate(self._prefixes):
+            for start in range(bounds[tag], bounds[tag + 1], _KEYS_PER_SCRIPT):
+                these = order[start : min(start + _KEYS_PER_SCRIPT, bounds[tag + 1])]
+                yield [prefix + keys[i] for i in these], [rows[i] for i in these]
+
+
+def _instants(table: pa.Table, name: str) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """A timestamp column as microseconds (0 where null), and where it is not null."""
+    if name not in table.column_names:
+        raise UsageError(f"no timestamp column {name!r} among the rows to write; what exists: {table.column_names}")
+    column = to_column(table.column(name), "UNIX_TIMESTAMP", name=name).cast(pa.int64())
+    known = column.is_valid().to_numpy(zero_copy_only=False)
+    return column.fill_null(0).to_numpy().astype(np.int64), known
