@@ -6,11 +6,11 @@ What user code returns and what a caller sends are held to the declared type her
 
 import math
 import struct
+import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
-
-import pyarrow as pa
 
 from featurestore.errors import UsageError
 
@@ -21,31 +21,7 @@ _PLAIN: dict[str, frozenset[type]] = {
     "BYTES": frozenset({bytes, type(None)}),
 }
 """Column types that need no look at the single values."""
-_ARROW = {
-    "INT32": pa.int32(),
-    "INT64": pa.int64(),
-    "FLOAT": pa.float32(),
-    "DOUBLE": pa.float64(),
-    "BOOL": pa.bool_(),
-    "STRING": pa.string(),
-    "BYTES": pa.binary(),
-    "UNIX_TIMESTAMP": pa.timestamp("us", tz="UTC"),
-}
-
-
-def arrow_type(dtype: str) -> pa.DataType:
-    """The Arrow type of a scalar Feast type or of a list or set of one; raises UsageError for any other.
-
-    >>> arrow_type("INT64_LIST")
-    ListType(list<item: int64>)
-    """
-    for collection in ("_LIST", "_SET"):
-        if dtype.endswith(collection):
-            return pa.list_(arrow_type(dtype.removesuffix(collection)))
-    try:
-        return _ARROW[dtype]
-    except KeyError:
-        raise UsageError(f"the type {dtype} cannot be computed on demand; known: {', '.join(_ARROW)}") from None
+_NESTED = frozenset({"MAP", "MAP_LIST", "STRUCT", "STRUCT_LIST", "VALUE_LIST", "VALUE_SET", "SCALAR_MAP"})
 
 
 def coerce(values: Sequence[object], dtype: str) -> list[Any]:
@@ -68,6 +44,8 @@ def coerce(values: Sequence[object], dtype: str) -> list[Any]:
 def _converter(dtype: str) -> Callable[[object], object]:
     if dtype in _INT_BITS:
         return lambda value: _integer(value, dtype)
+    if dtype in _NESTED:
+        return lambda value: _nested(value, dtype)
     for collection in ("_LIST", "_SET"):
         if dtype.endswith(collection):
             item = dtype.removesuffix(collection)
@@ -75,7 +53,8 @@ def _converter(dtype: str) -> Callable[[object], object]:
     try:
         return _SCALARS[dtype]
     except KeyError:
-        raise UsageError(f"values of type {dtype} cannot be computed; known: {', '.join(_ARROW)}") from None
+        known = ", ".join(sorted({*_INT_BITS, *_SCALARS, *_NESTED}))
+        raise UsageError(f"values of type {dtype} cannot be computed or sent; known: {known}, and lists") from None
 
 
 def _refusal(value: object, dtype: str, why: str = "") -> UsageError:
@@ -162,11 +141,27 @@ def _collection(value: object, dtype: str, item: str) -> list[Any]:
     return coerce(list(members), item)
 
 
+def _nested(value: object, dtype: str) -> object:
+    if isinstance(value, dict if dtype in ("MAP", "STRUCT", "SCALAR_MAP") else (list, tuple, set)):
+        return value
+    raise _refusal(value, dtype)
+
+
+def _text(value: object) -> str:
+    return _string(str(value) if isinstance(value, (uuid.UUID, Decimal)) else value)
+
+
 _SCALARS: dict[str, Callable[[object], object]] = {
     "DOUBLE": _double,
     "FLOAT": _float,
     "BOOL": _bool,
     "STRING": _string,
     "BYTES": _bytes,
+    "PDF_BYTES": _bytes,
+    "IMAGE_BYTES": _bytes,
+    "JSON": _text,
+    "UUID": _text,
+    "TIME_UUID": _text,
+    "DECIMAL": _text,
     "UNIX_TIMESTAMP": _timestamp,
 }

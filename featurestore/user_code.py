@@ -86,7 +86,7 @@ def input_types(view: OnDemandView, views: Mapping[str, View]) -> dict[str, str]
     for projection in view.inputs:
         for feature in projection.features:
             dtype = views[projection.view].feature(feature).dtype
-            types_of[feature] = types_of[f"{projection.name}__{feature}"] = dtype
+            types_of[feature] = types_of[f"{projection.view}__{feature}"] = dtype
     return types_of
 
 
@@ -248,11 +248,11 @@ def _import_line(where: str, name: str, value: object) -> str:
 
 
 def prove(view: OnDemandView, views: Mapping[str, View]) -> tuple[str, ...]:
-    """Shows that a view's function stands alone and looks at one row at a time; raises DefinitionError with the reason if not.
+    """Shows that a view's function stands alone and looks at one row at a time; else raises DefinitionError, with why.
 
     It runs in a clean process (no path of the caller's, Feast blocked) on a generated batch: twice as a whole and in
     several splits, which must agree (floats to nine digits: vector units round differently by length). `views` are
-    the Plan's, for the inputs' types. Returned are remarks that need not stop anybody, such as failing on missing values.
+    the Plan's, for the inputs' types. Returned are remarks that need not stop anybody, such as failing on nulls.
     """
     question = msgspec.json.encode((view, input_types(view, views)))
     where = f"on-demand view {view.name!r}, function {view.function.name!r}"

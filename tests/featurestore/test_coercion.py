@@ -1,16 +1,18 @@
 """Values held to their declared Feast type."""
 
 import math
+import uuid
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.coercion import arrow_type, coerce
+from featurestore.coercion import coerce
 from featurestore.errors import UsageError
+from featurestore.online.types import from_python, to_python
 
 MOMENT = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -76,15 +78,26 @@ def test_int64_survives(values: list[int | None]) -> None:
     assert coerce(values, "INT64") == values
 
 
-@pytest.mark.parametrize("dtype", ["INT64", "FLOAT", "STRING_LIST", "UNIX_TIMESTAMP", "BYTES_SET"])
-def test_arrow_holds_what_coerce_makes(dtype: str) -> None:
-    """The Arrow type of a Feast type holds its coerced values."""
-    sample = {"INT64": 1, "FLOAT": 0.1, "STRING_LIST": ["a"], "UNIX_TIMESTAMP": MOMENT, "BYTES_SET": {b"a"}}[dtype]
+@pytest.mark.parametrize(
+    ("dtype", "sample"),
+    [
+        ("INT64", 1),
+        ("FLOAT", 0.1),
+        ("STRING_LIST", ["a"]),
+        ("UNIX_TIMESTAMP", MOMENT),
+        ("BYTES_SET", {b"a"}),
+        ("UUID", uuid.UUID(int=7)),
+        ("DECIMAL", Decimal("1.50")),
+        ("MAP", {"a": [1, None]}),
+    ],
+)
+def test_the_store_holds_what_coerce_makes(dtype: str, sample: object) -> None:
+    """Coerced values pass through the Arrow form of their type unchanged."""
     values = coerce([sample, None], dtype)
-    assert pa.array(values, arrow_type(dtype)).to_pylist() == values
+    assert to_python(from_python(values, dtype, name="x"), dtype) == values
 
 
 def test_unknown_types_are_refused() -> None:
     """A type that cannot be computed is refused by name."""
-    with pytest.raises(UsageError, match="PDF_BYTES"):
-        arrow_type("PDF_BYTES")
+    with pytest.raises(UsageError, match="FLOWERS"):
+        coerce([1], "FLOWERS")

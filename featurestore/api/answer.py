@@ -1,0 +1,243 @@
+"""How does the answer to a request look? Feast's JSON, rows as JSON, or an Arrow stream.
+
+Feast's JSON is written from fragments: the statuses and times of a view are mostly the same for all its features, so
+each distinct array is encoded once and its bytes are used again.
+"""
+
+import base64
+import math
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from featurestore.api.faults import Refused
+from featurestore.online.result import Instants, Status
+from featurestore.online.types import NESTED, from_python, item_of
+
+JSON = "application/json"
+ROWS = "application/vnd.featurestore.rows+json"
+ARROW = "application/vnd.apache.arrow.stream"
+MEDIA_TYPES = (JSON, ROWS, ARROW)
+
+_NAMES = [b'""', *(orjson.dumps(status.name) for status in Status)]
+_TEXT_NAMES = ["", *(status.name for status in Status)]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_VERBATIM = frozenset({"INT32", "INT64", "BOOL", "STRING", "JSON", "UUID", "TIME_UUID"})
+"""Types whose Python values are JSON values."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """One column of an answer: a join key, a feature that was read, or one that was computed."""
+
+    name: str
+    dtype: str
+    values: list[Any]
+    """Python values of the Feast type; None for null."""
+    statuses: np.ndarray[Any, np.dtype[np.uint8]]
+    event_us: Instants
+    """0 where there is none: join keys, computed and missing values."""
+    instant_us: Instants | None
+    """The instant each value holds at; None for join keys and computed values."""
+
+
+def media_type(accept: str | None) -> str:
+    """The media type to answer in; raises Refused (406) where we have none that is accepted.
+
+    >>> media_type(None), media_type("application/vnd.apache.arrow.stream")
+    ('application/json', 'application/vnd.apache.arrow.stream')
+    """
+    if accept is None or accept in ("*/*", JSON):
+        return JSON
+    for part in accept.split(","):
+        wanted = part.partition(";")[0].strip().lower()
+        if wanted in ("*/*", "application/*"):
+            return JSON
+        if wanted in MEDIA_TYPES:
+            return wanted
+    raise Refused(406, "not_acceptable", f"Accept is {accept!r}; this service answers {', '.join(MEDIA_TYPES)}")
+
+
+def reading_instant(columns: Iterable[Answered], otherwise_us: int) -> int:
+    """The instant of the whole answer: the earliest any of its values holds at."""
+    found = [int(column.instant_us.min()) for column in columns if column.instant_us is not None]
+    return min(found, default=otherwise_us)
+
+
+def feast_json(columns: Sequence[Answered], instant_us: int) -> bytes:
+    """The answer as Feast's feature server gives it, with two additions.
+
+    `metadata.instant` is the reading instant; a result whose values hold at later ones (its key has an event ahead of
+    the clock) lists them as `instants`. Timestamps are whole seconds, bytes base64, NaN and infinities words.
+    """
+    statuses: dict[int, bytes] = {}
+    times: dict[int, bytes] = {}
+    instants: dict[int, bytes] = {}
+    parts = [b'{"results":[']
+    for place, column in enumerate(columns):
+        written = statuses.get(id(column.statuses))
+        if written is None:
+            written = statuses[id(column.statuses)] = _statuses(column.statuses)
+        since = times.get(id(column.event_us))
+        if since is None:
+            since = times[id(column.event_us)] = _times(column.event_us)
+        parts += (
+            b',{"values":' if place else b'{"values":',
+            orjson.dumps(json_values(column.values, column.dtype)),
+            b',"statuses":',
+            written,
+            b',"event_timestamps":',
+            since,
+        )
+        if column.instant_us is not None:
+            later = instants.get(id(column.instant_us))
+            if later is None:
+                ahead = bool((column.instant_us != instant_us).any())
+                later = instants[id(column.instant_us)] = b',"instants":' + _times(column.instant_us) if ahead else b""
+            parts.append(later)
+        parts.append(b"}")
+    names = orjson.dumps([column.name for column in columns])
+    parts += (b'],"metadata":{"feature_names":', names, b',"instant":"', rfc3339(instant_us).encode(), b'"}}')
+    return b"".join(parts)
+
+
+def rows_json(columns: Sequence[Answered], instant_us: int) -> bytes:
+    """The answer row by row: values, statuses, event times and, where later than `instant`, the values' instants.
+
+    Timestamps are RFC 3339 text to the microsecond.
+    """
+    values = [json_values(column.values, column.dtype, seconds=False) for column in columns]
+    rows = []
+    for row in range(len(values[0]) if values else 0):
+        entry: dict[str, dict[str, Any]] = {"values": {}, "statuses": {}, "event_timestamps": {}}
+        for column, column_values in zip(columns, values, strict=True):
+            entry["values"][column.name] = column_values[row]
+            entry["statuses"][column.name] = _TEXT_NAMES[column.statuses[row]]
+            if column.event_us[row]:
+                entry["event_timestamps"][column.name] = rfc3339(int(column.event_us[row]))
+            if column.instant_us is not None and column.instant_us[row] != instant_us:
+                entry.setdefault("instants", {})[column.name] = rfc3339(int(column.instant_us[row]))
+        rows.append(entry)
+    names = [column.name for column in columns]
+    return orjson.dumps({"instant": rfc3339(instant_us), "feature_names": names, "rows": rows})
+
+
+def arrow_stream(columns: Sequence[Answered], instant_us: int) -> bytes:
+    """The answer as an Arrow IPC stream of one batch, typed as declared.
+
+    First every column under its name, then for each `status:NAME` (text), `event_timestamp:NAME` and `instant:NAME`
+    (microseconds, UTC; null where there is none). The schema's metadata holds `instant`, and `feast_type:NAME`.
+    """
+    arrays: dict[str, pa.Array] = {
+        column.name: from_python(column.values, column.dtype, name=column.name) for column in columns
+    }
+    when = pa.timestamp("us", tz="UTC")
+    labels = pa.array(_TEXT_NAMES, pa.string())
+    empty = np.zeros(len(columns[0].values) if columns else 0, np.int64)
+    for column in columns:
+        arrays[f"status:{column.name}"] = labels.take(pa.array(column.statuses))
+        arrays[f"event_timestamp:{column.name}"] = pa.array(column.event_us, when, mask=column.event_us == 0)
+        instant = empty if column.instant_us is None else column.instant_us
+        arrays[f"instant:{column.name}"] = pa.array(instant, when, mask=instant == 0)
+    table = pa.table(arrays)
+    told = {"instant": rfc3339(instant_us)} | {f"feast_type:{column.name}": column.dtype for column in columns}
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema.with_metadata(told)) as stream:
+        stream.write_table(table.replace_schema_metadata(told))
+    return bytes(sink.getvalue())
+
+
+def json_values(values: list[Any], dtype: str, *, seconds: bool = True) -> list[Any]:
+    """The values of a column as JSON has them; the list itself where nothing has to change.
+
+    >>> json_values([1.5, float("nan"), None], "DOUBLE")
+    [1.5, 'NaN', None]
+    """
+    if dtype in _VERBATIM:
+        return values
+    if dtype in ("DOUBLE", "FLOAT"):
+        # filter(None): nulls and zeros, both finite, are left out.
+        if all(map(math.isfinite, filter(None, values))):
+            return values
+        return [None if value is None else _finite(value) for value in values]
+    if dtype in NESTED:
+        return [_plain(value, seconds=seconds) for value in values]
+    item = item_of(dtype)
+    if item is not None:
+        return [None if value is None else json_values(list(value), item, seconds=seconds) for value in values]
+    return [_plain(value, seconds=seconds) for value in values]
+
+
+def rfc3339(instant_us: int) -> str:
+    """An instant as Feast writes it: no fraction, milliseconds or microseconds, whichever is exact.
+
+    >>> rfc3339(1_357_000_000_250_000)
+    '2013-01-01T00:26:40.250Z'
+    """
+    seconds, micros = divmod(instant_us, 1_000_000)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    if not micros:
+        return text + "Z"
+    return f"{text}.{micros // 1000:03d}Z" if micros % 1000 == 0 else f"{text}.{micros:06d}Z"
+
+
+def _statuses(statuses: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    return b"[" + b",".join([_NAMES[status] for status in statuses.tolist()]) + b"]"
+
+
+def _times(instants_us: Instants) -> bytes:
+    known: dict[int, str] = {}
+    texts = []
+    for instant_us in instants_us.tolist():
+        text = known.get(instant_us)
+        if text is None:
+            text = known[instant_us] = rfc3339(instant_us)
+        texts.append(text)
+    return orjson.dumps(texts)
+
+
+def _finite(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _instant(value: datetime, *, seconds: bool) -> int | str:
+    since = value - _EPOCH
+    micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return micros // 1_000_000 if seconds else rfc3339(micros)
+
+
+_TO_JSON: dict[type, Callable[[Any], Any]] = {
+    float: _finite,
+    bytes: lambda value: base64.b64encode(value).decode("ascii"),
+    uuid.UUID: str,
+    Decimal: str,
+}
+
+
+def _plain(value: Any, *, seconds: bool) -> Any:
+    """A value of any depth as JSON has it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item, seconds=seconds) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item, seconds=seconds) for item in value]
+    if isinstance(value, datetime):
+        return _instant(value, seconds=seconds)
+    convert = _TO_JSON.get(type(value))
+    return value if convert is None else convert(value)
+
+
+ENCODERS: dict[str, Callable[[Sequence[Answered], int], bytes]] = {
+    JSON: feast_json,
+    ROWS: rows_json,
+    ARROW: arrow_stream,
+}
+assert set(ENCODERS) == set(MEDIA_TYPES)

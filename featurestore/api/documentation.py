@@ -1,0 +1,115 @@
+"""How is the API described to tools? The parts of its OpenAPI document that handlers of raw bytes cannot say."""
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from featurestore.api.answer import ARROW, JSON, ROWS
+from featurestore.api.limits import Limits
+from featurestore.api.request import FeatureRequest
+
+_REQUEST_EXAMPLES = {
+    "features": {
+        "summary": "Features by reference",
+        "value": {"features": ["weather:temp_f", "weather:wind_speed_mph"], "entities": {"origin": ["EWR", "JFK"]}},
+    },
+    "service": {
+        "summary": "A feature service, as of an instant",
+        "value": {
+            "feature_service": "departure_delay",
+            "entities": {"origin": ["EWR"], "carrier": ["UA"], "tailnum": ["N14228"], "route": ["EWR-IAH"]},
+            "as_of": "2013-06-01T12:00:00Z",
+        },
+    },
+}
+_ANSWER_EXAMPLE = {
+    "results": [
+        {"values": ["EWR"], "statuses": ["PRESENT"], "event_timestamps": ["1970-01-01T00:00:00Z"]},
+        {"values": [39.02], "statuses": ["PRESENT"], "event_timestamps": ["2013-01-01T11:00:00Z"]},
+    ],
+    "metadata": {"feature_names": ["origin", "temp_f"], "instant": "2013-01-01T11:24:00Z"},
+}
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_FEAST_ANSWER = {
+    "type": "object",
+    "required": ["results", "metadata"],
+    "properties": {
+        "results": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["values", "statuses", "event_timestamps"],
+                "properties": {"values": {"type": "array"}, "statuses": _TEXTS, "event_timestamps": _TEXTS},
+            },
+        },
+        "metadata": {
+            "type": "object",
+            "required": ["feature_names", "instant"],
+            "properties": {"feature_names": _TEXTS, "instant": {"type": "string", "format": "date-time"}},
+        },
+    },
+}
+_ROWS_ANSWER = {
+    "type": "object",
+    "required": ["instant", "feature_names", "rows"],
+    "properties": {
+        "instant": {"type": "string", "format": "date-time"},
+        "feature_names": _TEXTS,
+        "rows": {"type": "array", "items": {"type": "object"}},
+    },
+}
+_ERROR = {
+    "type": "object",
+    "required": ["code", "message", "exists"],
+    "properties": {"code": {"type": "string"}, "message": {"type": "string"}, "exists": _TEXTS},
+}
+
+FEATURES: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": {"$ref": "#/components/schemas/FeatureRequest"}, "examples": _REQUEST_EXAMPLES}},
+    },
+    "responses": {
+        "200": {
+            "description": "The features, in the form that Accept names",
+            "content": {
+                JSON: {"schema": _FEAST_ANSWER, "example": _ANSWER_EXAMPLE},
+                ROWS: {"schema": _ROWS_ANSWER},
+                ARROW: {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    },
+}
+"""What FastAPI adds to the operation of /get-online-features."""
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request is wrong; `message` says how", "content": {JSON: {"schema": _ERROR}}},
+    "503": {
+        "description": "The online store or the plan is away; ask again after Retry-After",
+        "content": {JSON: {"schema": _ERROR}},
+    },
+}
+
+
+def describe(app: FastAPI, limits: Limits) -> None:
+    """Gives the application its OpenAPI document, with the request's schema and the limits in force."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(title=app.title, version="1", description=_told(limits), routes=app.routes)
+            _, components = msgspec.json.schema_components([FeatureRequest], ref_template="#/components/schemas/{name}")
+            document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
+
+
+def _told(limits: Limits) -> str:
+    return (
+        "Features of a Feast project, served from a plan. At most "
+        f"{limits.entities} entities, {limits.features} features, {limits.values} values and {limits.body_bytes} bytes "
+        "a request."
+    )

@@ -1,0 +1,169 @@
+"""What does a caller ask for? The body of a request, decoded and held to its limits."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from featurestore.api.faults import Refused
+from featurestore.api.limits import Limits
+from featurestore.api.selection import Selection
+from featurestore.coercion import coerce
+from featurestore.errors import UsageError
+
+_NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+
+
+class FeatureRequest(msgspec.Struct, frozen=True):
+    """The body of /get-online-features, as Feast's clients send it; fields that it does not know are ignored."""
+
+    entities: dict[str, list[Any]]
+    features: list[str] = []
+    feature_service: str | None = None
+    full_feature_names: bool = False
+    as_of: str | int | None = None
+    """The instant to answer for: RFC 3339 text, or microseconds since the epoch. Exact, or refused."""
+
+
+_decoder = msgspec.json.Decoder(FeatureRequest)
+
+
+def decode_request(body: bytes) -> FeatureRequest:
+    """The request in a body; raises Refused (400) where it is not JSON of that shape.
+
+    >>> decode_request(b'{"features": ["weather:temp_f"], "entities": {"origin": ["EWR"]}}').features
+    ['weather:temp_f']
+    """
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise Refused(400, "invalid_body", f"the body does not fit: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, "malformed_json", f"the body is not JSON: {error}") from error
+
+
+def instant_of(as_of: str | int | None) -> int | None:
+    """The `as_of` of a request in microseconds; a time without a zone is UTC.
+
+    >>> instant_of("2013-01-01T00:26:40Z")
+    1357000000000000
+    """
+    if as_of is None or isinstance(as_of, int):
+        if as_of is not None and not 0 <= as_of < 1 << 62:
+            raise UsageError("as_of: expected microseconds since the epoch")
+        return as_of
+    try:
+        moment = datetime.fromisoformat(as_of)
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise UsageError("as_of: expected RFC 3339 text or microseconds since the epoch") from None
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def entity_columns(
+    entities: Mapping[str, list[Any]], selection: Selection, limits: Limits
+) -> tuple[int, dict[str, list[Any]], dict[str, list[Any]]]:
+    """How many rows are asked for, their join key columns and their request columns, each typed as declared.
+
+    Columns that nothing needs are ignored, as Feast does, but must be as long as the others. Raises UsageError, and
+    Refused (422) beyond a limit.
+    """
+    lengths = {len(values) for values in entities.values()}
+    if len(lengths) > 1:
+        told = ", ".join(f"{name} has {len(values)}" for name, values in sorted(entities.items())[:10])
+        raise UsageError(f"the columns of `entities` differ in length: {told}")
+    rows = lengths.pop() if lengths else 0
+    if rows == 0:
+        raise UsageError("`entities` holds no rows; give each join key column at least one value")
+    within(rows, len(selection.outputs), limits)
+    keys, request = {}, {}
+    for name, dtype in selection.join_keys.items():
+        keys[name] = _typed_keys(name, _column(entities, name, selection), dtype, limits)
+    for name, dtype in selection.request.items():
+        try:
+            request[name] = coerce([_from_json(v, dtype) for v in _column(entities, name, selection)], dtype)
+        except UsageError as error:
+            raise UsageError(f"request column {name!r}: {error}") from error
+    return rows, keys, request
+
+
+def within(rows: int, features: int, limits: Limits) -> None:
+    """Raises Refused (422) where a request asks for more than one may."""
+    for what, found, most in (
+        ("entities", rows, limits.entities),
+        ("features", features, limits.features),
+        ("values (entities times features)", rows * features, limits.values),
+    ):
+        if found > most:
+            raise Refused(422, "too_large", f"{found} {what} asked for at once; at most {most}: ask in parts")
+
+
+def _column(entities: Mapping[str, list[Any]], name: str, selection: Selection) -> list[Any]:
+    try:
+        return entities[name]
+    except KeyError:
+        needed = ", ".join([*selection.join_keys, *selection.request])
+        found = ", ".join(list(entities)[:20])
+        raise UsageError(f"`entities` lacks the column {name!r}; needed: {needed}; found: {found}") from None
+
+
+def _typed_keys(name: str, values: list[Any], dtype: str, limits: Limits) -> list[Any]:
+    plain = str if dtype == "STRING" else int if dtype in ("INT32", "INT64", "UNIX_TIMESTAMP") else None
+    made: list[Any] = [value if type(value) is plain or value is None else _key(name, value, dtype) for value in values]
+    if plain is not int and any(len(value) > limits.text_bytes for value in made if value):
+        raise Refused(422, "too_large", f"join key {name!r}: a value longer than {limits.text_bytes} characters")
+    return made
+
+
+def _key(name: str, value: object, dtype: str) -> object:
+    """A join key value as the entity's type, where nothing is lost: 5, 5.0 and "5" are one INT64 key."""
+    if dtype == "STRING" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if dtype == "BYTES" and isinstance(value, str):
+        return _decoded(value, dtype)
+    if dtype in ("INT32", "INT64", "UNIX_TIMESTAMP"):
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        if isinstance(value, str) and len(value) < 21 and value.removeprefix("-").isdecimal() and value.isascii():
+            number = int(value)
+            if str(number) == value:
+                return number
+    raise UsageError(
+        f"join key {name!r} is declared {dtype}; a JSON {_json_type(value)} cannot become one without loss"
+    )
+
+
+def _from_json(value: Any, dtype: str) -> Any:
+    """What JSON has no value for: bytes come as base64, instants as RFC 3339 text, NaN and infinities as words."""
+    if isinstance(value, str):
+        if dtype in ("FLOAT", "DOUBLE"):
+            return _NON_FINITE.get(value, value)
+        if dtype == "BYTES":
+            return _decoded(value, dtype)
+        if dtype == "UNIX_TIMESTAMP":
+            try:
+                return datetime.fromisoformat(value)
+            except ValueError:
+                return value
+    if isinstance(value, list):
+        for collection in ("_LIST", "_SET"):
+            if dtype.endswith(collection):
+                return [_from_json(each, dtype.removesuffix(collection)) for each in value]
+    return value
+
+
+def _decoded(value: str, dtype: str) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise UsageError(f"declared {dtype}, which JSON carries as base64; this text is not") from None
+
+
+def _json_type(value: object) -> str:
+    return {bool: "boolean", str: "text", list: "array", dict: "object", int: "integer", float: "number"}.get(
+        type(value), "null"
+    )

@@ -1,0 +1,186 @@
+"""What is served right now? One plan with its reader; a newer plan takes its place between two requests."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from featurestore.api.answer import ENCODERS, Answered, reading_instant
+from featurestore.api.limits import Limits
+from featurestore.api.metrics import Metrics
+from featurestore.api.request import FeatureRequest, entity_columns, instant_of, within
+from featurestore.api.selection import Selection, select
+from featurestore.clock import Clock
+from featurestore.errors import FeatureStoreError, NotExact, StaleStore
+from featurestore.online.result import OnlineResult, Status
+from featurestore.plan import Plan, Projection
+from featurestore.user_code import run_on_demand
+
+_SELECTIONS = 1024
+"""How many kinds of request are remembered; beyond it all are forgotten, so that memory stays bounded."""
+_log = logging.getLogger(__name__)
+
+
+class Reader(Protocol):
+    """What reads the online store for one plan."""
+
+    def read(
+        self,
+        projections: tuple[Projection, ...],
+        entity_rows: Mapping[str, list[object]],
+        *,
+        at_us: int | None = None,
+    ) -> OnlineResult:
+        """The features of the projections for every entity row."""
+        ...
+
+
+class PlanSource(Protocol):
+    """Where the plan in force is looked up."""
+
+    def version(self) -> int | None:
+        """The version in force, None where there is no plan."""
+        ...
+
+    def load(self) -> Plan:
+        """The plan in force."""
+        ...
+
+
+class Serving:
+    """Answers requests from one plan; used by many requests, changed by none."""
+
+    def __init__(self, plan: Plan, reader: Reader, clock: Clock, limits: Limits, metrics: Metrics) -> None:
+        self.plan = plan
+        self._reader = reader
+        self._clock = clock
+        self._limits = limits
+        self._metrics = metrics
+        self._selections: dict[tuple[str | None, tuple[str, ...], bool], Selection] = {}
+
+    def answer(self, request: FeatureRequest, media_type: str) -> bytes:
+        """The body that answers a request; raises UsageError and its kinds, StoreUnavailable."""
+        selection = self._selection(request)
+        rows, keys, given = entity_columns(request.entities, selection, self._limits)
+        now_us = self._clock()
+        at_us = instant_of(request.as_of)
+        if at_us is not None and at_us > now_us:
+            raise NotExact(
+                "as_of lies in the future: what will hold then cannot be known exactly; ask for now or earlier"
+            )
+        read = self._read(selection, keys, rows, at_us)
+        self._metrics.served(read.columns)
+        columns = self._columns(selection, read, keys, given, rows)
+        return ENCODERS[media_type](columns, reading_instant(columns, now_us if at_us is None else at_us))
+
+    def _selection(self, request: FeatureRequest) -> Selection:
+        key = (request.feature_service, tuple(request.features), request.full_feature_names)
+        found = self._selections.get(key)
+        if found is None:
+            within(1, len(request.features), self._limits)
+            found = select(
+                self.plan, request.features, request.feature_service, full_feature_names=request.full_feature_names
+            )
+            if len(self._selections) >= _SELECTIONS:
+                self._selections.clear()
+            self._selections[key] = found
+        return found
+
+    def _read(self, selection: Selection, keys: dict[str, list[object]], rows: int, at_us: int | None) -> OnlineResult:
+        if not selection.reads:
+            return OnlineResult(rows=rows, columns=())
+        # Entityless views have no key column; the request's rows say how many answers are wanted.
+        return self._reader.read(selection.reads, keys or {"": [None] * rows}, at_us=at_us)
+
+    def _columns(
+        self,
+        selection: Selection,
+        read: OnlineResult,
+        keys: dict[str, list[object]],
+        given: dict[str, list[object]],
+        rows: int,
+    ) -> list[Answered]:
+        present = np.full(rows, Status.PRESENT, np.uint8)
+        none_us = np.zeros(rows, np.int64)
+        values: dict[int, list[object]] = {}
+
+        def stored(place: int) -> list[object]:
+            if place not in values:
+                values[place] = read.columns[place].to_python()
+            return values[place]
+
+        computed: dict[tuple[str, str], list[object]] = {}
+        for computation in selection.computations:
+            inputs = given | {column: stored(place) for column, place in computation.inputs}
+            for feature, made in run_on_demand(computation.view, inputs, rows).items():
+                computed[computation.name, feature] = made
+        columns = [
+            Answered(name, selection.join_keys[name], key_values, present, none_us, None)
+            for name, key_values in keys.items()
+        ]
+        for output in selection.outputs:
+            if output.column >= 0:
+                column = read.columns[output.column]
+                columns.append(
+                    Answered(
+                        output.name,
+                        output.dtype,
+                        stored(output.column),
+                        column.statuses,
+                        column.event_us,
+                        column.instant_us,
+                    )
+                )
+            else:
+                made = computed[output.view, output.feature]
+                missing = np.fromiter((value is None for value in made), np.bool_, rows)
+                statuses = np.where(missing, np.uint8(Status.NULL_VALUE), present) if missing.any() else present
+                columns.append(Answered(output.name, output.dtype, made, statuses, none_us, None))
+        return columns
+
+
+class PlanWatch:
+    """The Serving of the plan in force: `look` notices a new version, `current` is what to answer from."""
+
+    def __init__(self, source: PlanSource, make: Callable[[Plan], Serving], metrics: Metrics) -> None:
+        self._source = source
+        self._make = make
+        self._metrics = metrics
+        self._serving: Serving | None = None
+        self._trouble = "the plan has not been looked up yet"
+        # Two threads must not both build the same plan's reader; readers of `current` need no lock.
+        self._looking = threading.Lock()
+
+    @property
+    def current(self) -> Serving:
+        """What to answer from; raises StaleStore before any plan was found."""
+        serving = self._serving
+        if serving is None:
+            raise StaleStore(f"no plan to serve from: {self._trouble}")
+        return serving
+
+    @property
+    def version(self) -> int | None:
+        """The version served from, None before any plan was found."""
+        return None if self._serving is None else self._serving.plan.version
+
+    def look(self) -> None:
+        """Looks the plan up and takes it over where it is another; a failure keeps the one in force, and is counted.
+
+        A store that lost its plan (emptied, restored) does not take a working plan away.
+        """
+        with self._looking:
+            try:
+                version = self._source.version()
+                if (version is not None and version != self.version) or self._serving is None:
+                    serving = self._make(self._source.load())
+                    self._metrics.plan_in_force(serving.plan.version)
+                    self._serving = serving
+                    _log.info("serving plan version %d", serving.plan.version)
+            except FeatureStoreError as error:
+                self._metrics.plan_error()
+                if str(error) != self._trouble:
+                    _log.warning("plan not renewed: %s", error)
+                self._trouble = str(error)
