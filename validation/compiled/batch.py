@@ -1,0 +1,135 @@
+"""Which rules does a batch break?
+
+One DuckDB statement over an Arrow table counts for every rule; a second one per failing rule fetches samples. Where SQL
+would answer otherwise than Python, that rule's rows are judged by the row function; rules without a compiled form go to
+`fallback` (Great Expectations: `validation.suite.judge`), and are broken where none is given.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+
+from validation.check import Columns, Expectation
+from validation.compiled.rows import BROKEN, FILTERED, MISSING, RowCheck, compile_rows
+from validation.compiled.statement import Statement
+from validation.contract import Contract, Rule
+from validation.errors import did_you_mean
+from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, stated
+
+SAMPLES: Final = 20
+Fallback = Callable[[Contract, pa.Table], Verdict]
+"""Judges the rules of a contract on a table."""
+_CHUNK: Final = 65_536
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class BatchCheck:
+    """A contract's rules over whole tables; safe to share between threads."""
+
+    contract: Contract
+    meanings: tuple[Expectation, ...]
+    _rows: RowCheck = field(repr=False)
+
+    def run(self, table: pa.Table, *, samples: int = SAMPLES, fallback: Fallback | None = None) -> Verdict:
+        """The verdict on a table; `_arrival` may be among its columns. Row order and further columns do not matter."""
+        judged: dict[str, RuleVerdict] = {}
+        left: list[Rule] = []
+        with Statement(table, self.contract) as statement:
+            for bit, (rule, meaning) in enumerate(zip(self.contract.rules, self.meanings, strict=True)):
+                if isinstance(meaning.check, Columns):
+                    judged[rule.id] = _columns(rule, meaning.check, table)
+                elif absent := [name for name in meaning.columns if name not in table.column_names]:
+                    found = did_you_mean(absent[0], table.column_names)
+                    judged[rule.id] = broken(rule, f"no column {absent[0]!r} in the batch; {found}")
+                elif meaning.check is None:
+                    left.append(rule)
+                elif not statement.add(rule, meaning):
+                    judged[rule.id] = self._in_python(bit, rule, meaning, table, samples)
+            judged |= statement.verdicts(samples)
+        judged |= self._left(left, table, fallback)
+        return Verdict(
+            contract=self.contract.name,
+            version=self.contract.version,
+            source=self.contract.source,
+            rows=table.num_rows,
+            rules=tuple(judged[rule.id] for rule in self.contract.rules),
+        )
+
+    def masks(self, table: pa.Table) -> list[int]:
+        """The row function's mask of each row, as for events; a rule whose column is absent sees it as missing."""
+        read = {name for meaning in self.meanings if meaning.check is not None for name in meaning.columns}
+        narrow = table.select([name for name in table.column_names if name in read])
+        if not narrow.num_columns:
+            return self._rows.check([{}] * table.num_rows)
+        return [mask for batch in narrow.to_batches(_CHUNK) for mask in self._rows.check(batch.to_pylist())]
+
+    def split(self, table: pa.Table) -> tuple[pa.Table, dict[int, tuple[str, ...]]]:
+        """The rows that no quarantining rule rejects, and row number -> rule ids for each row that one does.
+
+        Every row is in exactly one of the two; order is kept.
+        """
+        quarantine = self._rows.quarantine_mask
+        masks = self.masks(table) if quarantine else []
+        rejected = {row: self._rows.ids(mask & quarantine) for row, mask in enumerate(masks) if mask & quarantine}
+        keep = pa.array([row not in rejected for row in range(table.num_rows)], pa.bool_())
+        return table.filter(keep), rejected
+
+    def _in_python(self, bit: int, rule: Rule, meaning: Expectation, table: pa.Table, samples: int) -> RuleVerdict:
+        judge = self._rows.judge(bit)
+        if judge is None:
+            types = ", ".join(f"{name} {table.schema.field(name).type}" for name in meaning.columns)
+            return broken(rule, f"{rule.expectation} cannot be computed over {types}")
+        rows = evaluated = unexpected = 0
+        found: list[Sample] = []
+        narrow = table.select(list(meaning.columns))
+        for number, row in enumerate(row for batch in narrow.to_batches(_CHUNK) for row in batch.to_pylist()):
+            code = judge(row, None)
+            rows += code != FILTERED
+            evaluated += code not in {FILTERED, MISSING}
+            unexpected += code == BROKEN
+            if code == BROKEN and len(found) < samples:
+                found.append(Sample(row=number, values=row))
+        return counted(
+            rule, rows=rows, evaluated=evaluated, unexpected=unexpected, mostly=meaning.mostly, samples=tuple(found)
+        )
+
+    def _left(self, rules: Sequence[Rule], table: pa.Table, fallback: Fallback | None) -> Mapping[str, RuleVerdict]:
+        """The verdicts of rules without a compiled form."""
+        if not rules:
+            return {}
+        if fallback is None:
+            return {rule.id: broken(rule, f"only Great Expectations can judge {rule.expectation}") for rule in rules}
+        verdict = fallback(msgspec.structs.replace(self.contract, rules=tuple(rules)), table)
+        return {rule.rule_id: rule for rule in verdict.rules}
+
+
+def _columns(rule: Rule, check: Columns, table: pa.Table) -> RuleVerdict:
+    present = set(table.column_names)
+    success = present == set(check.names) if check.exact else present >= set(check.names)
+    return stated(rule, success=success, observed=sorted(present), rows=None)
+
+
+def compile_batch(contract: Contract) -> BatchCheck:
+    """The contract's rules for tables; raises ContractError where a rule's arguments are wrong.
+
+    >>> from validation.contract import Column
+    >>> check = compile_batch(Contract(name="c", version="1", source="s", rules=(
+    ...     Rule(id="late", expectation="expect_column_values_to_be_between",
+    ...          arguments={"column": "delay", "max_value": 15}),
+    ... ), columns=(Column(name="delay", logical_type="number"),)))
+    >>> check.run(pa.table({"delay": [3.0, 99.0, None]})).rule("late").percent
+    50.0
+    """
+    return BatchCheck(contract, contract.expectations(), compile_rows(_by_row(contract)))
+
+
+def _by_row(contract: Contract) -> Contract:
+    """The contract with `quarantine` only where a row alone decides: batches have no such rows to set aside."""
+    rules = tuple(
+        rule if rule.mode != "quarantine" or meaning.by_row else msgspec.structs.replace(rule, mode="warn")
+        for rule, meaning in zip(contract.rules, contract.expectations(), strict=True)
+    )
+    return msgspec.structs.replace(contract, rules=rules)
