@@ -181,6 +181,12 @@ class Decoder:
                 columns.append(pa.array(values, field.type))
         return pa.table(columns, schema=self.schema)
 
+    def named(self, rows: Sequence[Any]) -> Sequence[Any]:
+        """The rows for a reader that goes by column names: themselves, or mappings where a name is no attribute."""
+        if all(name == attribute for name, attribute in self._attributes.items()):
+            return rows
+        return [{name: getattr(row, attribute) for name, attribute in self._attributes.items()} for row in rows]
+
     def _row_type(self) -> type[msgspec.Struct]:
         fields: list[tuple[str, Any, Any]] = []
         for field in self.fields:

@@ -1,0 +1,97 @@
+"""Do the stored tiles hold exactly the events of the event log?
+
+Tiles are made again, in one go and from nothing, out of the events that the log holds of a shard up to its offset,
+and compared byte for byte with what the online store has. The stream merges batch by batch and this does not: they
+share the layout of a slot and no more.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.aggregation.tiles import SPAN, TileLayout
+from featurestore.offline.event_log import ARRIVAL, OFFSET, PARTITION, TOPIC_ID
+from featurestore.online.keys import EntityKeyCodec, Shard, tile_key
+from featurestore.plan import View
+from streaming.pipeline import SLACK_US
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """How many blocks were compared, and the keys of those that differ, lack or should not be there."""
+
+    compared: int
+    different: tuple[bytes, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """Whether not one byte differs."""
+        return not self.different
+
+
+def audit_shard(
+    view: View, shard: Shard, events: pa.Table, offset: int, stored: Mapping[bytes, bytes], *, now_us: int
+) -> Audit:
+    """Compare a shard's stored blocks with the events of its topic below `offset`.
+
+    `events` are rows of the event log; `stored` holds every block that the shard has in the store. Blocks that no
+    window needs at `now_us` are not compared: they may be gone. Trailing empty slots make no difference.
+    """
+    needed = expected_blocks(view, shard, events, offset)
+    alive = {key: block for key, (block, expires) in needed.items() if expires is None or expires > now_us}
+    keys = alive.keys() | (stored.keys() - needed.keys())
+    different = [key for key in keys if stored.get(key, b"").rstrip(b"\0") != alive.get(key, b"").rstrip(b"\0")]
+    return Audit(len(keys), tuple(sorted(different)))
+
+
+def expected_blocks(
+    view: View, shard: Shard, events: pa.Table, offset: int, *, slack_us: int = SLACK_US
+) -> dict[bytes, tuple[bytes, int | None]]:
+    """Key -> the bytes a block must have and when it may be gone, from the events of the shard below `offset`."""
+    ours = pc.and_(
+        pc.and_(pc.equal(events[TOPIC_ID], shard.topic_id), pc.equal(events[PARTITION], shard.partition)),
+        pc.less(events[OFFSET], offset),
+    )
+    events = events.filter(ours).combine_chunks()
+    raw = {new: old for old, new in view.source.field_mapping.items()}
+    ts_us = _micros(events[raw.get(view.source.timestamp_field, view.source.timestamp_field)])
+    arrival_us = _micros(events[ARRIVAL])
+    names = [key.name for key in view.join_keys]
+    rows = zip(*(events[raw.get(name, name)].to_pylist() for name in names), strict=True) if names else iter(())
+    codec = EntityKeyCodec(view.join_keys)
+    keys = (
+        [codec.encode(dict(zip(names, row, strict=True))) for row in rows]
+        if names
+        else [codec.encode({})] * len(events)
+    )
+    blocks: dict[bytes, tuple[bytes, int | None]] = {}
+    for level in TileLayout.of(view).levels:
+        tiles = level.tile(ts_us)
+        groups: dict[tuple[bytes, int], list[int]] = {}
+        for row, (key, tile) in enumerate(zip(keys, tiles.tolist(), strict=True)):
+            expires = level.expires_us(tile // SPAN)
+            in_time = expires is None or expires + slack_us > arrival_us[row]
+            if key is not None and in_time:
+                groups.setdefault((key, tile), []).append(row)
+        for (key, tile), members in groups.items():
+            index = np.array(members)
+            columns = {
+                column.name: events[raw.get(column.name, column.name)].combine_chunks().take(pa.array(index))
+                for column in view.columns
+            }
+            slot = level.aggregate(np.zeros(len(index), np.int64), 1, ts_us[index], columns).tobytes()
+            name = tile_key(shard.tile_prefix(level.hop_us), tile // SPAN, key)
+            held, _ = blocks.get(name, (b"\0" * (SPAN * level.slot_bytes), None))
+            at = tile % SPAN * level.slot_bytes
+            expires = level.expires_us(tile // SPAN)
+            expires_us = None if expires is None else expires + slack_us
+            blocks[name] = (held[:at] + slot + held[at + level.slot_bytes :], expires_us)
+    return blocks
+
+
+def _micros(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
+    micros: np.ndarray[Any, np.dtype[np.int64]] = pc.cast(column, pa.int64()).to_numpy()
+    return micros

@@ -1,0 +1,244 @@
+"""How do tiles and the offset that they stand for change together, by one writer at a time?
+
+Redis is the state store. One control hash per shard holds `epoch`, `offset`, `watermark`, `complete_from` and
+`plan_version`; the shard's tiles carry the same hash tag, so that one script can change both. A *claim* takes a new
+epoch (a counter and a random token: a Redis that was rolled back repeats its counter) and reads the offset. A
+*commit* is one script that checks epoch and offset, writes absolute slots, and advances the offset. So:
+
+- a crash before the commit replays the batch from the stored offset; after it, it goes on behind the batch;
+- a zombie's commit finds another epoch, one whose reply was lost finds another offset: `Fenced`, nothing written;
+- a Redis that came back older, or lost a key, answers with another epoch or offset: the same.
+
+Whatever goes wrong, the caller drops what it cached of the shard and claims again.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import redis
+
+from featurestore.clock import Clock
+from featurestore.errors import ConfigurationError, FeatureStoreError, StoreUnavailable
+from featurestore.online.keys import Shard, shards_key
+from streaming.shard_state import BlockWrite
+
+NOT_YET: Final = 2**63 - 1
+"""`complete_from_us` of a shard that nobody has claimed yet: no window is complete."""
+
+_CLAIM = """
+local control = KEYS[1]
+if redis.call('EXISTS', control) == 0 then
+  if ARGV[2] == '' then return false end
+  redis.call('HSET', control, 'offset', ARGV[2], 'watermark', '', 'complete_from', ARGV[3])
+end
+local held = redis.call('HGET', control, 'epoch')
+local count = 1
+if held then count = tonumber(string.match(held, '^%d+')) + 1 end
+local epoch = string.format('%d', count) .. ':' .. ARGV[1]
+redis.call('HSET', control, 'epoch', epoch, 'plan_version', ARGV[4])
+local state = redis.call('HMGET', control, 'offset', 'watermark', 'complete_from')
+return {epoch, state[1], state[2], state[3]}
+"""
+
+# ARGV: epoch, offset before, offset after, watermark, complete_from, plan version; then for each block of KEYS[2..]
+# its time to live in ms (0: for ever), how many runs it has, and each run's byte offset and bytes.
+_COMMIT = """
+local held = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
+if held[1] ~= ARGV[1] then return redis.error_reply('FENCED epoch is ' .. tostring(held[1])) end
+if held[2] ~= ARGV[2] then return redis.error_reply('FENCED offset is ' .. tostring(held[2])) end
+local at = 7
+for block = 2, #KEYS do
+  local key, ttl = KEYS[block], ARGV[at]
+  local last = at + 2 * tonumber(ARGV[at + 1])
+  for run = at + 2, last, 2 do redis.call('SETRANGE', key, ARGV[run], ARGV[run + 1]) end
+  if ttl ~= '0' then redis.call('PEXPIRE', key, ttl) end
+  at = last + 2
+end
+redis.call('HSET', KEYS[1], 'offset', ARGV[3], 'watermark', ARGV[4], 'complete_from', ARGV[5], 'plan_version', ARGV[6])
+return 1
+"""
+
+# Replaces a value only where it is still what was read: two workers register their shards at once.
+_REPLACE = """
+local held = redis.call('GET', KEYS[1])
+if (held or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+class Fenced(FeatureStoreError):
+    """Another claim holds the shard, or its state is not what this one left: drop the cache and claim again."""
+
+
+class StateLost(FeatureStoreError):
+    """The control hash of a shard that has been written before is gone: Redis lost its state."""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A shard in one writer's hands, as of its last commit."""
+
+    shard: Shard
+    epoch: bytes
+    offset: int
+    watermark_us: int | None
+    """Greatest min(event time, arrival) committed; None before the first event."""
+    complete_from_us: int | None
+    """Windows that reach before it lack events; 0: none do; None: not known before the first event."""
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """A shard as readers find it listed."""
+
+    topic_id: str
+    partition: int
+    complete_from_us: int
+
+
+class Control(msgspec.Struct, frozen=True):
+    """What a control hash says, for those who only look."""
+
+    epoch: str
+    offset: int
+    watermark_us: int | None
+    complete_from_us: int | None
+    plan_version: int
+
+
+class ShardStore:
+    """The shards' state in Redis. Not shared by threads; raises StoreUnavailable where Redis does not answer."""
+
+    def __init__(self, client: redis.Redis, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._claim = client.register_script(_CLAIM)
+        self._commit = client.register_script(_COMMIT)
+        self._replace = client.register_script(_REPLACE)
+
+    def check_policy(self) -> None:
+        """Refuse a Redis that may evict keys: raises ConfigurationError."""
+        try:
+            found: dict[Any, Any] = self._client.config_get("maxmemory-policy")
+            policy = next(iter(found.values()), "noeviction")
+        except redis.exceptions.ResponseError:
+            # Managed services hide CONFIG; INFO says the same.
+            policy = dict(self._client.info("memory")).get("maxmemory_policy", "noeviction")
+        name = policy.decode() if isinstance(policy, bytes) else str(policy)
+        if name != "noeviction":
+            raise ConfigurationError(
+                f"the online store's maxmemory-policy is {name!r}: it would drop tiles without a trace; "
+                "set it to noeviction"
+            )
+
+    def claim(
+        self,
+        shard: Shard,
+        *,
+        token: str,
+        plan_version: int,
+        start: int | None = None,
+        complete_from_us: int | None = None,
+    ) -> Claim | None:
+        """Take the shard from whoever holds it. None where it has no control hash and no `start` to begin at."""
+        begin = "" if start is None else str(start)
+        arguments = [token, begin, _text(complete_from_us), str(plan_version)]
+        found = self._run(self._claim, [shard.control_key], arguments)
+        if found is None:
+            return None
+        epoch, offset, watermark, complete_from = found
+        return Claim(shard, epoch, int(offset), _number(watermark), _number(complete_from))
+
+    def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """Blocks of one shard; None where Redis has none."""
+        if not keys:
+            return {}
+        return dict(zip(keys, self._run(self._client.mget, keys), strict=True))
+
+    def commit(
+        self,
+        claim: Claim,
+        writes: Sequence[BlockWrite],
+        *,
+        offset: int,
+        watermark_us: int | None,
+        complete_from_us: int | None,
+        plan_version: int,
+    ) -> Claim:
+        """Write the slots and move the shard's offset, both or neither; the claim that the next commit starts from.
+
+        Blocks that the clock has already expired are left out. Raises Fenced where epoch or offset are not the
+        claim's any more; after any other error it is unknown whether the commit took place.
+        """
+        now_us = self._clock()
+        keys: list[bytes] = [claim.shard.control_key]
+        arguments: list[bytes | str | int] = [
+            claim.epoch,
+            claim.offset,
+            offset,
+            _text(watermark_us),
+            _text(complete_from_us),
+            plan_version,
+        ]
+        for write in writes:
+            ttl_ms = 0 if write.expires_us is None else -((now_us - write.expires_us) // 1000)
+            if ttl_ms <= 0 and write.expires_us is not None:
+                continue
+            keys.append(write.key)
+            arguments += (ttl_ms, len(write.runs))
+            for run in write.runs:
+                arguments += run
+        self._run(self._commit, keys, arguments)
+        return msgspec.structs.replace(
+            claim, offset=offset, watermark_us=watermark_us, complete_from_us=complete_from_us
+        )
+
+    def register(self, shard: Shard, complete_from_us: int, *, only_new: bool = False) -> None:
+        """List the shard for readers, or correct its `complete_from_us`; repeating it changes nothing."""
+        key = shards_key(shard.project, shard.view, shard.version)
+        entry = Registered(shard.topic_id, shard.partition, complete_from_us)
+        while True:
+            held = self._run(self._client.get, key) or b""
+            listed = msgspec.json.decode(held, type=list[Registered]) if held else []
+            others = [item for item in listed if (item.topic_id, item.partition) != (entry.topic_id, entry.partition)]
+            if entry in listed or (only_new and len(others) < len(listed)):
+                return
+            ordered = sorted([*others, entry], key=lambda item: (item.topic_id, item.partition))
+            if self._run(self._replace, [key], [held, msgspec.json.encode(ordered)]):
+                return
+
+    def registered(self, project: str, view: str, version: int) -> list[Registered]:
+        """The shards that readers of the view version merge."""
+        held = self._run(self._client.get, shards_key(project, view, version))
+        return msgspec.json.decode(held, type=list[Registered]) if held else []
+
+    def control(self, shard: Shard) -> Control | None:
+        """The shard's control hash; None where there is none."""
+        held = self._run(self._client.hgetall, shard.control_key)
+        if not held:
+            return None
+        return Control(
+            epoch=held[b"epoch"].decode(),
+            offset=int(held[b"offset"]),
+            watermark_us=_number(held.get(b"watermark", b"")),
+            complete_from_us=_number(held.get(b"complete_from", b"")),
+            plan_version=int(held.get(b"plan_version", b"0")),
+        )
+
+    def _run(self, call: Any, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except redis.exceptions.ResponseError as error:
+            if str(error).startswith("FENCED"):
+                raise Fenced(f"the shard is not as this claim left it: {error}; it must be claimed again") from error
+            raise StoreUnavailable(f"the online store refused a command of the stream: {error}") from error
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+            raise StoreUnavailable(f"the online store does not answer the stream: {error}") from error
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _number(text: bytes) -> int | None:
+    return int(text) if text else None

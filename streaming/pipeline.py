@@ -1,0 +1,283 @@
+"""What does a batch of events change? Verdicts on its events, partials for its tiles. No I/O, no state.
+
+A batch goes through in fixed steps: decode; set aside what is dated ahead of its arrival; judge by the contract;
+then, for each view that reads the topic, group what was accepted by entity key and hop tile. What is accepted is a
+function of the log alone: of an event and its arrival, never of a clock, so that a replay judges alike. Merging the
+partials into what is stored is `streaming.shard_state`'s work, writing them is `streaming.commit`'s.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.aggregation.tiles import SPAN, Level, TileLayout
+from featurestore.errors import DefinitionError
+from featurestore.offline.event_log import ARRIVAL, OFFSET
+from featurestore.online.keys import EntityKeyCodec
+from featurestore.plan import View
+from streaming.decode import Decoder
+from streaming.source.records import Batch, Record
+from validation.compiled.rows import RowCheck, compile_rows
+from validation.contract import Contract
+
+Ints = npt.NDArray[np.int64]
+
+AHEAD_TOLERANCE_US: Final = 5_000_000
+SLACK_US: Final = 600_000_000
+"""How much longer than any window needs them tiles are kept: clocks of readers may lag by that."""
+AHEAD: Final = "ahead_of_arrival"
+TOO_LARGE: Final = "too_large"
+"""A float of 2^78 and more in an aggregated column: its sum would not be exact."""
+CONTRACT: Final = "contract"
+_KEYS_KEPT = 200_000
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """An event that was set aside: the whole record, why, and which rules it broke."""
+
+    record: Record
+    reason: str
+    detail: str
+    rule_ids: tuple[str, ...] = ()
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """A batch after the verdicts: accepted and rejected make up all of its records.
+
+    `events` holds the accepted rows: the decoder's columns, `_offset` and `_arrival`, by ascending offset.
+    """
+
+    batch: Batch
+    events: pa.Table
+    ts_us: Ints
+    arrival_us: Ints
+    offsets: Ints
+    rejected: tuple[Rejected, ...]
+    warned: dict[str, int]
+    """Rule id -> events that broke a rule which only warns or observes."""
+
+    def since(self, offset: int) -> "Judged":
+        """The same without what lies before `offset`: a sink or shard skips what it already has."""
+        if offset <= self.batch.position_before:
+            return self
+        start = int(np.searchsorted(self.offsets, offset))
+        rejected = tuple(item for item in self.rejected if item.record.offset >= offset)
+        return msgspec.structs.replace(
+            self,
+            events=self.events.slice(start),
+            ts_us=self.ts_us[start:],
+            arrival_us=self.arrival_us[start:],
+            offsets=self.offsets[start:],
+            rejected=rejected,
+        )
+
+
+class TopicPipeline:
+    """The verdicts on one topic's events, the same for every view that reads it."""
+
+    def __init__(
+        self,
+        views: Sequence[View],
+        contract: Contract | None = None,
+        *,
+        ahead_tolerance_us: int = AHEAD_TOLERANCE_US,
+    ) -> None:
+        self.decoder = Decoder(views, contract)
+        self.views = tuple(views)
+        self.contract = contract
+        self._rules = None if contract is None else compile_rows(contract)
+        self._tolerance_us = ahead_tolerance_us
+        self._layouts = [(view, TileLayout.of(view)) for view in views if view.kind == "windowed"]
+
+    @property
+    def event_schema(self) -> pa.Schema:
+        """The columns of `Judged.events`."""
+        return self.decoder.schema.append(pa.field(OFFSET, pa.int64())).append(
+            pa.field(ARRIVAL, pa.timestamp("us", "UTC"))
+        )
+
+    def judge(self, batch: Batch) -> Judged:
+        """Accept or set aside every record of the batch."""
+        records = batch.records
+        found = self.decoder.decode(records)
+        rejected = [Rejected(records[bad.index], bad.reason, bad.detail) for bad in found.malformed]
+        arrival = np.array([record.timestamp_us for record in records], np.int64)[found.index]
+        offsets = np.array([record.offset for record in records], np.int64)[found.index]
+        events = self.decoder.table(found.rows)
+        keep = found.ts_us <= arrival + self._tolerance_us
+        for row in np.flatnonzero(~keep).tolist():
+            ahead_us = int(found.ts_us[row] - arrival[row])
+            detail = (
+                f"dated {ahead_us / 1e6:.3f} s after its arrival; at most {self._tolerance_us / 1e6:g} s are allowed"
+            )
+            rejected.append(Rejected(records[found.index[row]], AHEAD, detail))
+        for view, layout in self._layouts:
+            large = layout.too_large(_columns(view, events))
+            if large is not None:
+                for row in np.flatnonzero(large & keep).tolist():
+                    detail = f"a column that view {view.name!r} sums is 2^78 or more: it would have no exact sum"
+                    rejected.append(Rejected(records[found.index[row]], TOO_LARGE, detail))
+                keep &= ~large
+        warned: dict[str, int] = {}
+        if self._rules is not None:
+            rows = self.decoder.named(found.rows)
+            self._apply_rules(self._rules, rows, records, found.index, arrival, keep, rejected, warned)
+        if not keep.all():
+            events = events.filter(pa.array(keep))
+        arrival, offsets = arrival[keep], offsets[keep]
+        events = events.append_column(OFFSET, pa.array(offsets)).append_column(
+            ARRIVAL, pa.array(arrival).cast(pa.timestamp("us", "UTC"))
+        )
+        rejected.sort(key=lambda item: item.record.offset)
+        return Judged(batch, events, found.ts_us[keep], arrival, offsets, tuple(rejected), warned)
+
+    @staticmethod
+    def _apply_rules(
+        rules: RowCheck,
+        rows: Sequence[Any],
+        records: Sequence[Record],
+        index: Ints,
+        arrival: Ints,
+        keep: npt.NDArray[np.bool_],
+        rejected: list[Rejected],
+        warned: dict[str, int],
+    ) -> None:
+        """Judge all rows, take those that break a quarantine rule out of `keep`."""
+        for row, mask in enumerate(rules.check(rows, arrival.tolist())):
+            if not mask or not keep[row]:
+                continue
+            broken = rules.ids(mask)
+            if mask & rules.quarantine_mask:
+                keep[row] = False
+                rejected.append(Rejected(records[index[row]], CONTRACT, f"breaks {', '.join(broken)}", broken))
+            else:
+                for name in broken:
+                    warned[name] = warned.get(name, 0) + 1
+
+
+class LevelPartials(msgspec.Struct, frozen=True):
+    """The partials of one hop: `slots[i]` belongs to entity `code[i]` and hop tile `tile[i]`, sorted by both."""
+
+    level: Level
+    code: Ints
+    tile: Ints
+    slots: npt.NDArray[Any]
+
+
+class Partials(msgspec.Struct, frozen=True):
+    """What a batch adds to the tiles of one view.
+
+    `keys[code]` is the serialized entity key. `late` counts events that their arrival puts beyond every window;
+    `watermark_us` is the greatest min(event time, arrival), None without events.
+    """
+
+    keys: list[bytes]
+    levels: tuple[LevelPartials, ...]
+    watermark_us: int | None
+    late: int
+
+
+class ViewPipeline:
+    """From accepted events to the partials of one view's tiles.
+
+    Raises DefinitionError for a view that is not windowed, or has a transformation.
+    """
+
+    def __init__(self, view: View, *, slack_us: int = SLACK_US) -> None:
+        if view.kind != "windowed" or view.transform is not None:
+            what = "no aggregations" if view.kind != "windowed" else "a transformation"
+            raise DefinitionError(f"stream view {view.name!r} has {what}; this version streams plain aggregations only")
+        self.view = view
+        self.layout = TileLayout.of(view)
+        self.slack_us = slack_us
+        self._codec = EntityKeyCodec(view.join_keys)
+        self._known: dict[tuple[object, ...], bytes | None] = {}
+
+    def partials(self, judged: Judged, *, now_us: int) -> Partials:
+        """The batch's events by entity key and tile.
+
+        Left out are tiles whose block no window needs any more: by the event's arrival (late, counted), or by the
+        clock, which only saves writing what would expire at once. Events with a null entity key belong to no entity.
+        """
+        if not len(judged.ts_us):
+            return Partials([], (), None, 0)
+        watermark_us = int(np.minimum(judged.ts_us, judged.arrival_us).max())
+        codes, keys = self._entities(judged.events)
+        columns = _columns(self.view, judged.events)
+        late = np.zeros(len(codes), np.bool_)
+        levels = []
+        for level in self.layout.levels:
+            tile = level.tile(judged.ts_us)
+            expiry = self._expiry(level, tile)
+            late |= (expiry <= judged.arrival_us) & (codes >= 0)
+            use = np.flatnonzero((codes >= 0) & (expiry > np.maximum(judged.arrival_us, now_us)))
+            if len(use):
+                levels.append(_grouped(level, codes[use], tile[use], judged.ts_us[use], columns, use))
+        return Partials(keys, tuple(levels), watermark_us, int(late.sum()))
+
+    def _expiry(self, level: Level, tile: Ints) -> Ints:
+        """int64[n]: when the block that holds each tile is no longer needed, slack included."""
+        blocks, place = np.unique(tile // SPAN, return_inverse=True)
+        expires = [level.expires_us(block) for block in blocks.tolist()]
+        forever = np.iinfo(np.int64).max
+        return np.array([forever if at is None else at + self.slack_us for at in expires], np.int64)[place]
+
+    def _entities(self, events: pa.Table) -> tuple[Ints, list[bytes]]:
+        """int64[n]: a code per row, -1 where a key column is null; and the serialized key of each code."""
+        names = [key.name for key in self.view.join_keys]
+        codes = np.zeros(len(events), np.int64)
+        values: list[tuple[object, ...]] = [()]
+        for name in names:
+            encoded = pc.dictionary_encode(events[_producer_name(self.view, name)].combine_chunks())
+            own = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+            distinct = encoded.dictionary.to_pylist()
+            combined = np.where((codes < 0) | (own < 0), -1, codes * max(len(distinct), 1) + own)
+            used, codes = np.unique(combined, return_inverse=True)
+            values = [
+                (*values[code // len(distinct)], distinct[code % len(distinct)]) if code >= 0 else ()
+                for code in used.tolist()
+            ]
+            if len(used) and used[0] < 0:
+                codes -= 1
+                values = values[1:]
+        if len(self._known) > _KEYS_KEPT:
+            self._known.clear()
+        keys = []
+        for value in values:
+            key = self._known.get(value)
+            if key is None:
+                key = self._codec.encode(dict(zip(names, value, strict=True)))
+                assert key is not None  # nulls have code -1
+                self._known[value] = key
+            keys.append(key)
+        return codes, keys
+
+
+def _grouped(
+    level: Level, codes: Ints, tile: Ints, ts_us: Ints, columns: dict[str, pa.Array], use: Ints
+) -> LevelPartials:
+    low = int(tile.min())
+    span = int(tile.max()) - low + 1
+    groups, place = np.unique(codes * span + (tile - low), return_inverse=True)
+    if len(use) != len(next(iter(columns.values()), use)):
+        chosen = pa.array(use)
+        columns = {name: column.take(chosen) for name, column in columns.items()}
+    slots = level.aggregate(place.astype(np.int64), len(groups), ts_us, columns)
+    return LevelPartials(level, groups // span, groups % span + low, slots)
+
+
+def _columns(view: View, events: pa.Table) -> dict[str, pa.Array]:
+    """The view's columns of the events, under the view's names."""
+    return {column.name: events[_producer_name(view, column.name)].combine_chunks() for column in view.columns}
+
+
+def _producer_name(view: View, column: str) -> str:
+    for old, new in view.source.field_mapping.items():
+        if new == column:
+            return old
+    return column

@@ -1,0 +1,185 @@
+"""Where do events go for good, so that each offset is stored once, whatever the tiles are doing?
+
+Tiles want milliseconds, files want minutes: a sink buffers, and has a cursor of its own, the offset up to which
+everything is in its files. A claim starts reading at the lowest cursor of all sinks and shards; each skips what it
+has. A flush has a fixed order:
+
+1. the file is finished under a temporary name, synced, and renamed to the name of its offset range;
+2. the cursor moves.
+
+A crash before 1 replays the range, a crash between 1 and 2 finds it by the names. The cursor itself is a hint that
+spares replaying ranges in which nothing had to be stored; ranges may overlap, readers take each offset once.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import quote
+
+import msgspec
+import pyarrow as pa
+
+from featurestore.clock import Clock
+from featurestore.errors import FeatureStoreError
+from featurestore.offline.event_log import next_offset, write_events
+from streaming.pipeline import Judged
+from streaming.source.records import TopicPartition
+
+FLUSH_ROWS: Final = 100_000
+FLUSH_AGE_US: Final = 5_000_000
+
+
+class SinkUnavailable(FeatureStoreError):
+    """A file of a sink could not be written; what it would hold is still in the topic."""
+
+
+class Storage(Protocol):
+    """How one sink's ranges become files."""
+
+    def cursor(self, partition: TopicPartition) -> int | None:
+        """The contiguous end of the ranges stored, None without any."""
+
+    def folder(self, topic: str) -> Path:
+        """Where a topic's files are."""
+
+    def rows(self, judged: Judged) -> int:
+        """How many rows of a judged batch this sink stores."""
+
+    def store(self, partition: TopicPartition, batches: Sequence[Judged], first: int, last: int) -> None:
+        """Make the rows of offsets `first`..`last` durable, whole or not at all."""
+
+
+class _Buffer:
+    """What one partition has handed over since the last flush: offsets `first` to before `position`."""
+
+    def __init__(self, first: int, position: int) -> None:
+        self.first = first
+        self.position = position
+        self.batches: list[Judged] = []
+        self.rows = 0
+        self.since_us: int | None = None
+
+
+class RangeSink:
+    """A sink that stores offset ranges as files, flushed by rows, by age, and when asked."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        clock: Clock,
+        *,
+        flush_rows: int = FLUSH_ROWS,
+        flush_age_us: int = FLUSH_AGE_US,
+    ) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._flush_rows = flush_rows
+        self._flush_age_us = flush_age_us
+        self._buffers: dict[TopicPartition, _Buffer] = {}
+
+    def cursor(self, partition: TopicPartition) -> int | None:
+        """The offset from which this sink lacks events; None where it never stored any."""
+        known = [end for end in (self._storage.cursor(partition), self._hint(partition)) if end is not None]
+        return max(known, default=None)
+
+    def open(self, partition: TopicPartition, beginning: int) -> int:
+        """Forget what is buffered and go on from the cursor, else from `beginning`; says where that is."""
+        position = self.cursor(partition)
+        stored = self._storage.cursor(partition)
+        if position is None:
+            position = beginning
+        # What lies between the files' end and the cursor held nothing to store: the next range covers it, so
+        # that the files' names stay without a gap.
+        self._buffers[partition] = _Buffer(position if stored is None else stored, position)
+        return position
+
+    def add(self, judged: Judged) -> None:
+        """Take over a batch, without what this sink has already."""
+        buffer = self._buffers[judged.batch.source]
+        if judged.batch.position_after <= buffer.position:
+            return
+        rest = judged.since(buffer.position)
+        rows = self._storage.rows(rest)
+        if rows:
+            buffer.batches.append(rest)
+            buffer.rows += rows
+        buffer.position = judged.batch.position_after
+        if buffer.since_us is None:
+            buffer.since_us = self._clock()
+
+    def flush_due(self) -> None:
+        """Store what is due by rows or age; raises SinkUnavailable."""
+        now_us = self._clock()
+        for partition, buffer in self._buffers.items():
+            aged = buffer.since_us is not None and now_us - buffer.since_us >= self._flush_age_us
+            if aged or buffer.rows >= self._flush_rows:
+                self.flush(partition)
+
+    def flush(self, partition: TopicPartition) -> None:
+        """Store everything that is buffered of a partition; raises SinkUnavailable."""
+        buffer = self._buffers.get(partition)
+        if buffer is None or buffer.since_us is None:
+            return
+        try:
+            if buffer.batches:
+                self._storage.store(partition, buffer.batches, buffer.first, buffer.position - 1)
+                buffer.first = buffer.position
+            self._move(partition, buffer.position)
+        except (OSError, pa.ArrowException) as error:
+            folder = self._storage.folder(partition.topic)
+            raise SinkUnavailable(f"{partition}: cannot write to {folder}: {error}") from error
+        buffer.batches, buffer.rows, buffer.since_us = [], 0, None
+
+    def close(self, partition: TopicPartition) -> None:
+        """Forget a partition without storing anything."""
+        self._buffers.pop(partition, None)
+
+    def _hint(self, partition: TopicPartition) -> int | None:
+        try:
+            text = self._hint_path(partition).read_text()
+        except FileNotFoundError:
+            return None
+        # A power cut may leave it empty; without it, the files' names tell the cursor.
+        return int(text) if text.isdecimal() else None
+
+    def _move(self, partition: TopicPartition, position: int) -> None:
+        path = self._hint_path(partition)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh.write_text(str(position))
+        fresh.replace(path)
+
+    def _hint_path(self, partition: TopicPartition) -> Path:
+        name = f"{quote(partition.topic_id, safe='')}-{partition.partition}"
+        return self._storage.folder(partition.topic) / "_cursors" / name
+
+
+class EventLog(msgspec.Struct, frozen=True):
+    """Accepted events, as `featurestore.offline.event_log` keeps them under `root`."""
+
+    root: Path
+
+    def folder(self, topic: str) -> Path:
+        """One folder a topic."""
+        return self.root / topic
+
+    def cursor(self, partition: TopicPartition) -> int | None:
+        """See Storage."""
+        return next_offset(self.folder(partition.topic), partition.topic_id, partition.partition)
+
+    def rows(self, judged: Judged) -> int:
+        """Accepted events."""
+        return len(judged.events)
+
+    def store(self, partition: TopicPartition, batches: Sequence[Judged], first: int, last: int) -> None:
+        """See Storage."""
+        events = pa.concat_tables([judged.events for judged in batches])
+        write_events(
+            self.folder(partition.topic),
+            events,
+            topic_id=partition.topic_id,
+            partition=partition.partition,
+            first=first,
+            last=last,
+        )

@@ -1,0 +1,344 @@
+"""How does one process keep the windows of all stream views current?
+
+The loop: take note of partitions gained and lost, claim the new ones, poll, and put every batch through the same
+steps. For each batch, in this order:
+
+1. check that it starts where the last one ended (a gap or a repeat: claim again);
+2. verdicts on all its events (`streaming.pipeline`), once for all views of the topic;
+3. for each view: read the tiles that are missing, merge, and commit tiles and offset in one script;
+4. hand accepted and rejected events to the sinks, which store them when they are due.
+
+Whatever fails after 1, the partition is dropped and claimed again: it goes on from the offsets that are stored beside
+the results. So each event counts once in the tiles and once in the files, whatever was repeated on the way.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from featurestore.clock import Clock
+from featurestore.errors import StoreUnavailable
+from featurestore.online.keys import Shard
+from featurestore.plan import Plan, View
+from streaming.commit import NOT_YET, Claim, Fenced, ShardStore, StateLost
+from streaming.decode import by_topic
+from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, TopicPipeline, ViewPipeline
+from streaming.shard_state import SLOTS_KEPT, ShardState
+from streaming.sinks import RangeSink, SinkUnavailable
+from streaming.source.records import (
+    Assigned,
+    Batch,
+    NotAssigned,
+    OffsetGone,
+    Revoked,
+    Source,
+    SourceUnavailable,
+    TopicPartition,
+)
+from validation.contract import Contract
+
+_LOG = logging.getLogger(__name__)
+_RECOVERABLE: Final = (Fenced, StoreUnavailable, SinkUnavailable, SourceUnavailable, NotAssigned)
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How the loop waits and how much it holds."""
+
+    poll_ms: int = 100
+    slots_kept: int = SLOTS_KEPT
+    """Cached tiles per shard."""
+    backoff_s: float = 0.05
+    """Wait after the first failure in a row; doubled each time."""
+    longest_backoff_s: float = 2.0
+
+
+class ClaimRecord:
+    """Which shards were ever written? Files beside the event log, so that a Redis without them is known to be wrong."""
+
+    def __init__(self, event_log: Path) -> None:
+        self._root = event_log
+
+    def holds(self, topic: str, shard: Shard) -> bool:
+        """Whether the shard has been claimed before."""
+        return self._path(topic, shard).exists()
+
+    def add(self, topic: str, shard: Shard) -> None:
+        """Remember the shard; repeating it changes nothing."""
+        path = self._path(topic, shard)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def _path(self, topic: str, shard: Shard) -> Path:
+        parts = (shard.project, shard.view, str(shard.version), shard.topic_id, str(shard.partition))
+        return self._root / topic / "_shards" / " ".join(quote(part, safe="") for part in parts)
+
+
+class _HeldShard:
+    def __init__(self, pipeline: ViewPipeline, claim: Claim, state: ShardState) -> None:
+        self.pipeline = pipeline
+        self.claim = claim
+        self.state = state
+
+
+class _Held:
+    """A partition in our hands: where the next batch must start, and its shards, one for each view."""
+
+    def __init__(self, position: int, shards: list[_HeldShard]) -> None:
+        self.position = position
+        self.shards = shards
+
+
+class Worker:
+    """The stream of one process. Not shared by threads.
+
+    Raises DefinitionError at once for views that cannot be streamed. `turn` and `run` raise StateLost and OffsetGone,
+    which nothing here can repair; what can be repaired by claiming again, they repair, and count.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        store: ShardStore,
+        sinks: Sequence[RangeSink],
+        plan: Plan,
+        *,
+        views: Sequence[View],
+        record: ClaimRecord,
+        clock: Clock,
+        new_token: Callable[[], str],
+        pace: Pace = Pace(),  # noqa: B008 - a frozen value
+        sleep: Callable[[float], None] = time.sleep,
+        start_over: bool = False,
+        ahead_tolerance_us: int = AHEAD_TOLERANCE_US,
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        """Events, accepted, rejected:REASON, warned:RULE, late, commits, slots, claims, fenced, retries, strays."""
+        self._source = source
+        self._store = store
+        self._sinks = tuple(sinks)
+        self._plan = plan
+        self._record = record
+        self._clock = clock
+        self._new_token = new_token
+        self._pace = pace
+        self._sleep = sleep
+        self._start_over = start_over
+        contracts = contracts_by_source(plan)
+        self._topics = {
+            topic: TopicPipeline(readers, contracts.get(readers[0].source.name), ahead_tolerance_us=ahead_tolerance_us)
+            for topic, readers in by_topic(views).items()
+        }
+        self._views = {
+            topic: [ViewPipeline(view) for view in pipeline.views] for topic, pipeline in self._topics.items()
+        }
+        self._held: dict[TopicPartition, _Held] = {}
+        self._to_claim: dict[TopicPartition, None] = {}
+        self._assigned_once = False
+        self._failures = 0
+
+    @property
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """Where each partition that is held stands: everything before is committed."""
+        return {partition: held.position for partition, held in self._held.items()}
+
+    def run(self, stop: Callable[[], bool], *, until_caught_up: bool = False) -> None:
+        """Turn until `stop` says so, or the offsets that were the topics' ends at the start are reached; then leave."""
+        self._store.check_policy()
+        self.announce()
+        goals = self._ends() if until_caught_up else {}
+        while not stop():
+            self.turn(self._pace.poll_ms)
+            if until_caught_up and self._caught_up(goals):
+                break
+        self.leave()
+
+    def announce(self) -> None:
+        """List every partition for readers, as not complete until somebody has claimed it."""
+        for topic, pipelines in self._views.items():
+            for partition in self._source.partitions_of(topic):
+                for pipeline in pipelines:
+                    self._store.register(self._shard(pipeline.view, partition), NOT_YET, only_new=True)
+
+    def turn(self, timeout_ms: int) -> int:
+        """One round of the loop; how many records it went through. Failures that claiming again repairs are counted."""
+        records = 0
+        try:
+            self._rebalance()
+            for partition in list(self._to_claim):
+                self._claim(partition)
+            for batch in self._source.poll(timeout_ms):
+                records += self._take(batch)
+            for sink in self._sinks:
+                sink.flush_due()
+        except _RECOVERABLE as error:
+            self._recover(error)
+        else:
+            self._failures = 0
+        return records
+
+    def leave(self) -> None:
+        """Store what the sinks hold and give the partitions back; what fails here is replayed by the next owner."""
+        for partition in list(self._held):
+            self._release(partition, flush=True)
+        self._source.close()
+
+    def _rebalance(self) -> None:
+        for change in self._source.drain_rebalances():
+            match change:
+                case Assigned(partitions):
+                    self._assigned_once = True
+                    for partition in partitions:
+                        self._release(partition, flush=False)
+                        self._to_claim[partition] = None
+                case Revoked(partitions, lost):
+                    for partition in partitions:
+                        self._release(partition, flush=not lost)
+
+    def _release(self, partition: TopicPartition, *, flush: bool) -> None:
+        held = self._held.pop(partition, None)
+        self._to_claim.pop(partition, None)
+        for sink in self._sinks:
+            if held is not None and flush:
+                try:
+                    sink.flush(partition)
+                except SinkUnavailable as error:
+                    _LOG.warning("%s; the next owner replays it", error)
+            sink.close(partition)
+
+    def _claim(self, partition: TopicPartition) -> None:
+        """Take a partition over: a new epoch on each of its shards, then read on from the lowest cursor."""
+        beginning = self._source.beginning_offsets([partition])[partition]
+        shards = []
+        for pipeline in self._views[partition.topic]:
+            claim = self._claim_shard(partition, self._shard(pipeline.view, partition), beginning)
+            shards.append(_HeldShard(pipeline, claim, ShardState(claim.shard, slots_kept=self._pace.slots_kept)))
+        position = min(
+            [*(shard.claim.offset for shard in shards), *(sink.open(partition, beginning) for sink in self._sinks)]
+        )
+        if position < beginning:
+            end = self._source.end_offsets([partition])[partition]
+            raise OffsetGone(partition, position, beginning, end)
+        self._source.seek(partition, position)
+        self._to_claim.pop(partition, None)
+        self._held[partition] = _Held(position, shards)
+        self.counters["claims"] += 1
+
+    def _claim_shard(self, partition: TopicPartition, shard: Shard, beginning: int) -> Claim:
+        token, version = self._new_token(), self._plan.version
+        claim = self._store.claim(shard, token=token, plan_version=version)
+        if claim is None:
+            if self._record.holds(partition.topic, shard) and not self._start_over:
+                raise StateLost(
+                    f"the online store has no state of view {shard.view!r} version {shard.version} for {partition}, "
+                    f"which has been written before: it lost its data. Restore it, or run `featurestore stream run "
+                    f"--start-over` to begin again at offset {beginning}, the first that the topic still has"
+                )
+            # From offset 0 on nothing can be missing; else the first record will tell.
+            complete = 0 if beginning == 0 else None
+            claim = self._store.claim(
+                shard, token=token, plan_version=version, start=beginning, complete_from_us=complete
+            )
+            assert claim is not None  # with `start`, the hash is made
+        self._record.add(partition.topic, shard)
+        self._store.register(shard, NOT_YET if claim.complete_from_us is None else claim.complete_from_us)
+        return claim
+
+    def _take(self, batch: Batch) -> int:
+        """Put one batch through; a batch of a partition that is not held (any more) is left to its owner."""
+        held = self._held.get(batch.source)
+        if held is None:
+            return 0
+        if batch.position_before != held.position:
+            self.counters["strays"] += 1
+            self._again(batch.source)
+            return 0
+        judged = self._topics[batch.topic].judge(batch)
+        try:
+            for shard in held.shards:
+                self._fold(shard, judged)
+        except _RECOVERABLE as error:
+            self._again(batch.source)
+            self._recover(error)
+            return 0
+        for sink in self._sinks:
+            sink.add(judged)
+        held.position = batch.position_after
+        self._count(judged)
+        return len(batch.records)
+
+    def _fold(self, shard: _HeldShard, judged: Judged) -> None:
+        """Merge a batch into one view's tiles and commit; without effect where the shard is already past it."""
+        claim, batch = shard.claim, judged.batch
+        if claim.offset >= batch.position_after:
+            return
+        rest = judged.since(claim.offset)
+        complete = claim.complete_from_us
+        if complete is None and batch.records:
+            # An event may be dated up to the tolerance after its arrival: one of those may have gone before.
+            complete = batch.records[0].timestamp_us + AHEAD_TOLERANCE_US
+            self._store.register(claim.shard, complete)
+        partials = shard.pipeline.partials(rest, now_us=self._clock())
+        read = self._store.read(shard.state.missing(partials))
+        change = shard.state.merge(partials, read, slack_us=shard.pipeline.slack_us)
+        marks = [mark for mark in (claim.watermark_us, partials.watermark_us) if mark is not None]
+        shard.claim = self._store.commit(
+            claim,
+            change.writes,
+            offset=batch.position_after,
+            watermark_us=max(marks, default=None),
+            complete_from_us=complete,
+            plan_version=self._plan.version,
+        )
+        shard.state.advance(change)
+        self.counters["commits"] += 1
+        self.counters["slots"] += change.slots
+        self.counters["late"] += partials.late
+
+    def _again(self, partition: TopicPartition) -> None:
+        """Drop all that is cached of a partition; the next turn claims it, if it is still ours then."""
+        self._release(partition, flush=False)
+        self._to_claim[partition] = None
+
+    def _recover(self, error: Exception) -> None:
+        self.counters["fenced" if isinstance(error, Fenced) else "retries"] += 1
+        if isinstance(error, SinkUnavailable):
+            # Its buffers no longer follow from its cursor alone: read again what they held.
+            for partition in list(self._held):
+                self._again(partition)
+        wait_s = min(self._pace.backoff_s * 2**self._failures, self._pace.longest_backoff_s)
+        self._failures = min(self._failures + 1, 16)
+        _LOG.warning("%s; trying again in %.2f s", error, wait_s)
+        self._sleep(wait_s)
+
+    def _count(self, judged: Judged) -> None:
+        self.counters["events"] += len(judged.batch.records)
+        self.counters["accepted"] += len(judged.events)
+        for item in judged.rejected:
+            self.counters[f"rejected:{item.reason}"] += 1
+        for rule, broken in judged.warned.items():
+            self.counters[f"warned:{rule}"] += broken
+
+    def _shard(self, view: View, partition: TopicPartition) -> Shard:
+        return Shard(self._plan.project, view.name, view.version, partition.topic_id, partition.partition)
+
+    def _ends(self) -> dict[TopicPartition, int]:
+        partitions = [partition for topic in self._topics for partition in self._source.partitions_of(topic)]
+        return dict(self._source.end_offsets(partitions))
+
+    def _caught_up(self, goals: Mapping[TopicPartition, int]) -> bool:
+        """Whether every partition that is ours has reached its goal; false before anything was assigned."""
+        if not self._assigned_once or self._to_claim:
+            return False
+        return all(held.position >= goals.get(partition, 0) for partition, held in self._held.items())
+
+
+def contracts_by_source(plan: Plan) -> dict[str, Contract]:
+    """The Plan's contracts by the Feast source that they are about."""
+    return {contract.source: contract for contract in plan.contracts.values()}

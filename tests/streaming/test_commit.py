@@ -1,0 +1,177 @@
+"""Do tiles and offset move together, by the holder of the shard alone?"""
+
+import threading
+
+import pytest
+
+from featurestore.errors import ConfigurationError, StoreUnavailable
+from featurestore.online.keys import Shard
+from streaming.commit import NOT_YET, Fenced, ShardStore
+from streaming.shard_state import BlockWrite
+
+SHARD = Shard("shop", "orders", 1, "id-1", 0)
+NOW_US = 1_700_000_000_000_000
+HOUR_US = 3_600_000_000
+KEY = SHARD.tile_prefix(60) + b"1:k"
+
+
+@pytest.fixture
+def shards(store):
+    return ShardStore(store, lambda: NOW_US)
+
+
+def claimed(shards, token="t", start=0, complete=0):
+    return shards.claim(SHARD, token=token, plan_version=3, start=start, complete_from_us=complete)
+
+
+def write(data=b"abcd", at=0, expires_us=NOW_US + HOUR_US, key=KEY):
+    return BlockWrite(key, expires_us, ((at, data),))
+
+
+def commit(shards, claim, *writes, offset=None):
+    end = claim.offset + 5 if offset is None else offset
+    return shards.commit(claim, writes, offset=end, watermark_us=NOW_US, complete_from_us=0, plan_version=3)
+
+
+def test_a_claim_goes_on_where_the_last_commit_ended(shards):
+    """Offset, watermark and complete_from come back as they were committed; the epoch is new."""
+    first = commit(shards, claimed(shards), write())
+    again = shards.claim(SHARD, token="u", plan_version=4)
+    assert (again.offset, again.watermark_us, again.complete_from_us) == (5, NOW_US, 0)
+    assert (first.epoch, again.epoch) == (b"1:t", b"2:u")
+
+
+def test_a_shard_without_a_control_hash_is_not_claimed_by_accident(shards):
+    """Whoever wants to begin says where; an empty Redis is not taken for a new shard."""
+    assert shards.claim(SHARD, token="t", plan_version=1) is None
+    assert shards.control(SHARD) is None
+
+
+def test_slots_are_written_where_they_belong_and_the_block_expires(shards, store):
+    """Absolute bytes at absolute places; what lies between is zero; time to live follows the injected clock."""
+    commit(shards, claimed(shards), BlockWrite(KEY, NOW_US + HOUR_US, ((8, b"abcd"), (16, b"ef"))))
+    assert store.get(KEY) == b"\0" * 8 + b"abcd" + b"\0" * 4 + b"ef"
+    assert 3_590_000 < store.pttl(KEY) <= 3_600_000
+
+
+def test_a_block_without_expiry_stays(shards, store):
+    """All-time tiles are for ever."""
+    commit(shards, claimed(shards), write(expires_us=None))
+    assert store.pttl(KEY) == -1
+
+
+def test_a_block_that_the_clock_has_expired_is_not_written(shards, store):
+    """It would come to life without a time to die."""
+    commit(shards, claimed(shards), write(expires_us=NOW_US), write(key=KEY + b"2"))
+    assert store.get(KEY) is None
+    assert store.get(KEY + b"2") == b"abcd"
+
+
+def test_a_zombies_commit_changes_nothing(shards, store):
+    """After another claim, the old holder can write neither slots nor offset."""
+    zombie = claimed(shards)
+    commit(shards, claimed(shards, "u"), write(b"good"))
+    with pytest.raises(Fenced, match="epoch"):
+        commit(shards, zombie, write(b"evil"))
+    assert store.get(KEY) == b"good"
+    assert shards.control(SHARD).offset == 5
+
+
+def test_a_commit_whose_reply_was_lost_cannot_be_repeated(shards, store):
+    """The offset has moved: the same commit again is refused, and nothing is written twice."""
+    claim = claimed(shards)
+    commit(shards, claim, write(b"once"))
+    with pytest.raises(Fenced, match="offset"):
+        commit(shards, claim, write(b"twic"))
+    assert store.get(KEY) == b"once"
+
+
+def test_a_store_that_came_back_older_fences_its_writer(shards, store):
+    """The counter repeats after a rollback, the token does not."""
+    old = claimed(shards, "old")
+    dump = store.dump(SHARD.control_key)
+    zombie = claimed(shards, "zombie")
+    store.restore(SHARD.control_key, 0, dump, replace=True)
+    mine = shards.claim(SHARD, token="mine", plan_version=1)
+    assert mine.epoch.split(b":")[0] == zombie.epoch.split(b":")[0]
+    for claim in (old, zombie):
+        with pytest.raises(Fenced):
+            commit(shards, claim, write())
+    commit(shards, mine, write())
+
+
+def test_a_commit_to_a_store_that_lost_everything_is_fenced(shards, store):
+    """No control hash, no commit."""
+    claim = claimed(shards)
+    store.flushall()
+    with pytest.raises(Fenced):
+        commit(shards, claim, write())
+    assert store.dbsize() == 0
+
+
+def test_an_empty_batch_may_move_the_offset(shards):
+    """Transaction markers and compaction leave holes: a position without records is progress too."""
+    claim = commit(shards, claimed(shards), offset=17)
+    assert shards.control(SHARD).offset == claim.offset == 17
+
+
+@pytest.mark.parametrize("blocks", [1, 5000])
+def test_many_blocks_are_one_commit(shards, store, blocks):
+    """One script, whatever the number of slots."""
+    writes = [write(str(number).encode(), at=4, key=KEY + str(number).encode()) for number in range(blocks)]
+    commit(shards, claimed(shards), *writes)
+    assert shards.read([item.key for item in writes]) == {
+        item.key: b"\0" * 4 + str(number).encode() for number, item in enumerate(writes)
+    }
+
+
+def test_shards_are_listed_for_readers_once(shards):
+    """Registering is idempotent; a later value corrects, `only_new` does not."""
+    shards.register(SHARD, NOT_YET, only_new=True)
+    shards.register(SHARD, 1_700_000_000_000_001)
+    shards.register(SHARD, NOT_YET, only_new=True)
+    shards.register(SHARD, 1_700_000_000_000_001)
+    listed = shards.registered("shop", "orders", 1)
+    assert [(item.topic_id, item.partition, item.complete_from_us) for item in listed] == [
+        ("id-1", 0, 1_700_000_000_000_001)
+    ]
+
+
+def test_shards_registered_at_once_are_all_listed(shards, store):
+    """Two workers that register at the same time lose none of each other's entries."""
+
+    def register(partitions):
+        own = ShardStore(store, lambda: NOW_US)
+        for partition in partitions:
+            own.register(Shard("shop", "orders", 1, "id-1", partition), 0)
+
+    threads = [threading.Thread(target=register, args=(range(n, 40, 4),)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [item.partition for item in shards.registered("shop", "orders", 1)] == list(range(40))
+
+
+def test_a_store_that_may_evict_is_refused(shards, store):
+    """A tile dropped for memory's sake would be a wrong value."""
+    shards.check_policy()
+    store.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(ConfigurationError, match="allkeys-lru"):
+            shards.check_policy()
+    finally:
+        store.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_store_out_of_memory_is_unavailable_and_unchanged(shards, store):
+    """With noeviction a full Redis refuses the script as a whole."""
+    claim = claimed(shards)
+    store.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreUnavailable):
+            commit(shards, claim, write())
+    finally:
+        store.config_set("maxmemory", "0")
+    assert store.get(KEY) is None
+    assert shards.control(SHARD).offset == 0

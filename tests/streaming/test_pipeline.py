@@ -1,0 +1,168 @@
+"""Does a batch change exactly what its accepted events say, whatever else is in it?"""
+
+import itertools
+import random
+
+import msgspec
+import numpy as np
+import pytest
+
+from featurestore.errors import DefinitionError
+from featurestore.plan import Function
+from streaming.pipeline import TopicPipeline, ViewPipeline
+from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event, shop_events, shop_plan
+from streaming.source.records import Batch, Record
+
+HOUR_US = 3_600_000_000
+
+
+def batch_of(values, *, arrivals=None, first=0, key=b"1"):
+    records = tuple(
+        Record(0, first + number, key, value, START_US if arrivals is None else arrivals[number])
+        for number, value in enumerate(values)
+    )
+    return Batch(TOPIC, "id-1", 0, records, first, first + len(records))
+
+
+def order(**changes):
+    plain = msgspec.json.decode(shop_event(random.Random(1), 7, START_US, 10))
+    return msgspec.json.encode({**plain, **changes})
+
+
+@pytest.fixture(scope="module")
+def topic():
+    return TopicPipeline(tuple(shop_plan().views.values()), shop_contract())
+
+
+@pytest.fixture(scope="module")
+def view():
+    return ViewPipeline(shop_plan().view("user_orders"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"event_timestamp": START_US + 5_000_001}, "ahead_of_arrival"),
+        ({"event_timestamp": "2400-01-01T00:00:00Z"}, "ahead_of_arrival"),
+        ({"amount": 2.0**78}, "too_large"),
+        ({"amount": -1}, "contract"),
+        ({"currency": "XXX"}, "contract"),
+        ({"user_id": None}, "contract"),
+    ],
+)
+def test_what_must_not_count_is_set_aside_with_its_reason(topic, changes, reason):
+    """The neighbours pass, the record is kept whole."""
+    judged = topic.judge(batch_of([order(), order(**changes), order()]))
+    assert [(item.record.offset, item.reason) for item in judged.rejected] == [(1, reason)]
+    assert judged.rejected[0].record.value == order(**changes)
+    assert judged.offsets.tolist() == [0, 2]
+    assert judged.events["_offset"].to_pylist() == [0, 2]
+
+
+def test_an_event_within_the_tolerance_of_its_arrival_counts(topic):
+    """Clocks of producers may be ahead by five seconds, the bound included."""
+    judged = topic.judge(batch_of([order(event_timestamp=START_US + 5_000_000)]))
+    assert len(judged.events) == 1
+
+
+def test_rules_that_warn_are_counted_and_let_the_event_pass(topic):
+    """Only quarantine rules set an event aside."""
+    judged = topic.judge(batch_of([order(page="relative"), order(page="relative", discount=2)]))
+    assert len(judged.events) == 2
+    assert judged.warned == {"page_path": 2, "discount_range": 1}
+
+
+def test_a_broken_contract_names_its_rules(topic):
+    """A producer learns every rule that its event broke, the warning ones too."""
+    [item] = topic.judge(batch_of([order(amount=-1, quantity=0, page="x")])).rejected
+    assert item.rule_ids == ("amount_range", "quantity_range", "page_path")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_record_is_accepted_or_rejected_and_never_both(topic, seed):
+    """In = accepted + rejected, by offset."""
+    events = list(shop_events(random.Random(seed), 300))
+    batch = batch_of([event.value for event in events], arrivals=[event.arrival_us for event in events], first=50)
+    judged = topic.judge(batch)
+    offsets = [*judged.offsets.tolist(), *(item.record.offset for item in judged.rejected)]
+    assert sorted(offsets) == list(range(50, 350))
+    assert judged.rejected
+
+
+@pytest.mark.parametrize("cut", [0, 10, 57, 130, 300])
+def test_since_is_the_verdict_on_the_rest(topic, cut):
+    """A shard that is ahead by some offsets sees what it would have seen of the later ones alone."""
+    events = list(shop_events(random.Random(3), 300))
+    batch = batch_of([event.value for event in events], arrivals=[event.arrival_us for event in events])
+    rest = topic.judge(batch).since(cut)
+    alone = topic.judge(msgspec.structs.replace(batch, records=batch.records[cut:], position_before=cut))
+    assert rest.events.equals(alone.events)
+    assert [item.record.offset for item in rest.rejected] == [item.record.offset for item in alone.rejected]
+    assert rest.ts_us.tolist() == alone.ts_us.tolist()
+
+
+@pytest.mark.parametrize("pieces", [2, 7])
+def test_partials_of_pieces_merge_to_those_of_the_whole(topic, view, pieces):
+    """However a log is cut into batches, the same slots come out, bit for bit."""
+    events = list(shop_events(random.Random(4), 400, users=5))
+    batch = batch_of([event.value for event in events], arrivals=[event.arrival_us for event in events])
+    judged = topic.judge(batch)
+    whole = slots_of(view.partials(judged, now_us=START_US))
+    merged = {}
+    edges = np.linspace(0, 400, pieces + 1).astype(int).tolist()
+    for start, end in itertools.pairwise(edges):
+        part = msgspec.structs.replace(batch, records=batch.records[start:end], position_before=start)
+        for key, (level, slot) in slots_of(view.partials(topic.judge(part), now_us=START_US)).items():
+            merged[key] = (level, level.merge(merged[key][1], slot) if key in merged else slot)
+    assert {key: slot.tobytes() for key, (_, slot) in merged.items()} == {
+        key: slot.tobytes() for key, (_, slot) in whole.items()
+    }
+
+
+def slots_of(partials):
+    return {
+        (part.level.hop_us, partials.keys[code], tile): (part.level, part.slots[number : number + 1])
+        for part in partials.levels
+        for number, (code, tile) in enumerate(zip(part.code.tolist(), part.tile.tolist(), strict=True))
+    }
+
+
+def test_an_event_older_than_every_window_is_late(topic, view):
+    """It goes to the log alone, counted; the windows that still reach it get it."""
+    old = [order(event_timestamp=START_US - hours * HOUR_US) for hours in (1, 20, 80)]
+    partials = view.partials(topic.judge(batch_of(old)), now_us=START_US)
+    rows = {part.level.hop_us: int(part.slots["rows"].sum()) for part in partials.levels}
+    assert rows == {300_000_000: 1, HOUR_US: 2}
+    assert partials.late == 2
+
+
+def test_tiles_that_the_clock_has_expired_are_not_made(topic, view):
+    """A replay of last year writes nothing that would expire at once; it is not late for that."""
+    partials = view.partials(topic.judge(batch_of([order()])), now_us=START_US + 90 * 24 * HOUR_US)
+    assert (partials.levels, partials.late, partials.watermark_us) == ((), 0, START_US)
+
+
+def test_the_watermark_moves_by_the_lesser_of_event_time_and_arrival(topic, view):
+    """One event dated ahead of its arrival cannot carry the watermark away."""
+    values = [order(event_timestamp=START_US + 4_000_000), order(event_timestamp=START_US - 7)]
+    assert view.partials(topic.judge(batch_of(values)), now_us=START_US).watermark_us == START_US
+
+
+def test_events_without_an_entity_touch_no_tile():
+    """A null key is no entity; the event is accepted all the same."""
+    topic = TopicPipeline(tuple(shop_plan(contract=False).views.values()))
+    view = ViewPipeline(shop_plan().view("user_orders"))
+    judged = topic.judge(batch_of([order(user_id=None), order(user_id=3), order(user_id=None)]))
+    partials = view.partials(judged, now_us=START_US)
+    assert len(judged.events) == 3
+    assert [int(part.slots["rows"].sum()) for part in partials.levels] == [1, 1]
+    assert len(partials.keys) == 1
+
+
+def test_a_view_that_cannot_be_streamed_is_refused():
+    """No silent pass: a transformation would change what is aggregated."""
+    view = shop_plan().view("user_orders")
+    with pytest.raises(DefinitionError, match="transformation"):
+        ViewPipeline(msgspec.structs.replace(view, transform=Function(name="f", source="def f(x): return x")))
+    with pytest.raises(DefinitionError, match="no aggregations"):
+        ViewPipeline(msgspec.structs.replace(view, kind="latest"))
