@@ -87,7 +87,7 @@ def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoConten
         on_demand=contents.on_demand_feature_views,
         services=contents.feature_services,
     )
-    contracts = load_contracts(settings.repo / "contracts")
+    contracts = load_contracts(settings.repo / "contracts").values()
     plan = compile_plan(settings.project, definitions, contracts, previous=_in_force(settings), now_us=clock())
     return store, contents, plan
 

@@ -5,7 +5,9 @@ A clock is an argument: every process takes one, and tests and replays hand in t
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+from featurestore.errors import UsageError
 
 Clock = Callable[[], int]
 
@@ -26,3 +28,18 @@ def iso(instant_us: int) -> str:
     '2013-01-01T00:26:40Z'
     """
     return datetime.fromtimestamp(instant_us / 1_000_000, UTC).isoformat().replace("+00:00", "Z")
+
+
+def parse_instant(text: str) -> int:
+    """Microseconds of an ISO 8601 instant; a zone is honoured, without one it is UTC. Raises UsageError.
+
+    >>> parse_instant("2013-01-01T00:26:40Z") == parse_instant("2012-12-31T19:26:40-05:00")
+    True
+    """
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no instant; expected ISO 8601, as in 2013-12-31T18:00:00Z") from None
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -5,26 +5,15 @@ Every command imports what it runs inside its own body: `featurestore --help` mu
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from featurestore.config import Settings
+from featurestore.cli.settings import HERE, Repo, settings_of
+from featurestore.dataset.commands import app as dataset
 
 app = typer.Typer()
-
-Repo = Annotated[Path, typer.Option("--repo", help="The feature repo: the folder of feature_store.yaml.")]
-HERE = Path("feature_repo")
-
-
-def settings_of(repo: Path) -> "Settings":
-    """The settings of a repo under this process's environment; the default repo may also be the current folder."""
-    from featurestore.config import FILE_NAME, load_settings
-
-    if repo == HERE and not (repo / FILE_NAME).exists() and Path(FILE_NAME).exists():
-        repo = Path()
-    return load_settings(repo, os.environ)
+app.add_typer(dataset, name="dataset")
 
 
 @app.command()

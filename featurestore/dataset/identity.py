@@ -3,14 +3,10 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from featurestore.dataset.digest import file_digest, multiset_digest
 from featurestore.dataset.manifest import FileIdentity, SourceIdentity
 from featurestore.errors import SourceError
-from featurestore.offline.event_log import OFFSET, PARTITION, TOPIC_ID, OffsetRange, event_files, read_events
+from featurestore.offline.event_log import OffsetRange, event_files, pinned, read_events
 from featurestore.plan import Source
 
 
@@ -58,19 +54,6 @@ def merged(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
         else:
             out.append(each)
     return tuple(out)
-
-
-def pinned(rows: pa.Table, ranges: Sequence[OffsetRange]) -> pa.Table:
-    """The rows of an event log at the offsets of those ranges; needs the provenance columns."""
-    offsets = rows[OFFSET].to_numpy()
-    partitions = rows[PARTITION].to_numpy()
-    inside = np.zeros(rows.num_rows, bool)
-    for topic_id in {each.topic_id for each in ranges}:
-        of_topic = pc.equal(rows[TOPIC_ID], topic_id).to_numpy()
-        for each in ranges:
-            if each.topic_id == topic_id:
-                inside |= of_topic & (partitions == each.partition) & (offsets >= each.first) & (offsets <= each.last)
-    return rows.filter(pa.array(inside))
 
 
 def _event_log(source: Source, path: Path, within: Sequence[OffsetRange] | None) -> SourceIdentity:

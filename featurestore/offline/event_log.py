@@ -148,6 +148,19 @@ def read_events(folder: Path, *, columns: Sequence[str] | None = None, schema: p
     return table if columns is None else table.select(list(columns))
 
 
+def pinned(rows: pa.Table, ranges: Sequence[OffsetRange]) -> pa.Table:
+    """The rows of an event log at the offsets of those ranges; needs the provenance columns."""
+    offsets = rows[OFFSET].to_numpy()
+    partitions = rows[PARTITION].to_numpy()
+    inside = np.zeros(rows.num_rows, bool)
+    for topic_id in {each.topic_id for each in ranges}:
+        of_topic = pc.equal(rows[TOPIC_ID], topic_id).to_numpy()
+        for each in ranges:
+            if each.topic_id == topic_id:
+                inside |= of_topic & (partitions == each.partition) & (offsets >= each.first) & (offsets <= each.last)
+    return rows.filter(pa.array(inside))
+
+
 def event_files(folder: Path) -> tuple[EventFile, ...]:
     """The files of a topic's folder, ordered by range and part; none where the folder does not exist."""
     return tuple(sorted(file for path in folder.glob("day=*/*.parquet") if (file := parse_name(path)) is not None))

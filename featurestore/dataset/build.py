@@ -1,0 +1,228 @@
+"""How is a training set made, and made again?
+
+`build` writes Parquet parts and a manifest that pins every input; `verify` builds again from the pinned inputs and says
+equal, or names the input that changed.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featurestore.clock import Clock
+from featurestore.dataset.digest import table_digest
+from featurestore.dataset.identity import differences, identify
+from featurestore.dataset.manifest import (
+    ColumnSummary,
+    FileIdentity,
+    Manifest,
+    Part,
+    SourceIdentity,
+    Split,
+    read_manifest,
+)
+from featurestore.dataset.split import split_rows
+from featurestore.errors import SourceError, UsageError
+from featurestore.plan import Plan, Projection, View
+
+ENTITY_ROWS = "entity_rows.parquet"
+LIBRARIES = ("feast", "duckdb", "pyarrow", "numpy", "featurestore")
+
+
+class Retrieve(Protocol):
+    """The point-in-time join that a set is made with."""
+
+    def __call__(
+        self,
+        projections: Sequence[Projection],
+        entity_rows: pa.Table,
+        *,
+        as_known: bool,
+        full_feature_names: bool,
+        pins: Mapping[str, SourceIdentity],
+    ) -> pa.Table:
+        """One row per entity row, in order: its columns, then the features; event logs are read as pinned."""
+        ...
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training set is to be made of."""
+
+    name: str
+    features: tuple[str, ...]
+    """Feature references (view:feature), or one `service:NAME`."""
+    split: Split = Split()
+    as_known: bool = False
+    full_feature_names: bool = False
+    timestamp_column: str = "event_timestamp"
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What `verify` found: equal, or every input that changed."""
+
+    equal: bool
+    changed: tuple[str, ...]
+
+
+def build(
+    request: Request, entity_rows: pa.Table, *, plan: Plan, repo: Path, folder: Path, retrieve: Retrieve, clock: Clock
+) -> Manifest:
+    """Builds a training set in `folder / request.name`, which must not exist.
+
+    1. Names are resolved and sources identified: UnknownName, UsageError or SourceError before any work is done.
+    2. The features are joined.
+    3. Parts and entity rows are written beside the place, then the manifest, then the folder is renamed into it: a set
+       is whole or not there.
+    """
+    target = folder / request.name
+    if target.exists():
+        raise UsageError(f"training set {request.name!r} exists in {folder}; a set never changes: choose another name")
+    if request.timestamp_column not in entity_rows.column_names:
+        raise UsageError(
+            f"the entity rows have no column {request.timestamp_column!r}; "
+            f"they have {', '.join(entity_rows.column_names)}"
+        )
+    projections = resolve(plan, request.features)
+    views = used_views(plan, projections)
+    sources = {view.source.name: view.source for view in views}
+    identities = tuple(identify(source, repo) for source in sources.values())
+    joined = retrieve(
+        projections,
+        entity_rows,
+        as_known=request.as_known,
+        full_feature_names=request.full_feature_names,
+        pins={identity.name: identity for identity in identities},
+    )
+    draft = folder / f".{request.name}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    keys = sorted({key.name for view in views for key in view.join_keys} & set(entity_rows.column_names))
+    parts = _write_parts(joined, request, keys, draft)
+    pq.write_table(entity_rows, draft / ENTITY_ROWS, compression="zstd")
+    manifest = Manifest(
+        name=request.name,
+        project=plan.project,
+        created_us=clock(),
+        plan_version=plan.version,
+        definitions=definitions(plan, projections),
+        features=request.features,
+        full_feature_names=request.full_feature_names,
+        as_known=request.as_known,
+        timestamp_column=request.timestamp_column,
+        entity_rows=FileIdentity(
+            path=ENTITY_ROWS, size_bytes=(draft / ENTITY_ROWS).stat().st_size, sha256=table_digest(entity_rows)
+        ),
+        sources=identities,
+        split=request.split,
+        parts=parts,
+        columns=tuple(
+            ColumnSummary(name=name, dtype=str(column.type), rows=len(column), nulls=column.null_count)
+            for name, column in zip(joined.column_names, joined.columns, strict=True)
+        ),
+        versions={library: version(library) for library in LIBRARIES},
+    )
+    manifest.write(draft)
+    draft.rename(target)
+    return manifest
+
+
+def verify(folder: Path, *, plan: Plan, repo: Path, retrieve: Retrieve) -> Verdict:
+    """Builds the set in `folder` again from its pinned inputs and compares digests part by part.
+
+    Events appended to a log since are not read; a file added to a folder source is a change. Where an input changed
+    it is named and nothing is rebuilt.
+    """
+    manifest = read_manifest(folder)
+    projections = resolve(plan, manifest.features)
+    changed = [
+        f"definition of {name} changed"
+        for name, digest in definitions(plan, projections).items()
+        if manifest.definitions.get(name) != digest
+    ]
+    sources = {view.source.name: view.source for view in used_views(plan, projections)}
+    for before in manifest.sources:
+        source = sources.get(before.name)
+        if source is None:
+            changed.append(f"source {before.name} is no longer used")
+            continue
+        within = before.ranges if before.kind == "event log" else None
+        changed += differences(before, identify(source, repo, within=within))
+    entity_rows = _entity_rows(folder)
+    if table_digest(entity_rows) != manifest.entity_rows.sha256:
+        changed.append(f"entity rows: {folder / ENTITY_ROWS} changed")
+    if changed:
+        return Verdict(equal=False, changed=tuple(changed))
+    joined = retrieve(
+        projections,
+        entity_rows,
+        as_known=manifest.as_known,
+        full_feature_names=manifest.full_feature_names,
+        pins={identity.name: identity for identity in manifest.sources},
+    )
+    keys = sorted({key.name for view in used_views(plan, projections) for key in view.join_keys})
+    keys = [key for key in keys if key in entity_rows.column_names]
+    masks = split_rows(joined, manifest.split, keys=keys, timestamp=manifest.timestamp_column)
+    for part in manifest.parts:
+        if table_digest(joined.filter(masks[part.name])) != part.digest:
+            changed.append(
+                f"part {part.name}: the same inputs give other rows; library versions then: {manifest.versions}"
+            )
+        elif table_digest(pq.read_table(folder / part.file)) != part.digest:
+            changed.append(f"part {part.name}: {folder / part.file} changed")
+    return Verdict(equal=not changed, changed=tuple(changed))
+
+
+def resolve(plan: Plan, features: Sequence[str]) -> tuple[Projection, ...]:
+    """Feature references, or one `service:NAME`, as projections; raises UnknownName."""
+    if len(features) == 1 and features[0].startswith("service:"):
+        return plan.service(features[0].removeprefix("service:")).projections
+    return plan.projections(list(features))
+
+
+def used_views(plan: Plan, projections: Sequence[Projection]) -> list[View]:
+    """The views whose rows the projections need, on-demand views' inputs included, by name."""
+    names: set[str] = set()
+    for projection in projections:
+        if projection.view in plan.on_demand:
+            names |= {each.view for each in plan.on_demand[projection.view].inputs}
+        else:
+            names.add(plan.view(projection.view).name)
+    return [plan.view(name) for name in sorted(names)]
+
+
+def definitions(plan: Plan, projections: Sequence[Projection]) -> dict[str, str]:
+    """View -> SHA-256 of its compiled definition, for every view that the projections need; versions do not count."""
+    out = {}
+    for view in used_views(plan, projections):
+        out[view.name] = _sha256(msgspec.structs.replace(view, version=0, description="", owner="", tags={}))
+    for projection in projections:
+        if on_demand := plan.on_demand.get(projection.view):
+            out[on_demand.name] = _sha256(msgspec.structs.replace(on_demand, description="", owner="", tags={}))
+    return out
+
+
+def _sha256(value: msgspec.Struct) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()
+
+
+def _write_parts(joined: pa.Table, request: Request, keys: Sequence[str], folder: Path) -> tuple[Part, ...]:
+    parts = []
+    for name, mask in split_rows(joined, request.split, keys=keys, timestamp=request.timestamp_column).items():
+        rows = joined.filter(mask)
+        file = f"{name}.parquet"
+        pq.write_table(rows, folder / file, compression="zstd")
+        parts.append(Part(name=name, file=file, rows=rows.num_rows, digest=table_digest(rows)))
+    return tuple(parts)
+
+
+def _entity_rows(folder: Path) -> pa.Table:
+    try:
+        return pq.read_table(folder / ENTITY_ROWS)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise SourceError(f"{folder / ENTITY_ROWS} cannot be read: {error}; build the set again") from error
