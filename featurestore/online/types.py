@@ -32,6 +32,19 @@ NESTED = frozenset(
 SCALARS = frozenset([*FIXED, *_TEXT, *_BYTES])
 
 
+_KINDS = {
+    "null": (pa.types.is_null,),
+    "truth": (pa.types.is_boolean,),
+    "number": (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
+    "text": (
+        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+    ),
+    "instant": (pa.types.is_timestamp, pa.types.is_date),
+    "list": (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
+}
+
+
 def item_of(dtype: str) -> str | None:
     """The element type of a list or set of scalars; None for any other type.
 
@@ -112,13 +125,18 @@ def _plain(array: pa.Array, wanted: pa.DataType) -> pa.Array:
         array = array.dictionary_decode()
     if array.type == wanted:
         return array
+    _refuse_other_kind(array, wanted)
     if pa.types.is_timestamp(wanted) and pa.types.is_timestamp(array.type):
         if array.type.unit == "ns":
             array = pc.floor_temporal(array, unit="microsecond")
         # A cast to a type with a zone takes naive values as UTC; floored above, it loses nothing.
         return array.cast(pa.timestamp("us", tz=array.type.tz), safe=False).cast(wanted)
-    if pa.types.is_list(wanted) and pa.types.is_timestamp(wanted.value_type):
-        array = array.cast(pa.list_(array.type.value_type)) if not pa.types.is_list(array.type) else array
+    if pa.types.is_list(wanted):
+        array = (
+            array
+            if pa.types.is_list(array.type)
+            else array.cast(pa.list_(getattr(array.type, "value_type", wanted.value_type)))
+        )
         return pa.ListArray.from_arrays(
             _offsets(array),
             _plain(array.flatten(), wanted.value_type),
@@ -127,6 +145,27 @@ def _plain(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_float32(wanted) and pa.types.is_float64(array.type):
         return array.cast(wanted, safe=False)
     return array.cast(wanted)
+
+
+def _refuse_other_kind(array: pa.Array, wanted: pa.DataType) -> None:
+    """Arrow would parse "5" as 5, print 5 as "5", take 5 for true and any integer for an instant: we do not."""
+    found, asked = _kind(array.type), _kind(wanted)
+    if found in (asked, "null") or (found, asked) == ("truth", "number"):
+        return
+    if pa.types.is_decimal(array.type) and asked == "text":
+        return
+    if (found, asked) == ("number", "truth") and not pc.any(
+        pc.and_(pc.not_equal(array, 0), pc.not_equal(array, 1))
+    ).as_py():
+        return
+    raise pa.ArrowTypeError(f"{found} is no {asked}")
+
+
+def _kind(kind: pa.DataType) -> str:
+    for name, tests in _KINDS.items():
+        if any(test(kind) for test in tests):
+            return name
+    return str(kind)
 
 
 def _offsets(array: pa.ListArray) -> pa.Array:

@@ -162,12 +162,38 @@ def test_nanoseconds_are_floored_and_naive_is_utc() -> None:
         (pa.array([2**53 + 1]), "DOUBLE"),
         (pa.array([math.nan]), "INT64"),
         (pa.array([[1.5]]), "INT64_LIST"),
+        (pa.array([["5"]]), "INT64_LIST"),
+        (pa.array(["5"]), "INT64"),
+        (pa.array([5]), "STRING"),
+        (pa.array([5]), "BOOL"),
+        (pa.array([5]), "UNIX_TIMESTAMP"),
     ],
 )
 def test_a_value_that_would_lose_something_is_refused(values: pa.Array, dtype: str) -> None:
     """The error names the column, its declared type and the type found."""
     with pytest.raises(UsageError, match=rf"column 'fare' is declared {dtype}"):
         to_column(values, dtype, name="fare")
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "read"),
+    [
+        (pa.array([5.0, None]), "INT64", [5, None]),
+        (pa.array([True, False]), "INT32", [1, 0]),
+        (pa.array([0, 1]), "BOOL", [False, True]),
+        (pa.array([None, None]), "STRING", [None, None]),
+        (pa.array(["a"], pa.large_string()), "STRING", ["a"]),
+        (pa.array(["a", "a"]).dictionary_encode(), "STRING", ["a", "a"]),
+        (pa.array([[1.0, 2.0]], pa.list_(pa.float64(), 2)), "FLOAT_LIST", [[1.0, 2.0]]),
+        (pa.array([[1], None], pa.large_list(pa.int32())), "INT64_LIST", [[1], None]),
+        (pa.array([None], pa.null()), "INT64_LIST", [None]),
+        (pa.array([Decimal("1.10")]), "DECIMAL", ["1.10"]),
+    ],
+)
+def test_what_loses_nothing_is_taken(values: pa.Array, dtype: str, read: list[object]) -> None:
+    """Other Arrow types of the same values become the declared type."""
+    column = to_column(values, dtype, name="x")
+    assert (column.type, column.to_pylist()) == (arrow_type(dtype), read)
 
 
 def test_a_torn_row_is_an_error_not_a_value() -> None:
