@@ -1,0 +1,164 @@
+"""About which keys, at which instants, does the caller ask?
+
+Entity rows stay the caller's: order, duplicates and column types are kept. What the joins need of them, instants in
+int64 microseconds and keys in their entity's declared type, is computed beside them.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.errors import UsageError
+from featurestore.offline.sql_types import is_string
+from validation.errors import did_you_mean
+
+Instants = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
+
+_KEY_TYPES: dict[str, pa.DataType] = {
+    "STRING": pa.string(),
+    "BYTES": pa.binary(),
+    "BOOL": pa.bool_(),
+    "INT32": pa.int64(),
+    "INT64": pa.int64(),
+    "FLOAT": pa.float64(),
+    "DOUBLE": pa.float64(),
+    "UNIX_TIMESTAMP": pa.int64(),
+}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+class EntityRows:
+    """The caller's rows, with the instant of each and its keys on demand.
+
+    `t_us` and `has_t` have one element a row; where `has_t` is false the row has no timestamp and gets no feature.
+    Raises UsageError where the timestamp column is missing or holds no timestamps.
+    """
+
+    def __init__(self, table: pa.Table, timestamp: str) -> None:
+        repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+        if repeated:
+            raise UsageError(f"entity rows have two columns of the name {repeated[0]!r}; rename one")
+        self.table, self.timestamp = table, timestamp
+        self.t_us, self.has_t = instants(
+            _column(table, timestamp, "timestamp column"), place=f"entity rows, column {timestamp!r}"
+        )
+        self._keys: dict[tuple[str, str], pa.ChunkedArray] = {}
+
+    def __len__(self) -> int:
+        return len(self.t_us)
+
+    def key(self, column: str, declared: str) -> pa.ChunkedArray:
+        """The key column in its entity's declared type, converted once; raises UsageError, naming both types."""
+        if (column, declared) not in self._keys:
+            values = _column(self.table, column, "join key")
+            self._keys[column, declared] = coerce_key(values, declared, place=f"entity rows, join key {column!r}")
+        return self._keys[column, declared]
+
+    def normalized(self) -> pa.Table:
+        """The caller's table, its timestamp column as timestamp[us, UTC]; all else untouched."""
+        position = self.table.column_names.index(self.timestamp)
+        column = pa.array(self.t_us, mask=~self.has_t).cast(pa.timestamp("us", "UTC"))
+        return self.table.set_column(position, pa.field(self.timestamp, column.type), column)
+
+    def bounds_us(self) -> tuple[int, int] | None:
+        """The least and greatest instant; None where no row has one."""
+        known = self.t_us[self.has_t]
+        return (int(known.min()), int(known.max())) if len(known) else None
+
+
+def instants(column: pa.ChunkedArray, *, place: str) -> Instants:
+    """Microseconds since the epoch in UTC, and where there is one; naive is UTC, nanoseconds are floored.
+
+    Raises UsageError, naming `place`, for types that are no instants and for strings that are not ISO 8601.
+
+    >>> times, known = instants(pa.chunked_array([pa.array([-1, None], pa.timestamp("ns"))]), place="here")
+    >>> times.tolist(), known.tolist()
+    ([-1, 0], [True, False])
+    """
+    dtype = column.type
+    if is_string(dtype):
+        column = pa.chunked_array([_parsed(column, place)])
+        dtype = column.type
+    if pa.types.is_date(dtype):
+        column = column.cast(pa.timestamp("ms")) if pa.types.is_date64(dtype) else column.cast(pa.timestamp("s"))
+        dtype = column.type
+    if pa.types.is_null(dtype):
+        return np.zeros(len(column), np.int64), np.zeros(len(column), np.bool_)
+    if not pa.types.is_timestamp(dtype):
+        raise UsageError(f"{place} holds {dtype}, not timestamps; give timestamps, dates or ISO 8601 strings")
+    known = column.is_valid().to_numpy()
+    ticks = pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
+    per_second = _PER_SECOND[dtype.unit]
+    times = ticks // 1_000 if dtype.unit == "ns" else ticks * (1_000_000 // per_second)
+    return np.ascontiguousarray(times, np.int64), known
+
+
+def coerce_key(column: pa.ChunkedArray, declared: str, *, place: str) -> pa.ChunkedArray:
+    """A key column in the entity's declared type: int32 5, int64 5 and "5" are one INT64 key.
+
+    Whole numbers and their plain decimal text become integers, integers become text; NULL and NaN of a float column are
+    NULL. Raises UsageError, with both types, where a value would lose something.
+
+    >>> coerce_key(pa.chunked_array([["5", None]]), "INT64", place="here").to_pylist()
+    [5, None]
+    """
+    dtype = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    column = column.cast(dtype) if dtype != column.type else column
+    target = _KEY_TYPES.get(declared)
+    if target is None:
+        raise UsageError(f"{place}: entities of type {declared} cannot be joined; {did_you_mean(declared, _KEY_TYPES)}")
+    if pa.types.is_null(dtype):
+        return pa.chunked_array([pa.nulls(len(column), target)])
+    if declared == "UNIX_TIMESTAMP":
+        times, known = instants(column, place=place)
+        return pa.chunked_array([pa.array(times, mask=~known)])
+    allowed = any(accepts(dtype) for accepts in _ACCEPTED[declared])
+    if allowed:
+        if pa.types.is_floating(dtype) and declared.startswith("INT"):
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, dtype), column)
+        try:
+            key = column.cast(target)
+        except pa.ArrowInvalid as error:
+            raise UsageError(f"{place} holds {dtype}, its entity is declared {declared}: {error}") from error
+        # "05" and "5" are two strings and must not become one number.
+        if not (is_string(dtype) and declared.startswith("INT")) or key.cast(dtype).equals(column):
+            return key
+    raise UsageError(
+        f"{place} holds {dtype}, its entity is declared {declared}; convert the column without losing anything"
+    )
+
+
+_ACCEPTED: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
+    "STRING": (is_string, pa.types.is_integer),
+    "BYTES": (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary),
+    "BOOL": (pa.types.is_boolean,),
+    "FLOAT": (pa.types.is_floating,),
+    "DOUBLE": (pa.types.is_floating,),
+    **dict.fromkeys(("INT32", "INT64"), (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, is_string)),
+}
+
+
+def _column(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
+    if name not in table.column_names:
+        raise UsageError(f"entity rows have no {what} {name!r}; {did_you_mean(name, table.column_names)}")
+    return table[name]
+
+
+def _parsed(column: pa.ChunkedArray, place: str) -> pa.Array:
+    encoded = pc.dictionary_encode(column.cast(pa.string())).combine_chunks()
+    parsed = pa.array([_instant_us(text, place) for text in encoded.dictionary.to_pylist()], pa.int64())
+    return parsed.take(encoded.indices).cast(pa.timestamp("us", "UTC"))
+
+
+def _instant_us(text: str, place: str) -> int:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{place} holds {text!r}, which is no ISO 8601 timestamp") from error
+    since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

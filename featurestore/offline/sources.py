@@ -1,0 +1,260 @@
+"""What does a source hold, and how does SQL read it?
+
+A source is a Parquet file, a folder of them (hive-partitioned or not), an event log, or a table of Delta Lake or
+Iceberg. Looking at it reads footers only: everything that can be wrong with it (missing, torn, empty, no Parquet, a
+column that is gone) is found before any work is done, with one line that names it. A `Scan` pins the files found:
+files that appear later are not read half-way through.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlparse
+
+import duckdb
+import msgspec
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from featurestore.errors import SourceError, UsageError
+from featurestore.offline import event_log
+from featurestore.offline.connection import first_line
+from featurestore.offline.sql_types import identifier, literal
+from validation.errors import did_you_mean
+
+_GLOB = re.compile(r"[*?\[]")
+_HIVE = re.compile(r"([^=/]+)=([^/]*)")
+
+
+class Scan(msgspec.Struct, frozen=True, kw_only=True):
+    """A source as it stands now: how to read it, and its columns' Arrow types."""
+
+    name: str
+    """How errors call it."""
+    schema: pa.Schema
+    sql: str
+    """What follows FROM; reads `relation` by its name where there is one."""
+    relation: Any = None
+    """An Arrow table or dataset to be registered as `source` by the connection that runs `sql`."""
+    empty: bool = False
+
+    def column(self, name: str, *, role: str) -> pa.DataType:
+        """The Arrow type of a column; raises SourceError with what exists."""
+        index = self.schema.get_field_index(name)
+        if index < 0:
+            raise SourceError(f"{self.name} has no {role} {name!r}; {did_you_mean(name, self.schema.names)}")
+        return self.schema.field(index).type
+
+    def register(self, session: duckdb.DuckDBPyConnection, alias: str) -> str:
+        """Make the source readable in the session; returns what follows FROM."""
+        if self.relation is None:
+            return self.sql
+        session.register(alias, self.relation)
+        return self.sql.format(source=identifier(alias))
+
+
+def scan_table(table: pa.Table, *, name: str) -> Scan:
+    """Rows that are already in memory.
+
+    >>> scan_table(pa.table({"a": [1]}), name="rows").column("a", role="column")
+    DataType(int64)
+    """
+    return Scan(name=name, schema=table.schema, sql="{source}", relation=table, empty=not len(table))
+
+
+def scan_parquet(
+    path: str | Path,
+    *,
+    repo: Path,
+    name: str,
+    columns: Iterable[str] = (),
+    missing_columns: Literal["error", "null"] = "error",
+    filesystem: pyarrow.fs.FileSystem | None = None,
+) -> Scan:
+    """A Parquet file, folder or event log; relative paths start at `repo`, other stores than disks are URIs.
+
+    `columns` must be in every file, unless `missing_columns` is "null" or the folder is an event log, whose schema may
+    grow: then in one of them. Raises SourceError.
+    """
+    remote = _remote(str(path), filesystem)
+    if remote is not None:
+        return _scan_dataset(*remote, name=name, columns=columns)
+    root = local_path(path, repo)
+    files = parquet_files(root, name=name)
+    schemas = _footers(files, name)
+    rows = sum(count for _, count in schemas)
+    log = [event_log.parse_name(file) for file in files]
+    is_log = all(log)
+    wanted = list(dict.fromkeys(columns))
+    hive = _hive_keys(root, files, {field for schema, _ in schemas for field in schema.names})
+    _require(
+        wanted, files, [schema for schema, _ in schemas], hive, name=name, anywhere=is_log or missing_columns == "null"
+    )
+    schema = _merged([schema for schema, _ in schemas], name)
+    listed = ", ".join(literal(_GLOB.sub(lambda found: f"[{found[0]}]", str(file))) for file in files)
+    options = f"union_by_name=true, hive_partitioning={'true' if hive else 'false'}"
+    sql = f"read_parquet([{listed}], {options})"
+    if hive:
+        schema = _with_hive_types(schema, sql, hive, name)
+    if is_log and event_log.overlaps(file for file in log if file is not None):
+        identity = ", ".join(
+            identifier(column) for column in (event_log.TOPIC_ID, event_log.PARTITION, event_log.OFFSET)
+        )
+        sql = f"(SELECT * FROM {sql} QUALIFY row_number() OVER (PARTITION BY {identity}) = 1)"
+    return Scan(name=name, schema=schema, sql=sql, empty=rows == 0)
+
+
+def scan_delta(path: str | Path, *, repo: Path, name: str, options: Mapping[str, str] | None = None) -> Scan:
+    """A Delta Lake table in its newest version; raises UsageError where the `deltalake` package is missing."""
+    try:
+        from deltalake import DeltaTable  # type: ignore[import-not-found,unused-ignore] # optional, for Delta sources
+    except ImportError as error:
+        raise UsageError(f"{name} is a Delta table: install the package deltalake to read it") from error
+    place = str(path) if _scheme(str(path)) else str(local_path(path, repo))
+    dataset = DeltaTable(place, storage_options=dict(options or {})).to_pyarrow_dataset()
+    return Scan(name=name, schema=dataset.schema, sql="{source}", relation=dataset)
+
+
+def local_path(path: str | Path, repo: Path) -> Path:
+    """The place on disk; relative paths start at the repo.
+
+    >>> local_path("data/a.parquet", Path("/repo"))
+    PosixPath('/repo/data/a.parquet')
+    """
+    parsed = urlparse(str(path))
+    plain = Path(unquote(parsed.path)) if parsed.scheme == "file" else Path(path)
+    return plain if plain.is_absolute() else repo / plain
+
+
+def parquet_files(root: Path, *, name: str) -> tuple[Path, ...]:
+    """The Parquet files a path stands for, ordered by name; unfinished and hidden ones are left out."""
+    if root.is_file():
+        return (root,)
+    if not root.exists():
+        near = sorted(entry.name for entry in root.parent.iterdir()) if root.parent.is_dir() else []
+        found = did_you_mean(root.name, near) if near else f"{root.parent} does not exist or is empty"
+        raise SourceError(f"{name}: {root} does not exist; {found}")
+    files = sorted(
+        file
+        for file in root.rglob("*.parquet")
+        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(root).parts)
+    )
+    if not files:
+        raise SourceError(f"{name}: the folder {root} holds no Parquet files (*.parquet)")
+    return tuple(files)
+
+
+def _footers(files: Sequence[Path], name: str) -> list[tuple[pa.Schema, int]]:
+    def footer(file: Path) -> tuple[pa.Schema, int]:
+        try:
+            state = file.stat()
+            return _footer(file, state.st_mtime_ns, state.st_size)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise SourceError(f"{name}: {file} cannot be read as Parquet: {first_line(error)}") from error
+
+    if len(files) == 1:
+        return [footer(files[0])]
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(footer, files))
+
+
+@lru_cache(maxsize=4096)
+def _footer(file: Path, modified_ns: int, size_bytes: int) -> tuple[pa.Schema, int]:  # noqa: ARG001 (parts of the cache's key)
+    with pq.ParquetFile(file) as opened:
+        return opened.schema_arrow.remove_metadata(), opened.metadata.num_rows
+
+
+def _require(
+    wanted: Sequence[str],
+    files: Sequence[Path],
+    schemas: Sequence[pa.Schema],
+    hive: Sequence[str],
+    *,
+    name: str,
+    anywhere: bool,
+) -> None:
+    known = {*hive, *(field for schema in schemas for field in schema.names)}
+    for column in wanted:
+        if column not in known:
+            raise SourceError(f"{name} has no column {column!r}; {did_you_mean(column, known)}")
+        lacking = [file for file, schema in zip(files, schemas, strict=True) if column not in schema.names]
+        if lacking and column not in hive and not anywhere:
+            raise SourceError(
+                f"{name}: {lacking[0]} has no column {column!r}, {len(files) - len(lacking)} of its {len(files)} files have; "
+                "write the column there, or set missing_columns: 'null' in feature_store.yaml's offline_store"
+            )
+    folded = [column.casefold() for column in known]
+    for column in wanted:
+        if folded.count(column.casefold()) > 1:
+            raise SourceError(
+                f"{name} has columns that differ from {column!r} only in upper and lower case; rename one"
+            )
+
+
+def _merged(schemas: Sequence[pa.Schema], name: str) -> pa.Schema:
+    distinct = list(dict.fromkeys(schema.to_string(show_schema_metadata=False) for schema in schemas))
+    if len(distinct) == 1:
+        return schemas[0]
+    try:
+        return pa.unify_schemas(list(schemas), promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise SourceError(f"{name}: its files disagree about a column's type: {first_line(error)}") from error
+
+
+def _hive_keys(root: Path, files: Sequence[Path], columns: set[str]) -> list[str]:
+    """Folder names of the form key=value, which are columns unless the files have a column of that name."""
+    if root.is_file():
+        return []
+    per_file = [
+        [match[1] for part in file.relative_to(root).parts[:-1] if (match := _HIVE.fullmatch(part))] for file in files
+    ]
+    # DuckDB would let a folder's value win over the file's own column: then the folders are not read at all.
+    return [] if columns & set(per_file[0]) or any(keys != per_file[0] for keys in per_file) else per_file[0]
+
+
+def _with_hive_types(schema: pa.Schema, sql: str, hive: Sequence[str], name: str) -> pa.Schema:
+    try:
+        with duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as session:
+            columns = ", ".join(identifier(key) for key in hive)
+            found = session.sql(f"SELECT {columns} FROM {sql} LIMIT 0").to_arrow_table().schema
+    except duckdb.Error as error:
+        raise SourceError(f"{name}: its partition folders cannot be read: {first_line(error)}") from error
+    for field in found:
+        schema = schema.append(field)
+    return schema
+
+
+def _scheme(path: str) -> str:
+    scheme = urlparse(path).scheme
+    return "" if scheme == "file" or len(scheme) == 1 else scheme
+
+
+def _remote(path: str, filesystem: pyarrow.fs.FileSystem | None) -> tuple[str, pyarrow.fs.FileSystem] | None:
+    scheme = _scheme(path)
+    if filesystem is not None:
+        return path.removeprefix(f"{scheme}://"), filesystem
+    if not scheme:
+        return None
+    try:
+        found, inside = pyarrow.fs.FileSystem.from_uri(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise SourceError(f"{path} cannot be opened: {first_line(error)}") from error
+    return inside, found
+
+
+def _scan_dataset(path: str, filesystem: pyarrow.fs.FileSystem, *, name: str, columns: Iterable[str]) -> Scan:
+    try:
+        dataset = pyarrow.dataset.dataset(path, filesystem=filesystem, format="parquet", partitioning="hive")
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SourceError(f"{name}: {path} cannot be read as Parquet: {first_line(error)}") from error
+    if not dataset.files:
+        raise SourceError(f"{name}: {path} holds no Parquet files")
+    scan = Scan(name=name, schema=dataset.schema, sql="{source}", relation=dataset)
+    for column in columns:
+        scan.column(column, role="column")
+    return scan

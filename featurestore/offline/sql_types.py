@@ -1,0 +1,147 @@
+"""How does SQL read a column's instants and entity keys, whatever type the file gave them?
+
+Instants are BIGINT microseconds since the epoch in UTC: naive ones are UTC, nanoseconds are floored (DuckDB would
+round), strings are ISO 8601. Keys are coerced to the entity's declared type and refused where that loses something.
+"""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from featurestore.errors import SourceError
+
+_OFFSET = r"(Z|z|[+-]\d{2}(:?\d{2})?)$"
+
+
+def identifier(name: str) -> str:
+    """A column's name, quoted.
+
+    >>> identifier('a "b"')
+    '"a ""b\"""'
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A string, quoted.
+
+    >>> literal("it's")
+    "'it''s'"
+    """
+    return "'" + text.replace("'", "''") + "'"
+
+
+def instant(column: str, dtype: pa.DataType, *, place: str) -> str:
+    """The column's instants as BIGINT microseconds; NULL stays NULL, DuckDB's infinities become NULL.
+
+    Raises SourceError, naming `place`, for a type that is no instant.
+
+    >>> instant("ts", pa.timestamp("us", "UTC"), place="source 's'")
+    'epoch_us("ts")'
+    """
+    name = identifier(column)
+    if pa.types.is_timestamp(dtype):
+        if dtype.unit != "ns":
+            return f"epoch_us({name})"
+        # Integer division truncates towards zero and epoch_us rounds; an instant before 1970 must be floored too.
+        return f"((epoch_ns({name}) - ((epoch_ns({name}) % 1000) + 1000) % 1000) // 1000)"
+    if pa.types.is_date(dtype):
+        return f"epoch_us({name})"
+    if is_string(dtype):
+        return (
+            f"CASE WHEN regexp_matches({name}, {literal(_OFFSET)}) THEN epoch_us({name}::TIMESTAMPTZ) "
+            f"ELSE epoch_us({name}::TIMESTAMP) END"
+        )
+    raise SourceError(
+        f"{place}: column {column!r} is {dtype}, not a timestamp; store timestamps, dates or ISO 8601 strings"
+    )
+
+
+def earliest(column: str, dtype: pa.DataType, t_us: int) -> str | None:
+    """A filter on the raw column that row-group statistics can answer: at or after `t_us`; None where there is none."""
+    return _bound(column, dtype, ">=", t_us)
+
+
+def latest(column: str, dtype: pa.DataType, t_us: int) -> str | None:
+    """As `earliest`: at or before `t_us`."""
+    return _bound(column, dtype, "<=", t_us)
+
+
+def entity_key(column: str, dtype: pa.DataType, declared: str, *, place: str) -> str:
+    """A source's key column in the entity's declared type (a Feast value type's name).
+
+    Raises SourceError with both types where no value could be converted without loss; a single value that cannot is an
+    error when it is met.
+
+    >>> entity_key("id", pa.int32(), "INT64", place="source 's'")
+    '"id"::BIGINT'
+    """
+    name = identifier(column)
+    sql: str | None = None
+    if pa.types.is_null(dtype) and declared in _SQL_TYPES:
+        sql = f"{name}::{_SQL_TYPES[declared]}"
+    elif declared in {"INT32", "INT64"}:
+        lost = literal(f"{place}: join key {column!r} is declared {declared}, the source holds ")
+        sql = _whole_number(name, dtype, f"error({lost} || {name}::VARCHAR)")
+    elif declared == "STRING":
+        sql = name if is_string(dtype) else f"{name}::VARCHAR" if pa.types.is_integer(dtype) else None
+    elif declared == "UNIX_TIMESTAMP":
+        sql = instant(column, dtype, place=place)
+    elif any(accepts(dtype) for accepts in _SAME_KIND.get(declared, ())):
+        sql = f"{name}::{_SQL_TYPES[declared]}"
+    if sql is None:
+        raise SourceError(f"{place}: join key {column!r} is {dtype} there, its entity is declared {declared}")
+    return sql
+
+
+def is_string(dtype: pa.DataType) -> bool:
+    """Whether the type holds text, dictionary-encoded or not.
+
+    >>> is_string(pa.dictionary(pa.int8(), pa.large_string()))
+    True
+    """
+    if pa.types.is_dictionary(dtype):
+        return is_string(dtype.value_type)
+    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype))
+
+
+_SQL_TYPES = {
+    "INT32": "BIGINT",
+    "INT64": "BIGINT",
+    "STRING": "VARCHAR",
+    "BYTES": "BLOB",
+    "BOOL": "BOOLEAN",
+    "FLOAT": "DOUBLE",
+    "DOUBLE": "DOUBLE",
+    "UNIX_TIMESTAMP": "BIGINT",
+}
+
+
+_SAME_KIND: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
+    "BYTES": (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary),
+    "BOOL": (pa.types.is_boolean,),
+    "FLOAT": (pa.types.is_floating,),
+    "DOUBLE": (pa.types.is_floating,),
+}
+
+
+def _whole_number(name: str, dtype: pa.DataType, lost: str) -> str | None:
+    if pa.types.is_integer(dtype):
+        return f"{name}::BIGINT"
+    if pa.types.is_floating(dtype) or pa.types.is_decimal(dtype):
+        # NaN is how a float column of whole numbers says NULL.
+        absent = f"{name} IS NULL" if pa.types.is_decimal(dtype) else f"{name} IS NULL OR isnan({name})"
+        return f"CASE WHEN {absent} THEN NULL WHEN {name} = floor({name}) THEN {name}::BIGINT ELSE {lost} END"
+    if is_string(dtype):
+        # "05" and "5" are two strings and must not become one number.
+        whole = f"TRY_CAST({name} AS BIGINT)"
+        return f"CASE WHEN {name} IS NULL THEN NULL WHEN {whole}::VARCHAR = {name} THEN {whole} ELSE {lost} END"
+    return None
+
+
+def _bound(column: str, dtype: pa.DataType, operator: str, t_us: int) -> str | None:
+    # Beyond these DuckDB's literals overflow; and a bound of nanoseconds would have to be rounded the right way.
+    if not pa.types.is_timestamp(dtype) or dtype.unit == "ns" or abs(t_us) > 200_000 * 365 * 86_400_000_000:
+        return None
+    maker = "make_timestamp" if dtype.tz is None else "make_timestamptz"
+    return f"{identifier(column)} {operator} {maker}({t_us}::BIGINT)"
