@@ -185,7 +185,7 @@ def _require(
         lacking = [file for file, schema in zip(files, schemas, strict=True) if column not in schema.names]
         if lacking and column not in hive and not anywhere:
             raise SourceError(
-                f"{name}: {lacking[0]} has no column {column!r}, {len(files) - len(lacking)} of its {len(files)} files have; "
+                f"{name}: {lacking[0]} has no column {column!r}, {len(files) - len(lacking)} of {len(files)} do; "
                 "write the column there, or set missing_columns: 'null' in feature_store.yaml's offline_store"
             )
     folded = [column.casefold() for column in known]
