@@ -114,6 +114,11 @@ class Part:
                 ties = raw[0] == np.repeat(ts, ends - starts)
                 return np.stack([ts, np.maximum.reduceat(np.where(ties, raw[1], np.uint64(0)), starts)])
 
+    def merge(self, a: Raw, b: Raw) -> Raw:
+        """Group by group, the part of the events of both."""
+        both = np.stack([a, b], axis=-1).reshape(*a.shape[:-1], 2 * a.shape[-1])
+        return self.reduce(both, np.arange(0, both.shape[-1], 2)) if both.shape[-1] else both
+
     def pack(self, raw: Raw) -> Raw:
         """The wire format, groups first; may change `raw`."""
         return fp.pack(raw) if self.name in ("sum", "square") else raw.T

@@ -16,6 +16,7 @@ from featurestore.aggregation.errors import TornTiles
 from featurestore.aggregation.partials import Raw
 from featurestore.aggregation.results import ColumnResult
 from featurestore.aggregation.tiles import SPAN, Level, Slots, TileLayout
+from featurestore.aggregation.windows import window_start
 from featurestore.plan import View
 
 Ints = npt.NDArray[np.int64]
@@ -73,8 +74,17 @@ class WindowReader:
 def _blocks(level: Level, t_us: int) -> range:
     if not level.hop_us:
         return range(1)
-    head = t_us // level.hop_us
-    return range((head - level.windows_us[-1] // level.hop_us) // SPAN, head // SPAN + 1)
+    first, last = tiles_of(t_us, level.windows_us[-1], level.hop_us)
+    return range(first // SPAN, last // SPAN + 1)
+
+
+def tiles_of(t_us: int, window_us: int, hop_us: int) -> tuple[int, int]:
+    """The first and the last tile of the window at `t_us`; the last holds nothing later than `t_us` yet.
+
+    >>> tiles_of(t_us=3_700, window_us=300, hop_us=100)
+    (34, 37)
+    """
+    return window_start(t_us, window_us, hop_us) // hop_us, t_us // hop_us
 
 
 def _gather(level: Level, blocks: range, at: int, payloads: Payloads) -> tuple[Slots, Ints, Ints]:
@@ -114,8 +124,8 @@ def _values(level: Level, t_us: int, slots: Slots, tile: Ints, entity: Ints, ent
         if window_us is None:
             inside = np.arange(len(slots))
         else:
-            head = t_us // level.hop_us
-            inside = np.flatnonzero((tile >= head - window_us // level.hop_us) & (tile <= head))
+            first, last = tiles_of(t_us, window_us, level.hop_us)
+            inside = np.flatnonzero((tile >= first) & (tile <= last))
         chosen.append(inside)
         groups.append(entity[inside] + number * entities)
     group = np.concatenate(groups)

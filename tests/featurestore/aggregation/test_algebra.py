@@ -1,0 +1,195 @@
+"""Is every part a commutative monoid, and are parts merged the same as events taken one by one?"""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurestore.aggregation.errors import LeavesType, MagnitudeTooLarge, TornTiles
+from featurestore.aggregation.read import WindowReader
+from featurestore.aggregation.tiles import TileLayout
+from featurestore.errors import DefinitionError
+from featurestore.plan import Aggregation
+
+FUNCTIONS = ("count", "sum", "mean", "min", "max", "var", "std", "first", "last")
+FLOATS = st.one_of(
+    st.none(),
+    st.floats(allow_nan=True, allow_infinity=True, width=64).filter(lambda x: not 2.0**78 <= abs(x) < math.inf),
+    st.sampled_from([0.0, -0.0, 1e9, 1e9 + 0.1, 1e-300, 2.0**-80, -(2.0**77)]),
+)
+INTS = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.sampled_from([-(2**63), 2**63 - 1, 0]))
+EVENTS = st.lists(
+    st.tuples(st.integers(-3, 3), FLOATS, INTS, st.none() | st.booleans(), st.none() | st.text(max_size=1))
+)
+
+
+def aggregation(function, column="x", column_dtype="DOUBLE", dtype="DOUBLE", **more):
+    return Aggregation(
+        feature=f"{column}_{function}", column=column, column_dtype=column_dtype, function=function, dtype=dtype, **more
+    )
+
+
+def all_time(function, column="x", column_dtype="DOUBLE", dtype="DOUBLE"):
+    return aggregation(function, column, column_dtype, dtype, window_us=None, hop_us=None)
+
+
+LAYOUT = TileLayout.of_aggregations(
+    [all_time(function) for function in FUNCTIONS if function != "count"]
+    + [all_time(function, "i", "INT64") for function in FUNCTIONS]
+    + [all_time("last", "b", "BOOL", "BOOL"), all_time("count", "s", "STRING", "INT64")]
+)
+LEVEL = LAYOUT.levels[0]
+
+
+def slots(events, group=None):
+    columns = {
+        "x": pa.array([e[1] for e in events], pa.float64()),
+        "i": pa.array([e[2] for e in events], pa.int64()),
+        "b": pa.array([e[3] for e in events], pa.bool_()),
+        "s": pa.array([e[4] for e in events], pa.string()),
+    }
+    group = np.zeros(len(events), np.int64) if group is None else np.array(group, np.int64)
+    return LEVEL.aggregate(
+        group, max(1, *(group + 1)) if len(group) else 1, np.array([e[0] for e in events], np.int64), columns
+    )
+
+
+@given(EVENTS, EVENTS)
+def test_merge_commutes(a, b):
+    """Which side comes first cannot be told from the bytes."""
+    assert LEVEL.merge(slots(a), slots(b)).tobytes() == LEVEL.merge(slots(b), slots(a)).tobytes()
+
+
+@given(EVENTS, EVENTS, EVENTS)
+def test_merge_associates(a, b, c):
+    """How merges are grouped cannot be told from the bytes."""
+    a, b, c = slots(a), slots(b), slots(c)
+    assert LEVEL.merge(LEVEL.merge(a, b), c).tobytes() == LEVEL.merge(a, LEVEL.merge(b, c)).tobytes()
+
+
+@given(EVENTS)
+def test_zeros_are_the_identity(events):
+    """All-zero bytes are the slot of no events."""
+    zeros = LEVEL.decode(bytes(LEVEL.slot_bytes))
+    assert slots([]).tobytes() == zeros.tobytes()
+    assert LEVEL.merge(slots(events), zeros).tobytes() == slots(events).tobytes()
+
+
+@given(EVENTS.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))
+def test_parts_equal_one_by_one(both):
+    """Aggregated at once, in any order, and merged one event at a time: the same bytes."""
+    events, shuffled = both
+    one_by_one = slots([])
+    for event in shuffled:
+        one_by_one = LEVEL.merge(one_by_one, slots([event]))
+    assert one_by_one.tobytes() == slots(events).tobytes()
+
+
+@given(EVENTS.filter(len).flatmap(lambda events: st.tuples(st.just(events), st.permutations(range(len(events))))))
+def test_groups_do_not_mix(both):
+    """Every group of a batch gets the slot that its own events alone would give."""
+    events, order = both
+    group = [n % 3 for n in order]
+    found = slots(events, group)
+    for code in range(len(found)):
+        alone = slots([event for event, of in zip(events, group, strict=True) if of == code])
+        assert found[code].tobytes() == alone[0].tobytes()
+
+
+@given(EVENTS)
+def test_reduce_equals_merges(events):
+    """A run of slots reduced is the merge of its slots."""
+    parts = [slots([event]) for event in events] + [slots([])] * 2
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = LEVEL.merge(merged, part)
+    assert LEVEL.reduce(np.concatenate(parts), np.array([0])).tobytes() == merged.tobytes()
+
+
+def test_newest_is_kept_without_values():
+    """An event whose values are all null still counts as seen, also before the epoch."""
+    slot = slots([(-5, None, None, None, None)])
+    assert (slot["rows"][0], slot["newest"][0]) == (1, -5)
+
+
+def test_too_large_floats_are_named():
+    """A magnitude of 2**78 is an error that names its row, where it would be summed."""
+    columns = {"x": pa.array([1.0, 2.0**78, math.inf, None, -1e300])}
+    layout = TileLayout.of_aggregations([all_time("mean")])
+    with pytest.raises(MagnitudeTooLarge) as caught:
+        layout.levels[0].aggregate(np.zeros(5, np.int64), 1, np.zeros(5, np.int64), columns)
+    assert caught.value.rows == [1, 4]
+    assert layout.too_large(columns).tolist() == [False, True, False, False, True]
+
+
+def test_too_large_floats_may_be_compared():
+    """Greatest and least have no such limit."""
+    layout = TileLayout.of_aggregations([all_time("max")])
+    assert layout.too_large({"x": pa.array([1e300])}) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"), [("INT64", [2**63 - 1, 1]), ("INT32", [2**31]), ("INT64", [-(2**63), -1])]
+)
+def test_integer_sum_that_leaves_its_type_is_named(dtype, values):
+    """An exact sum is never wrapped around or rounded into its type."""
+    reader = WindowReader(TileLayout.of_aggregations([all_time("sum", "i", "INT64", dtype)]))
+    level = reader.layout.levels[0]
+    slot = level.aggregate(np.zeros(len(values), np.int64), 1, np.zeros(len(values), np.int64), {"i": pa.array(values)})
+    with pytest.raises(LeavesType) as caught:
+        reader.values(0, [[[None]], [[slot.tobytes()]]])
+    assert (caught.value.feature, caught.value.rows) == ("i_sum", [1])
+
+
+def test_integer_sum_may_pass_beyond_its_type_and_return():
+    """Partials are wider than the type: only the result must fit."""
+    reader = WindowReader(TileLayout.of_aggregations([all_time("sum", "i", "INT64", "INT64")]))
+    level = reader.layout.levels[0]
+    events = pa.array([2**63 - 1, 2**63 - 1, -(2**63), 1])
+    slot = level.aggregate(np.zeros(4, np.int64), 1, np.zeros(4, np.int64), {"i": events})
+    assert reader.values(0, [[[slot.tobytes()]]]).columns["i_sum"].to_pylist() == [2**63 - 1]
+
+
+def test_torn_tiles_are_refused():
+    """Bytes that are no whole number of slots are another layout's."""
+    reader = WindowReader(LAYOUT)
+    with pytest.raises(TornTiles):
+        reader.values(0, [[[bytes(LEVEL.slot_bytes + 1)]]])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        all_time("median"),
+        all_time("sum", "s", "STRING", "STRING"),
+        all_time("sum", "x", "DOUBLE", "INT64"),
+        all_time("mean", "i", "INT64", "INT64"),
+        all_time("sum", "t", "UNIX_TIMESTAMP", "INT64"),
+        all_time("max", "l", "INT64_LIST", "INT64"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(wrong):
+    """A function, its column and its feature's type must go together."""
+    with pytest.raises(DefinitionError):
+        TileLayout.of_aggregations([wrong])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "arrow", "values", "least"),
+    [
+        ("INT32", pa.int32(), [3, -4], -4),
+        ("FLOAT", pa.float32(), [1.5, -0.25], -0.25),
+        ("BOOL", pa.bool_(), [True, False], False),
+    ],
+)
+def test_types_return_as_they_came(dtype, arrow, values, least):
+    """A least value has its column's type."""
+    reader = WindowReader(TileLayout.of_aggregations([all_time("min", "x", dtype, dtype)]))
+    slot = reader.layout.levels[0].aggregate(
+        np.zeros(2, np.int64), 1, np.zeros(2, np.int64), {"x": pa.array(values, arrow)}
+    )
+    found = reader.values(0, [[[slot.tobytes()]]]).columns["x_min"]
+    assert (found.type, found.to_pylist()) == (arrow, [least])

@@ -1,0 +1,350 @@
+"""Do the join, the tiles and their reader give the bits that arithmetic on fractions gives?"""
+
+import math
+import struct
+from collections import defaultdict
+from fractions import Fraction
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from featurestore.aggregation import read, tiles
+from featurestore.aggregation.read import WindowReader
+from featurestore.aggregation.tiles import SPAN, TileLayout
+from featurestore.aggregation.windows import DAY_US, HOUR_US, MINUTE_US
+from featurestore.errors import DefinitionError
+from featurestore.offline import windowed_chunk, windowed_ranges
+from featurestore.offline.windowed import windowed_join
+from featurestore.plan import Aggregation
+
+WINDOWS = [
+    (HOUR_US, 5 * MINUTE_US),
+    (DAY_US, HOUR_US),
+    (7 * DAY_US, HOUR_US),
+    (30 * DAY_US, DAY_US),
+    (10 * MINUTE_US, 10 * MINUTE_US),
+    (None, None),
+]
+FUNCTIONS = ("count", "sum", "mean", "min", "max", "var", "std", "first", "last")
+ORIGIN = 600 * 32 * DAY_US
+"""An instant where hops, tiles and blocks of all levels begin."""
+NAN, INF = float("nan"), float("inf")
+
+
+class Event(NamedTuple):
+    key: str | None
+    ts: int | None
+    arrival: int
+    x: float | None
+    i: int | None
+
+
+def dtype_of(function, column):
+    if function == "count":
+        return "INT64"
+    if column == "x" or function in ("mean", "var", "std"):
+        return "DOUBLE"
+    return "INT64"
+
+
+AGGREGATIONS = [
+    Aggregation(
+        feature=f"{column}_{function}_{window}",
+        column=column,
+        column_dtype={"x": "DOUBLE", "i": "INT64"}[column],
+        function=function,
+        dtype=dtype_of(function, column),
+        window_us=window,
+        hop_us=hop,
+    )
+    for window, hop in WINDOWS
+    for column in ("x", "i")
+    for function in FUNCTIONS
+]
+
+
+def oracle(events, key, t, window, hop, column, *, as_known):
+    """What every function tells of the window, by definition."""
+    start = -math.inf if window is None else t // hop * hop - window
+    inside = [e for e in events if e.key == key and e.ts is not None and start <= e.ts <= t]
+    if as_known:
+        inside = [e for e in inside if e.arrival <= t]
+    found = [(e.ts, getattr(e, column)) for e in inside if getattr(e, column) is not None]
+    values = [value for _, value in found]
+    n = len(values)
+    if n == 0:
+        return {"count": 0}
+    strange = [value for value in values if not math.isfinite(value)]
+    cut = [Fraction(int(Fraction(value) * 2**80), 2**80) for value in values if math.isfinite(value)]
+    total = sum(strange) + 0.0 if strange else float(sum(cut))
+    nan = any(math.isnan(value) for value in values)
+    result = {"count": n, "sum": total, "mean": total / n}
+    result["min"], result["max"] = (NAN, NAN) if nan else (min(values) + 0, max(values) + 0)
+    result["first"] = end(found, min)
+    result["last"] = end(found, max)
+    if n > 1:
+        spread = (n * sum(value * value for value in cut) - sum(cut) ** 2) / (n * (n - 1))
+        result["var"] = NAN if strange else float(spread)
+        result["std"] = math.sqrt(result["var"])
+    if column == "i":
+        result["sum"] = sum(values)
+    return result
+
+
+def end(found, which):
+    """The greatest value (NaN above all) of those at the first or last time."""
+    time = which(ts for ts, _ in found)
+    return max((value for ts, value in found if ts == time), key=lambda value: (math.isnan(value), value)) + 0
+
+
+def bits(value):
+    if isinstance(value, float):
+        return "nan" if math.isnan(value) else struct.pack(">d", value)
+    return value
+
+
+def wanted(events, rows, *, as_known=False):
+    """feature -> one value a row, as bits."""
+    columns, of_key = defaultdict(list), defaultdict(list)
+    for event in events:
+        of_key[event.key].append(event)
+    for key, t in rows:
+        told = {}
+        for a in AGGREGATIONS:
+            group = (a.window_us, a.hop_us, a.column)
+            if group not in told:
+                told[group] = {} if key is None or t is None else oracle(of_key[key], key, t, *group, as_known=as_known)
+            columns[a.feature].append(bits(told[group].get(a.function)))
+    return dict(columns)
+
+
+def table(events):
+    stamp = pa.timestamp("us", tz="UTC")
+    return pa.table(
+        {
+            "k": pa.array([e.key for e in events], pa.string()),
+            "ts": pa.array([e.ts for e in events], stamp),
+            "arrival": pa.array([e.arrival for e in events], stamp),
+            "x": pa.array([e.x for e in events], pa.float64()),
+            "i": pa.array([e.i for e in events], pa.int64()),
+        }
+    )
+
+
+def joined(events, rows, *, as_known=False, chunk_rows=1_000_000, aggregations=AGGREGATIONS):
+    asked = pa.table(
+        {"id": pa.array([k for k, _ in rows], pa.string()), "at": pa.array([t for _, t in rows], pa.int64())}
+    )
+    result = windowed_join(
+        table(events),
+        asked,
+        keys={"k": "id"},
+        event_ts="ts",
+        entity_ts="at",
+        aggregations=aggregations,
+        arrival="arrival",
+        as_known=as_known,
+        chunk_rows=chunk_rows,
+    )
+    return as_bits({name: result[name] for name in result.column_names})
+
+
+def as_bits(columns):
+    return {name: [bits(value) for value in column.to_pylist()] for name, column in columns.items()}
+
+
+class Stream:
+    """Tiles of several shards, updated by batches of events in any order, as a worker would."""
+
+    def __init__(self, shards):
+        self.layout = TileLayout.of_aggregations(AGGREGATIONS)
+        self.reader = WindowReader(self.layout)
+        self.shards = [{} for _ in range(shards)]
+
+    def add(self, shard, events):
+        data = table(events)
+        ts = np.array([e.ts for e in events], np.int64)
+        for level in self.layout.levels:
+            places = list(zip([e.key for e in events], level.tile(ts).tolist(), strict=True))
+            order = {place: code for code, place in enumerate(dict.fromkeys(places))}
+            group = np.array([order[place] for place in places], np.int64)
+            new = level.aggregate(group, len(order), ts, {"x": data["x"], "i": data["i"]})
+            blocks = [self.block(shard, level, key, tile) for key, tile in order]
+            at = [tile % SPAN * level.slot_bytes for _, tile in order]
+            old = b"".join(bytes(block[i : i + level.slot_bytes]) for block, i in zip(blocks, at, strict=True))
+            for block, i, slot in zip(blocks, at, level.merge(level.decode(old), new), strict=True):
+                block[i : i + level.slot_bytes] = slot.tobytes()
+
+    def block(self, shard, level, key, tile):
+        """The stored bytes, long enough for that tile."""
+        block = self.shards[shard].setdefault((key, level.hop_us, tile // SPAN), bytearray())
+        block.extend(bytes(max(0, (tile % SPAN + 1) * level.slot_bytes - len(block))))
+        return block
+
+    def read(self, keys, t):
+        payloads = [
+            [[bytes(shard.get((key, *block), b"")) or None for shard in self.shards] for block in self.reader.blocks(t)]
+            for key in keys
+        ]
+        found = self.reader.values(t, payloads)
+        assert (found.newest_us <= t).all()
+        return as_bits(found.columns)
+
+
+def streamed(events, rows, rng, shards=3):
+    """What readers were told at every row's time, of what had arrived by then."""
+    stream = Stream(shards)
+    columns = {a.feature: [None] * len(rows) for a in AGGREGATIONS}
+    coming = sorted((e for e in events if e.key is not None and e.ts is not None), key=lambda e: max(e.arrival, e.ts))
+    asked = sorted((t, number) for number, (key, t) in enumerate(rows) if key is not None and t is not None)
+    for t in dict.fromkeys(t for t, _ in asked):
+        ready = [e for e in coming if max(e.arrival, e.ts) <= t]
+        coming = coming[len(ready) :]
+        for chosen in np.array_split(rng.permutation(len(ready)), 2):
+            where = rng.integers(0, shards, len(chosen))
+            for shard in range(shards):
+                some = [ready[n] for n, s in zip(chosen, where, strict=True) if s == shard]
+                if some:
+                    stream.add(shard, some)
+        numbers = [number for when, number in asked if when == t]
+        for feature, values in stream.read([rows[number][0] for number in numbers], t).items():
+            for number, value in zip(numbers, values, strict=True):
+                columns[feature][number] = value
+    return columns
+
+
+EDGES = [
+    0,
+    *(w for w, _ in WINDOWS if w),
+    *(h for _, h in WINDOWS if h),
+    SPAN * 5 * MINUTE_US,
+    SPAN * HOUR_US,
+    SPAN * DAY_US,
+]
+FLOATS = [
+    [1e9, 1e9 + 1, 1e9 + 0.1, 1e9 - 1e-6],
+    [0.1, 1.1, -2.5, 3.0, 1e-3],
+    [0.0, -0.0, 5e-324, -1e-300, 2.0**-81, -(2.0**-80), 2.0**-27 - 2.0**-81],
+    [NAN, INF, -INF, 1.0, -0.0],
+    [2.0**77, -(2.0**77), 1e15, 1e-15, 3.3],
+]
+INTS = [[0, 1, -1], [10**9, 10**9 + 1], [2**58, -(2**58), 7], [2**31, -(2**31), 2**32 + 1]]
+
+
+def draw(rng, cases, events=12, rows=4):
+    """Cases on and around every edge, a key each; some keys, times and values are null."""
+    made, asked = [], []
+
+    def instant():
+        edge = int(rng.choice(EDGES)) * int(rng.integers(-1, 3)) - int(rng.choice(EDGES))
+        return ORIGIN + edge + int(rng.integers(-1, 2))
+
+    moments = [instant() for _ in range(24)]  # shared, so that the stream is read at few of them
+    for case in range(cases):
+        key = f"key {case}"
+        floats, ints = FLOATS[rng.integers(len(FLOATS))], INTS[rng.integers(len(INTS))]
+        for _ in range(events):
+            ts = instant() if rng.random() < 0.8 or not made else made[-1].ts
+            late = int(rng.choice([0, 0, 0, -1, 1, 999_999, MINUTE_US, HOUR_US + 1, 40 * DAY_US]))
+            x = None if rng.random() < 0.1 else float(rng.choice(floats))
+            i = None if rng.random() < 0.1 else int(rng.choice(ints))
+            made.append(Event(key, ts, (ts or 0) + late, x, i))
+        asked += [(key, moments[int(rng.integers(len(moments)))]) for _ in range(rows)]
+    for _ in range(max(1, cases // 20)):
+        made += [
+            made[int(rng.integers(len(made)))],
+            Event(None, ORIGIN, ORIGIN, 1.0, 1),
+            Event("key 0", None, ORIGIN, 1.0, 1),
+        ]
+        asked += [asked[0], (None, ORIGIN), ("key 0", None), ("no such key", ORIGIN)]
+    made = [made[n] for n in rng.permutation(len(made))]
+    return made, [asked[n] for n in rng.permutation(len(asked))]
+
+
+def differences(found, expected):
+    return [
+        (feature, row, found[feature][row], value)
+        for feature, values in expected.items()
+        for row, value in enumerate(values)
+        if found[feature][row] != value
+    ]
+
+
+def compare_all(seed, cases):
+    rng = np.random.default_rng(seed)
+    events, rows = draw(rng, cases)
+    known = wanted(events, rows, as_known=True)
+    assert not differences(joined(events, rows, chunk_rows=int(rng.choice([1, 50, 1_000_000]))), wanted(events, rows))
+    assert not differences(joined(events, rows, as_known=True, chunk_rows=int(rng.choice([60, 1_000_000]))), known)
+    rows = [row for row in rows if row[0] is not None and row[1] is not None]
+    events = [e for e in events if e.key is not None and e.ts is not None]
+    known = wanted(events, rows, as_known=True)
+    assert not differences(streamed(events, rows, rng), known)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_join_tiles_and_fractions_agree(seed):
+    """4,800 keys and instants on and around every edge: no path differs from another in one bit."""
+    compare_all(seed, cases=100)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(0)
+def test_join_tiles_and_fractions_agree_on_many():
+    """4e5 keys and instants on and around every edge: no path differs from another in one bit."""
+    for seed in range(1000, 2000):
+        compare_all(seed, cases=100)
+
+
+def assert_caught(seeds=range(10)):
+    def differs(seed):
+        try:
+            compare_all(seed, cases=40)
+        except AssertionError:
+            return True
+        return False
+
+    assert any(differs(seed) for seed in seeds)
+
+
+def test_planted_exclusive_window_start_is_caught(monkeypatch):
+    """A join whose windows leave out their first instant differs."""
+    monkeypatch.setattr(windowed_chunk, "window_start", lambda t, w, h: t // h * h - w + 1)
+    assert_caught()
+
+
+def test_planted_window_that_moves_with_its_head_is_caught(monkeypatch):
+    """A join whose windows' tails do not move in hops differs."""
+    monkeypatch.setattr(windowed_chunk, "window_start", lambda t, w, h: t - w)
+    assert_caught()
+
+
+def test_planted_tie_is_caught(monkeypatch):
+    """A join that takes any of the events at the last instant differs."""
+    monkeypatch.setattr(windowed_ranges.SortedColumn, "_greatest_of_ties", property(lambda self: self.values))
+    assert_caught()
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, 0), (1, 0), (0, -1)])
+def test_planted_tile_off_by_one_is_caught(monkeypatch, first, last):
+    """A reader that takes a tile more or fewer at either end differs."""
+    true = read.tiles_of
+    monkeypatch.setattr(read, "tiles_of", lambda *at: tuple(np.add(true(*at), (first, last)).tolist()))
+    assert_caught()
+
+
+def test_planted_tile_edge_is_caught(monkeypatch):
+    """Tiles that hold their end instead of their beginning differ."""
+    monkeypatch.setattr(tiles.Level, "tile", lambda self, ts: (ts - 1) // (self.hop_us or 1 << 60))
+    assert_caught()
+
+
+@pytest.mark.parametrize("path", [lambda some: joined([], [], aggregations=some), TileLayout.of_aggregations])
+def test_hop_that_does_not_divide_is_refused(path):
+    """A window that its hop does not divide has no exact value on any path."""
+    crooked = msgspec.structs.replace(AGGREGATIONS[0], hop_us=7 * MINUTE_US)
+    with pytest.raises(DefinitionError, match="does not divide"):
+        path([crooked])
