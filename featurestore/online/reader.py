@@ -1,0 +1,209 @@
+"""What are the features of these entities worth now? One round trip to the store for all views of a request."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.aggregation.read import Windows
+from featurestore.clock import Clock
+from featurestore.errors import NotExact, StoreUnavailable, UsageError
+from featurestore.online.connection import StoreClient
+from featurestore.online.keys import EntityKeyCodec
+from featurestore.online.latest import LatestView, Positions
+from featurestore.online.result import Column, OnlineResult
+from featurestore.online.schemas import Schemas
+from featurestore.online.windowed import ShardList, WindowedView
+from featurestore.plan import Plan, Projection, View
+
+_ROUNDS = 10
+"""How often a key that keeps receiving events ahead of the clock is read again, at its newest event."""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """One projection on its way: the distinct keys, and which of them each entity row is."""
+
+    projection: Projection
+    keys: list[bytes]
+    place: Positions
+    held: Sequence[bytes | None] = ()
+    shards: ShardList | None = None
+    """Those that `held` was fetched by, for a windowed view."""
+
+
+class OnlineReader:
+    """Reads the features of one Plan. Make a new one when the Plan changes; threads may share it."""
+
+    def __init__(self, client: StoreClient, plan: Plan, clock: Clock) -> None:
+        self.plan = plan
+        self._client = client
+        self._clock = clock
+        self._codecs: dict[str, EntityKeyCodec] = {}
+        self._latest: dict[str, LatestView] = {}
+        self._windowed: dict[str, WindowedView] = {}
+        self._shards: dict[str, ShardList] = {}
+        """The shards last seen; every fetch checks that they still are, so that one round trip is enough."""
+
+    def read(
+        self,
+        projections: Sequence[Projection],
+        entity_rows: Mapping[str, Sequence[object]],
+        *,
+        at_us: int | None = None,
+    ) -> OnlineResult:
+        """The features of every entity row, in order; columns in the order of the projections and their features.
+
+        `entity_rows` are columns of equal length that hold every join key (under the projection's name for it); a
+        row with a null key is NOT_FOUND, equal rows are fetched once. Values hold at the reading instant max(t,
+        newest event time of the key), t being the clock's or `at_us`. `at_us` is exact or refused: NotExact where a
+        key holds something newer or its history may be gone. Raises UnknownName, UsageError for a missing or unfit
+        key column, StaleStore for rows that nothing here can read, StoreUnavailable.
+        """
+        now_us = self._clock()
+        t_us = now_us if at_us is None else at_us
+        if t_us > now_us:
+            raise NotExact(f"as_of is {t_us - now_us} us in the future: its events are not known yet")
+        rows = _row_count(entity_rows)
+        requests = self._requests(projections, entity_rows, rows)
+        self._fetch(requests, t_us)
+        columns: list[Column] = []
+        for request in requests:
+            name, features = request.projection.view, request.projection.features
+            if latest := self._latest.get(name):
+                columns += latest.columns(
+                    request.projection.name, features, request.held, request.place, t_us,
+                    as_of=at_us is not None, now_us=now_us,
+                )  # fmt: skip
+            else:
+                columns += self._windows(self._windowed[name], request, t_us, now_us, as_of=at_us is not None)
+        return OnlineResult(rows, tuple(columns))
+
+    def _requests(
+        self, projections: Sequence[Projection], entity_rows: Mapping[str, Sequence[object]], rows: int
+    ) -> list[_Request]:
+        requests = []
+        # Views of the same entity share its keys.
+        seen: dict[object, tuple[list[bytes], Positions]] = {}
+        for projection in projections:
+            view = self.plan.view(projection.view)
+            for feature in projection.features:
+                view.feature(feature)
+            self._prepare(view)
+            columns = {key.name: projection.join_key_map.get(key.name, key.name) for key in view.join_keys}
+            token = (view.join_keys, tuple(columns.items()))
+            if token not in seen:
+                seen[token] = _distinct(self._codecs[view.name], columns, entity_rows, rows)
+            requests.append(_Request(projection, *seen[token]))
+        return requests
+
+    def _prepare(self, view: View) -> None:
+        if view.name in self._codecs:
+            return
+        if view.kind == "windowed":
+            windowed = WindowedView.of(self.plan.project, view)
+            self._shards[view.name] = windowed.shards(None)
+            self._windowed[view.name] = windowed
+        else:
+            schemas = Schemas(self._client, self.plan.project, view)
+            self._latest[view.name] = LatestView.of(self.plan.project, view, schemas)
+        # Last: another thread that finds the codec finds the rest.
+        self._codecs[view.name] = EntityKeyCodec(view.join_keys)
+
+    def _fetch(self, requests: Sequence[_Request], t_us: int) -> None:
+        """One MGET for everything; a second one for views whose list of shards is new to this reader."""
+        pending = list(requests)
+        for _ in range(_ROUNDS):
+            names: list[bytes] = []
+            starts = []
+            for request in pending:
+                starts.append(len(names))
+                view = request.projection.view
+                if windowed := self._windowed.get(view):
+                    request.shards = self._shards[view]
+                    names.append(windowed.shards_key)
+                    names += windowed.names(request.keys, t_us, request.shards)
+                else:
+                    names += self._latest[view].names(request.keys)
+            held = self._mget(names)
+            again = []
+            for request, start, end in zip(pending, starts, [*starts[1:], len(held)], strict=True):
+                request.held = held[start:end]
+                if request.shards is not None:
+                    raw, request.held = request.held[0], request.held[1:]
+                    if raw != request.shards.raw:
+                        self._shards[request.projection.view] = self._windowed[request.projection.view].shards(raw)
+                        again.append(request)
+            if not again:
+                return
+            pending = again
+        raise StoreUnavailable("the shards of a view change faster than they can be read; ask again")
+
+    def _windows(self, view: WindowedView, request: _Request, t_us: int, now_us: int, *, as_of: bool) -> list[Column]:
+        """The columns of a windowed view; every key at its own instant: t, or its newest event where that is later."""
+        keys, shards = request.keys, request.shards
+        assert shards is not None
+        windows = view.windows(len(keys), t_us, request.held, shards)
+        instant_us = np.full(len(keys), t_us, np.int64)
+        if as_of:
+            view.refuse_inexact(windows.newest_us, t_us, now_us)
+        for _ in range(_ROUNDS):
+            late = np.flatnonzero(windows.newest_us > instant_us)
+            if not len(late):
+                break
+            instant_us[late] = windows.newest_us[late]
+            for instant in np.unique(instant_us[late]).tolist():
+                group = late[instant_us[late] == instant]
+                held = self._mget(view.names([keys[i] for i in group], instant, shards))
+                windows = _replaced(windows, view.windows(len(group), instant, held, shards), group)
+        else:
+            raise StoreUnavailable(
+                f"keys of view {view.view.name!r} receive events faster than they are read; ask again"
+            )
+        name, features = request.projection.name, request.projection.features
+        return view.columns(name, features, windows, instant_us, request.place, t_us, shards)
+
+    def _mget(self, names: list[bytes]) -> list[bytes | None]:
+        return cast("list[bytes | None]", self._client.mget(names)) if names else []
+
+
+def _replaced(windows: Windows, found: Windows, group: Positions) -> Windows:
+    """The windows with those of some keys replaced."""
+    keys = len(windows.newest_us)
+    index = np.arange(keys)
+    index[group] = keys + np.arange(len(group))
+    newest_us = np.concatenate([windows.newest_us, found.newest_us])[index]
+    columns = {
+        name: pa.concat_arrays([column, found.columns[name]]).take(pa.array(index))
+        for name, column in windows.columns.items()
+    }
+    return Windows(columns, newest_us)
+
+
+def _row_count(entity_rows: Mapping[str, Sequence[object]]) -> int:
+    lengths = {name: len(values) for name, values in entity_rows.items()}
+    if len(set(lengths.values())) > 1:
+        raise UsageError(f"entity columns differ in length: {lengths}")
+    return next(iter(lengths.values()), 1)
+
+
+def _distinct(
+    codec: EntityKeyCodec, columns: Mapping[str, str], entity_rows: Mapping[str, Sequence[object]], rows: int
+) -> tuple[list[bytes], Positions]:
+    """The distinct entity keys, and which of them each row is; -1 for a row with a null key."""
+    for key, column in columns.items():
+        if column not in entity_rows:
+            raise UsageError(
+                f"the entity rows lack {column!r}, the join key {key!r}; what they have: "
+                + (", ".join(sorted(entity_rows)) or "nothing")
+            )
+    numbers: dict[bytes, int] = {}
+    place = np.empty(rows, np.int64)
+    names, values = list(columns), [entity_rows[column] for column in columns.values()]
+    parts = zip(*values, strict=True) if values else [()] * rows
+    for i, part in enumerate(parts):
+        encoded = codec.encode(dict(zip(names, part, strict=True)))
+        place[i] = -1 if encoded is None else numbers.setdefault(encoded, len(numbers))
+    return list(numbers), place

@@ -1,0 +1,146 @@
+"""What do the stored tiles of a windowed view say at an instant? Merged over its shards, complete or said not to be."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.aggregation.read import WindowReader, Windows
+from featurestore.aggregation.windows import window_start
+from featurestore.errors import NotExact, StaleStore
+from featurestore.online.keys import Shard, shards_key, tile_key
+from featurestore.online.result import Column, Instants, Status
+from featurestore.online.types import arrow_type
+from featurestore.plan import Aggregation, View
+
+Positions = npt.NDArray[np.int64]
+_BEGINNING = -(1 << 63)
+
+
+class ShardState(msgspec.Struct, frozen=True):
+    """One entry of the shards list, as the stream writes it."""
+
+    topic_id: str
+    partition: int
+    complete_from_us: int | None = None
+    """The event time from which on the shard has seen every event; None: from the beginning of time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardList:
+    """The shards of a view version at one moment, and what their tile keys start with."""
+
+    raw: bytes | None
+    states: tuple[ShardState, ...]
+    prefixes: Mapping[int, tuple[bytes, ...]]
+    """By hop, one a shard."""
+
+    @property
+    def complete_from_us(self) -> int:
+        """The event time from which on every shard has seen every event."""
+        return max((_since(state) for state in self.states), default=_BEGINNING)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowedView:
+    """One windowed view as a reader sees it: which keys to fetch, and what fetched tiles mean."""
+
+    project: str
+    view: View
+    reader: WindowReader
+    shards_key: bytes
+
+    @classmethod
+    def of(cls, project: str, view: View) -> "WindowedView":
+        """The view of that project."""
+        return cls(project, view, WindowReader.of(view), shards_key(project, view.name, view.version))
+
+    def shards(self, raw: bytes | None) -> ShardList:
+        """The stored list of shards; empty where nothing was streamed yet. Raises StaleStore where it is torn."""
+        try:
+            states = msgspec.json.decode(raw, type=tuple[ShardState, ...]) if raw else ()
+        except msgspec.MsgspecError as error:
+            raise StaleStore(
+                f"the list of shards of view {self.view.name!r} in the online store cannot be read: {error}; "
+                "stop the stream, then rebuild the view's state from the event log"
+            ) from error
+        view = self.view
+        shards = [Shard(self.project, view.name, view.version, state.topic_id, state.partition) for state in states]
+        hops = [level.hop_us for level in self.reader.layout.levels]
+        return ShardList(raw, states, {hop_us: tuple(shard.tile_prefix(hop_us) for shard in shards) for hop_us in hops})
+
+    def names(self, keys: Sequence[bytes], t_us: int, shards: ShardList) -> list[bytes]:
+        """The store's keys of all tiles that these entity keys may need at t: by key, block, then shard."""
+        blocks = self.reader.blocks(t_us)
+        stems = [tile_key(prefix, block, b"") for hop_us, block in blocks for prefix in shards.prefixes[hop_us]]
+        return [stem + key for key in keys for stem in stems]
+
+    def windows(self, count: int, t_us: int, held: Sequence[bytes | None], shards: ShardList) -> Windows:
+        """The values of `count` entity keys at t, from what was fetched by `names`."""
+        merged = len(shards.states)
+        size = merged * len(self.reader.blocks(t_us))
+        payloads = [
+            [held[at : at + merged] for at in range(key * size, (key + 1) * size, merged)] if merged else []
+            for key in range(count)
+        ]
+        if not merged:
+            payloads = [[()] * len(self.reader.blocks(t_us))] * count
+        return self.reader.values(t_us, payloads)
+
+    def refuse_inexact(self, newest_us: Instants, t_us: int, now_us: int) -> None:
+        """Raises NotExact where values as of t cannot be known any more."""
+        newer = int((newest_us > t_us).sum())
+        if newer:
+            raise NotExact(
+                f"view {self.view.name!r}: {newer} of the keys asked for hold events newer than as_of; "
+                "ask the offline store for that instant"
+            )
+        for level in self.reader.layout.levels:
+            blocks = [block for hop_us, block in self.reader.blocks(t_us) if hop_us == level.hop_us]
+            if any((level.expires_us(block) or now_us) < now_us for block in blocks):
+                raise NotExact(
+                    f"view {self.view.name!r}: tiles that as_of needs may have expired; "
+                    "ask the offline store for that instant"
+                )
+
+    def columns(
+        self,
+        alias: str,
+        features: Sequence[str],
+        windows: Windows,
+        instant_us: Instants,
+        place: Positions,
+        t_us: int,
+        shards: ShardList,
+    ) -> list[Column]:
+        """The columns of an answer; `place` says which entity key each row is (-1: none), instants are by key."""
+        declared = {aggregation.feature: aggregation for aggregation in self.view.aggregations}
+        known = (place >= 0) & bool(shards.states)
+        whole = bool(known.all()) and len(place) == len(instant_us) and bool((place == np.arange(len(place))).all())
+        index = None if whole else pa.array(place, mask=~known)
+        newest_us = np.where(known, windows.newest_us[place], 0) if len(instant_us) else np.zeros(len(place), np.int64)
+        instants = np.where(known, instant_us[place], t_us) if len(instant_us) else np.full(len(place), t_us)
+        columns = []
+        for name in features:
+            dtype = self.view.feature(name).dtype
+            values = windows.columns[name] if index is None else windows.columns[name].take(index)
+            statuses = np.full(len(place), Status.PRESENT, np.uint8)
+            if values.null_count:
+                statuses[values.is_null().to_numpy(zero_copy_only=False)] = Status.NULL_VALUE
+            statuses[_incomplete(declared[name], instants, shards.complete_from_us)] = Status.INCOMPLETE
+            statuses[~known] = Status.NOT_FOUND
+            columns.append(Column(alias, name, dtype, values.cast(arrow_type(dtype)), statuses, newest_us, instants))
+        return columns
+
+
+def _incomplete(aggregation: Aggregation, instants: Instants, since_us: int) -> npt.NDArray[np.bool_]:
+    if aggregation.window_us is None or aggregation.hop_us is None:
+        return np.full(len(instants), since_us > _BEGINNING)
+    return window_start(instants, aggregation.window_us, aggregation.hop_us) < since_us
+
+
+def _since(state: ShardState) -> int:
+    return _BEGINNING if state.complete_from_us is None else state.complete_from_us
