@@ -1,12 +1,15 @@
-"""Fixtures that several rooms share: an embedded online store, one per test process."""
+"""Fixtures that several rooms share: an embedded online store and a broker, one per test process."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from brokers import apache_kafka, broker, chosen_broker, each_broker, embedded_broker, pytest_report_header
 
 from featurestore.online.connection import StoreClient, connect
 from featurestore.online.server import EmbeddedServer
+
+__all__ = ["apache_kafka", "broker", "chosen_broker", "each_broker", "embedded_broker", "pytest_report_header"]
 
 
 class _Address:

@@ -149,5 +149,9 @@ class OffsetGone(FeatureStoreError):
         )
 
 
+class MemberReplaced(FeatureStoreError):
+    """Another process reads under the same instance id: this one must stop, or both would take turns for ever."""
+
+
 class UnknownColumn(UsageError):
     """A file lacks a column that it was asked to take the key or the time from."""
