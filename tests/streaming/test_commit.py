@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+import streaming.commit as commit_module
 from featurestore.errors import ConfigurationError, StoreUnavailable
 from featurestore.online.keys import Shard
 from streaming.commit import NOT_YET, Fenced, ShardStore
@@ -75,6 +76,23 @@ def test_a_zombies_commit_changes_nothing(shards, store):
         commit(shards, zombie, write(b"evil"))
     assert store.get(KEY) == b"good"
     assert shards.control(SHARD).offset == 5
+
+
+def zombie_writes_at_the_same_offset(shards):
+    zombie = claimed(shards)
+    claimed(shards, "u")
+    commit(shards, zombie, write(b"evil"))
+
+
+def test_a_zombie_is_fenced_though_nobody_has_committed_since(shards, store, monkeypatch):
+    """The offset alone would let it through: it may run an older plan. Without the epoch check it does get through."""
+    with pytest.raises(Fenced, match="epoch"):
+        zombie_writes_at_the_same_offset(shards)
+    assert store.get(KEY) is None
+    monkeypatch.setattr(commit_module, "_COMMIT", commit_module._COMMIT.replace("held[1] ~= ARGV[1]", "false"))
+    store.flushall()
+    zombie_writes_at_the_same_offset(ShardStore(store, lambda: NOW_US))
+    assert store.get(KEY) == b"evil"
 
 
 def test_a_commit_whose_reply_was_lost_cannot_be_repeated(shards, store):
