@@ -1,0 +1,174 @@
+"""How fast is the windowed join, next to a hand-written DuckDB window query?
+
+    python -m benchmarks.windowed_join --events 1e7 --rows 1e6 --peer-events 1e6 --peer-rows 1e5
+
+Both sides read the same Parquet files and end with an Arrow table; each runs in a process of its own, so that peak
+memory is its own. Values are compared on the peer's size before any time is printed: counts, extremes and last values
+by equality, sums, means and deviations to 1e-9 (the peer adds floats in the order of its threads; ours is exact).
+"""
+
+import argparse
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featurestore.aggregation.windows import DAY_US, HOUR_US, MINUTE_US
+from featurestore.offline.windowed import windowed_join
+from featurestore.plan import Aggregation
+
+WINDOWS = {
+    "1h": (HOUR_US, 5 * MINUTE_US),
+    "1d": (DAY_US, HOUR_US),
+    "7d": (7 * DAY_US, HOUR_US),
+    "30d": (30 * DAY_US, DAY_US),
+}
+FUNCTIONS = ("count", "sum", "mean", "min", "max", "last", "std")
+PEER = {
+    "count": "count(x)",
+    "sum": "sum(x)",
+    "mean": "avg(x)",
+    "min": "min(x)",
+    "max": "max(x)",
+    "last": "last_value(x IGNORE NULLS)",
+    "std": "stddev_samp(x)",
+}
+DAYS = 90
+START = 19_000 * DAY_US
+
+
+def generate(folder: Path, events: int, rows: int, keys: int, seed: int) -> None:
+    """Events and entity rows over 90 days, keys uniform, values lognormal."""
+    rng = np.random.default_rng(seed)
+    stamp = pa.timestamp("us", tz="UTC")
+    pq.write_table(
+        pa.table(
+            {
+                "k": rng.integers(0, keys, events),
+                "ts": pa.array(START + rng.integers(0, DAYS * DAY_US, events), stamp),
+                "x": rng.lognormal(3, 1, events),
+            }
+        ),
+        folder / "events.parquet",
+    )
+    asked = {"k": rng.integers(0, keys, rows), "at": pa.array(START + rng.integers(0, DAYS * DAY_US, rows), stamp)}
+    pq.write_table(pa.table(asked), folder / "rows.parquet")
+
+
+def ours(folder: Path) -> pa.Table:
+    """The windowed join."""
+    return windowed_join(
+        pq.read_table(folder / "events.parquet"),
+        pq.read_table(folder / "rows.parquet"),
+        keys={"k": "k"},
+        event_ts="ts",
+        entity_ts="at",
+        aggregations=[
+            Aggregation(
+                feature=f"{function}_{name}",
+                column="x",
+                column_dtype="DOUBLE",
+                function=function,
+                dtype="INT64" if function == "count" else "DOUBLE",
+                window_us=window_us,
+                hop_us=hop_us,
+            )
+            for name, (window_us, hop_us) in WINDOWS.items()
+            for function in FUNCTIONS
+        ],
+    )
+
+
+def peer(folder: Path) -> pa.Table:
+    """What one would write by hand: events and rows in one relation, a RANGE frame a window."""
+    columns = [f"{PEER[f]} OVER w{name} AS {f}_{name}" for name in WINDOWS for f in FUNCTIONS]
+    frames = [
+        f"w{name} AS (PARTITION BY k ORDER BY ts RANGE BETWEEN ({window_us} + ts % {hop_us}) PRECEDING AND CURRENT ROW)"
+        for name, (window_us, hop_us) in WINDOWS.items()
+    ]
+    with duckdb.connect(config={"threads": 2, "enable_progress_bar": False}) as connection:
+        return connection.sql(f"""
+            WITH both_sides AS (
+                SELECT k, epoch_us(ts) AS ts, x, NULL AS n FROM '{folder}/events.parquet'
+                UNION ALL
+                SELECT k, epoch_us("at"), NULL, file_row_number
+                FROM read_parquet('{folder}/rows.parquet', file_row_number=true)
+            ), told AS (SELECT n, {", ".join(columns)} FROM both_sides WINDOW {", ".join(frames)})
+            SELECT * EXCLUDE n FROM told WHERE n IS NOT NULL ORDER BY n
+        """).to_arrow_table()
+
+
+def measure(side: str, folder: str, times: int) -> tuple[list[float], float, str]:
+    """Seconds of every run, peak memory in MB, and where the result lies."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        result = {"ours": ours, "peer": peer}[side](Path(folder))
+        seconds.append(time.perf_counter() - start)
+    path = f"{folder}/{side}.parquet"
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    pq.write_table(result, path)
+    return seconds, peak_mb, path
+
+
+def differences(found: pa.Table, expected: pa.Table) -> list[str]:
+    """The columns whose values differ."""
+    wrong = []
+    for name in expected.column_names:
+        a, b = (np.asarray(table[name].to_numpy(), np.float64) for table in (found, expected))
+        exact = name.split("_")[0] in ("count", "min", "max", "last")
+        same = a == b if exact else np.isclose(a, b, rtol=1e-9, atol=1e-9)
+        if not (same | (np.isnan(a) & np.isnan(b))).all():
+            wrong.append(name)
+    return wrong
+
+
+def run(side: str, folder: str, times: int) -> tuple[float, float, pa.Table]:
+    """Median seconds, peak memory in MB and the result of one side, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        seconds, peak_mb, path = pool.apply(measure, (side, folder, times))
+    return float(np.median(seconds)), peak_mb, pq.read_table(path)
+
+
+def main() -> int:
+    """Compare, then print times."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=float, default=1e6)
+    parser.add_argument("--rows", type=float, default=1e5)
+    parser.add_argument("--keys", type=float, default=10_000)
+    parser.add_argument("--peer-events", type=float, default=3e5)
+    parser.add_argument("--peer-rows", type=float, default=3e4)
+    parser.add_argument("--times", type=int, default=3, help="runs, of which the median counts")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        events, rows = int(given.peer_events), int(given.peer_rows)
+        # As many events a key as on the full size, so that windows hold as much.
+        keys = max(1, int(given.keys * events / given.events))
+        generate(Path(folder), events, rows, keys, given.seed)
+        our_s, _, found = run("ours", folder, given.times)
+        peer_s, peer_mb, expected = run("peer", folder, given.times)
+        if wrong := differences(found, expected):
+            print(f"values differ: {', '.join(wrong)}", file=sys.stderr)
+            return 1
+        print(f"{events:,} events x {rows:,} rows, {keys:,} keys: values agree")
+        print(f"  DuckDB window query {peer_s:8.2f} s  peak {peer_mb:6.0f} MB")
+        print(f"  windowed join       {our_s:8.2f} s  {peer_s / our_s:.1f} times as fast")
+    with tempfile.TemporaryDirectory() as folder:
+        events, rows = int(given.events), int(given.rows)
+        generate(Path(folder), events, rows, int(given.keys), given.seed)
+        our_s, our_mb, _ = run("ours", folder, given.times)
+        print(f"{events:,} events x {rows:,} rows, {int(given.keys):,} keys, Parquet to Arrow")
+        print(f"  windowed join       {our_s:8.2f} s  peak {our_mb:6.0f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
