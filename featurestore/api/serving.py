@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from featurestore.api.metrics import Metrics
 from featurestore.api.request import FeatureRequest, entity_columns, instant_of, within
 from featurestore.api.selection import Selection, select
 from featurestore.clock import Clock
-from featurestore.errors import FeatureStoreError, NotExact, StaleStore
+from featurestore.errors import FeatureStoreError, StaleStore
 from featurestore.online.result import OnlineResult, Status
 from featurestore.plan import Plan, Projection
 from featurestore.user_code import run_on_demand
@@ -28,8 +28,8 @@ class Reader(Protocol):
 
     def read(
         self,
-        projections: tuple[Projection, ...],
-        entity_rows: Mapping[str, list[object]],
+        projections: Sequence[Projection],
+        entity_rows: Mapping[str, Sequence[object]],
         *,
         at_us: int | None = None,
     ) -> OnlineResult:
@@ -66,10 +66,6 @@ class Serving:
         rows, keys, given = entity_columns(request.entities, selection, self._limits)
         now_us = self._clock()
         at_us = instant_of(request.as_of)
-        if at_us is not None and at_us > now_us:
-            raise NotExact(
-                "as_of lies in the future: what will hold then cannot be known exactly; ask for now or earlier"
-            )
         read = self._read(selection, keys, rows, at_us)
         self._metrics.served(read.columns)
         columns = self._columns(selection, read, keys, given, rows)

@@ -1,0 +1,210 @@
+"""How does a Python program ask the feature API? A small client with typed answers.
+
+    with FeatureClient("http://127.0.0.1:6566") as client:
+        answer = client.get_online_features("departure_delay", {"origin": ["EWR"], "carrier": ["UA"]})
+        answer.to_pandas()
+
+Answers travel as Arrow, so that an INT64 stays one beside a null and NaN is not null.
+"""
+
+import base64
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+import orjson
+import pyarrow as pa
+
+from featurestore.errors import FeatureStoreError, StoreUnavailable, UsageError
+from featurestore.online.types import to_python
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ARROW = "application/vnd.apache.arrow.stream"
+_FEAST_TYPE = "feast_type:"
+
+
+class RequestRefused(UsageError):
+    """The API refused a request: `status` and `code` say why to programs, `exists` lists what would have been right."""
+
+    def __init__(self, status: int, code: str, message: str, exists: Sequence[str]) -> None:
+        self.status, self.code, self.exists = status, code, list(exists)
+        super().__init__(message)
+
+
+class OnlineFeatures:
+    """An answer of the API: one row per entity row, in their order, with statuses and ages beside the values."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self._types: dict[str, str] = {
+            key.decode().removeprefix(_FEAST_TYPE): value.decode()
+            for key, value in (table.schema.metadata or {}).items()
+            if key.startswith(_FEAST_TYPE.encode())
+        }
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @property
+    def names(self) -> list[str]:
+        """The join keys and features, in the order of the answer."""
+        return list(self._types)
+
+    @property
+    def instant(self) -> str:
+        """The reading instant (RFC 3339): what the values hold at, unless `instants` says later."""
+        told: bytes = self._table.schema.metadata[b"instant"]
+        return told.decode()
+
+    def to_arrow(self) -> pa.Table:
+        """Join keys and features as an Arrow table, typed as declared (maps and structs as packed binary)."""
+        return self._table.select(self.names)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Join keys and features as a data frame of Arrow-backed columns: integers beside nulls stay integers."""
+        # Only callers that ask for a frame pay for importing pandas.
+        import pandas as pd
+
+        frame: pd.DataFrame = self.to_arrow().to_pandas(types_mapper=pd.ArrowDtype)
+        return frame
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Join keys and features as lists of Python values; maps and structs as dicts."""
+        return {
+            name: to_python(self._table.column(name).combine_chunks(), dtype) for name, dtype in self._types.items()
+        }
+
+    def statuses(self, name: str) -> list[str]:
+        """PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_MAX_AGE or INCOMPLETE for every row of a feature."""
+        return list(self._table.column(f"status:{name}").to_pylist())
+
+    def event_timestamps(self, name: str) -> list[datetime | None]:
+        """The event time of every value of a feature, in UTC; None where there is none."""
+        return list(self._table.column(f"event_timestamp:{name}").to_pylist())
+
+    def instants(self, name: str) -> list[datetime | None]:
+        """The instant that every value of a feature holds at, in UTC; None for join keys and computed features."""
+        return list(self._table.column(f"instant:{name}").to_pylist())
+
+
+class FeatureClient:
+    """A connection pool to one feature API; a context manager, safe to share between threads.
+
+    Reads are repeated, at most `retries` times: after a 503 (waiting as Retry-After says) and after a connection that
+    failed or was cut. A reading changes nothing, so a repetition is safe; a time-out is not repeated, for the caller
+    has waited long enough.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 5.0,
+        retries: int = 2,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        self._url = url
+        self._retries = retries
+        self._sleep = sleep
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def get_online_features(
+        self,
+        features: str | Sequence[str],
+        entities: Mapping[str, Sequence[object]],
+        *,
+        full_feature_names: bool = False,
+        as_of: datetime | None = None,
+    ) -> OnlineFeatures:
+        """The features of a service (its name) or of references ("view:feature") for every entity row.
+
+        `entities` holds one column per join key and per request-time input. `as_of` asks for the values at an earlier
+        instant: exact, or refused. Raises RequestRefused where the request is wrong, StoreUnavailable where the API or
+        its store does not answer.
+        """
+        body: dict[str, Any] = {
+            "entities": {name: [_sent(value) for value in values] for name, values in entities.items()}
+        }
+        body |= {"feature_service": features} if isinstance(features, str) else {"features": list(features)}
+        if full_feature_names:
+            body["full_feature_names"] = True
+        if as_of is not None:
+            if as_of.tzinfo is None:
+                raise UsageError("as_of has no time zone; give an aware datetime")
+            body["as_of"] = as_of.isoformat()
+        try:
+            content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+        except orjson.JSONEncodeError as error:
+            raise UsageError(f"the entity rows cannot be sent: {error}") from error
+        response = self._post("/get-online-features", content)
+        with pa.ipc.open_stream(response.content) as stream:
+            return OnlineFeatures(stream.read_all())
+
+    def _post(self, path: str, content: bytes) -> httpx.Response:
+        headers = {"Content-Type": "application/json", "Accept": _ARROW}
+        for attempt in range(self._retries + 1):
+            last = attempt == self._retries
+            try:
+                response = self._http.post(path, content=content, headers=headers)
+            except httpx.TimeoutException as error:
+                raise StoreUnavailable(f"the feature API at {self._url} did not answer in time") from error
+            except httpx.TransportError as error:
+                if last:
+                    raise StoreUnavailable(f"the feature API at {self._url} cannot be reached: {error}") from error
+                self._sleep(0.05 * 2**attempt)
+                continue
+            if response.status_code == 503 and not last:
+                self._sleep(_retry_after_s(response))
+                continue
+            return _checked(self._url, response)
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _sent(value: object) -> object:
+    """A value as JSON carries it: what has no JSON form goes as the API reads it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return [_sent(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    told = response.headers.get("retry-after", "")
+    return min(float(told), 10.0) if told.isdecimal() else 1.0
+
+
+def _checked(url: str, response: httpx.Response) -> httpx.Response:
+    if response.status_code == 200:
+        return response
+    try:
+        told = orjson.loads(response.content)
+        code, message, exists = str(told["code"]), str(told["message"]), list(told["exists"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        code, message, exists = "unknown", f"{url} answered {response.status_code} without saying why", []
+    if response.status_code == 503:
+        raise StoreUnavailable(message)
+    if response.status_code < 500:
+        raise RequestRefused(response.status_code, code, message, exists)
+    raise FeatureStoreError(f"{message} (HTTP {response.status_code})")

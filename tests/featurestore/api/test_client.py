@@ -1,0 +1,114 @@
+"""The Python client against the real API, and against one that fails."""
+
+from datetime import UTC, datetime
+
+import httpx
+import orjson
+import pyarrow as pa
+import pytest
+
+from featurestore.client import FeatureClient, RequestRefused
+from featurestore.errors import StoreUnavailable, UsageError
+
+
+@pytest.fixture
+def client(api):
+    with FeatureClient(str(api.base_url)) as client:
+        yield client
+
+
+def test_typed_answers(client) -> None:
+    """Values come back as declared, with statuses, event times and instants beside them."""
+    answer = client.get_online_features("delay", {"origin": ["EWR", "JFK"], "plane": [7, 8], "sched_hour": [19, 7]})
+    assert len(answer) == 2
+    assert answer.names == ["origin", "plane", "temp_f", "station", "seats", "is_evening", "headwind"]
+    table = answer.to_arrow()
+    assert table.schema.field("station").type == pa.int64()
+    assert table.schema.field("seats").type == pa.int32()
+    assert table.column("station").to_pylist() == [(1 << 60) + 1, None]
+    assert answer.statuses("seats") == ["PRESENT", "NOT_FOUND"]
+    assert answer.event_timestamps("temp_f")[0] == datetime(2024, 6, 1, 11, 30, tzinfo=UTC)
+    assert answer.event_timestamps("headwind") == [None, None]
+    assert answer.instant == "2024-06-01T12:00:00Z"
+    assert answer.instants("temp_f") == [datetime(2024, 6, 1, 12, tzinfo=UTC)] * 2
+
+
+def test_frames_keep_integers(client) -> None:
+    """In a data frame an integer beside a null keeps its digits."""
+    frame = client.get_online_features(["weather:station"], {"origin": ["EWR", "JFK"]}).to_pandas()
+    assert frame["station"][0] == (1 << 60) + 1
+    assert frame["station"].isna().tolist() == [False, True]
+
+
+def test_python_values_and_full_names(client) -> None:
+    """`to_dict` gives Python's own values, bytes and timestamps included."""
+    answer = client.get_online_features(["planes:logo", "planes:made"], {"plane": [7]}, full_feature_names=True)
+    assert answer.to_dict() == {
+        "plane": [7],
+        "planes__logo": [b"\x00\xff"],
+        "planes__made": [datetime(1999, 1, 1, tzinfo=UTC)],
+    }
+
+
+def test_refusals_are_typed(client) -> None:
+    """A wrong request raises RequestRefused with what would have been right; nothing is sent where that is certain."""
+    with pytest.raises(RequestRefused) as caught:
+        client.get_online_features("delays", {"origin": ["EWR"]})
+    assert (caught.value.status, caught.value.code, caught.value.exists) == (404, "unknown_name", ["delay", "pair"])
+    with pytest.raises(UsageError, match="aware"):
+        client.get_online_features("delay", {"origin": ["EWR"]}, as_of=datetime(2024, 1, 1))
+    with pytest.raises(UsageError, match="cannot be sent"):
+        client.get_online_features("delay", {"origin": [object()]})
+
+
+def failing(*outcomes: object) -> tuple[FeatureClient, list[httpx.Request], list[float]]:
+    """A client whose API gives these outcomes in turn, the requests it saw and how long it slept."""
+    left, seen, slept = list(outcomes), [], []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        outcome = left.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    transport = httpx.MockTransport(handle)
+    return FeatureClient("http://store", transport=transport, api_key="open sesame", sleep=slept.append), seen, slept
+
+
+def busy() -> httpx.Response:
+    body = orjson.dumps({"code": "store_unavailable", "message": "the store is away", "exists": []})
+    return httpx.Response(503, content=body, headers={"Retry-After": "3"})
+
+
+def ask(client: FeatureClient) -> None:
+    client.get_online_features("delay", {"x": [float("nan"), b"\xff"]})
+
+
+def test_a_busy_service_is_asked_again() -> None:
+    """503 is repeated after Retry-After, a cut connection after a moment; the last failure is told."""
+    client, seen, slept = failing(busy(), httpx.RemoteProtocolError("cut"), busy())
+    with pytest.raises(StoreUnavailable, match="the store is away"):
+        ask(client)
+    assert len(seen) == 3
+    assert slept[0] == 3.0
+    assert len(slept) == 2
+    assert seen[0].headers["authorization"] == "Bearer open sesame"
+    assert orjson.loads(seen[0].content)["entities"] == {"x": ["NaN", "/w=="]}
+
+
+@pytest.mark.parametrize("status", [400, 401, 422, 500])
+def test_what_cannot_change_is_not_repeated(status: int) -> None:
+    """A refusal and a defect stay what they are however often they are asked for."""
+    client, seen, _ = failing(httpx.Response(status, content=b"<html>"))
+    with pytest.raises(Exception, match=f"answered {status} without saying why"):
+        ask(client)
+    assert len(seen) == 1
+
+
+def test_a_time_out_is_not_repeated() -> None:
+    """A caller that waited its whole time out is not made to wait again."""
+    client, seen, _ = failing(httpx.ReadTimeout("slow"))
+    with pytest.raises(StoreUnavailable, match="in time"):
+        ask(client)
+    assert len(seen) == 1
