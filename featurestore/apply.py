@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 from feast import FeatureStore
+from feast.errors import FeastError
 from feast.feature_view import DUMMY_ENTITY
 from feast.repo_config import RepoConfig, load_repo_config
 from feast.repo_contents import RepoContents
@@ -26,7 +27,7 @@ from featurestore.changes import Change, changes
 from featurestore.clock import Clock, system_clock
 from featurestore.compile import Definitions, compile_plan
 from featurestore.config import FILE_NAME, Settings
-from featurestore.errors import ConfigurationError, DefinitionError, FeatureStoreError
+from featurestore.errors import ConfigurationError, DefinitionError
 from featurestore.online.connection import connect
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
@@ -79,7 +80,7 @@ def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoConten
         store = FeatureStore(config=config)
         try:
             store.plan(contents)  # validates and infers types in place; writes nothing
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (FeastError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DefinitionError(f"{settings.repo}: Feast refuses the definitions: {error}") from error
     definitions = Definitions(
         entities=[*contents.entities, DUMMY_ENTITY],
@@ -95,7 +96,7 @@ def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoConten
 def _repo_config(settings: Settings) -> RepoConfig:
     try:
         return load_repo_config(settings.repo, settings.repo / FILE_NAME)
-    except (ValidationError, FeatureStoreError, ValueError) as error:
+    except (ValidationError, FeastError, ValueError) as error:
         raise ConfigurationError(f"{settings.repo / FILE_NAME}: {error}") from error
 
 
@@ -103,7 +104,8 @@ def _parse(settings: Settings) -> RepoContents:
     for path in get_repo_files(settings.repo):
         _check_module_name(path, settings.repo)
     try:
-        contents = parse_repo(settings.repo)
+        with _quiet():
+            contents = parse_repo(settings.repo)
     except (ImportError, SyntaxError, NameError, TypeError, ValueError, AttributeError) as error:
         raise DefinitionError(f"{settings.repo}: the definitions cannot be imported: {error}") from error
     if not (contents.feature_views or contents.stream_feature_views or contents.on_demand_feature_views):

@@ -1,0 +1,178 @@
+"""Definitions come into force whole or not at all, and apply says what changed and whom it breaks."""
+
+import os
+import textwrap
+
+import pytest
+
+from featurestore.apply import apply, preview
+from featurestore.config import load_settings
+from featurestore.errors import ConfigurationError, DefinitionError
+from featurestore.online.connection import connect
+from featurestore.plan_store import PlanStore, load_plan_file
+from validation.errors import ContractError
+
+YAML = """\
+project: shop
+registry: ../data/registry.db
+provider: local
+offline_store: {type: featurestore.plugins.DuckDBOfflineStore}
+online_store: {type: featurestore.plugins.RedisOnlineStore}
+batch_engine: {type: featurestore.plugins.ArrowEngine}
+entity_key_serialization_version: 3
+"""
+DEFINITIONS = """\
+from datetime import timedelta
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, KafkaSource, RequestSource
+from feast import StreamFeatureView, ValueType
+from feast.aggregation import Aggregation
+from feast.data_format import JsonFormat
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64, Int64, String
+
+LIMIT = 10
+card = Entity(name="card", join_keys=["card_id"], value_type=ValueType.INT64)
+taps = KafkaSource(
+    name="taps", topic="taps", kafka_bootstrap_servers="localhost:9092", timestamp_field="ts",
+    message_format=JsonFormat(schema_json="card_id bigint, ts timestamp, fare double"),
+    batch_source=FileSource(name="taps_log", path="../data/event_log/taps", timestamp_field="ts"),
+    tags={"message_key": "card_id"},
+)
+spending = StreamFeatureView(
+    name="spending", entities=[card], source=taps, timestamp_field="ts", ttl=timedelta(0),
+    schema=[Field(name="card_id", dtype=Int64), Field(name="spent_1h", dtype=Float64)],
+    aggregations=[Aggregation(column="fare", function="sum", time_window=timedelta(hours=1), name="spent_1h")],
+)
+owner = FeatureView(
+    name="owner", entities=[card], ttl=timedelta(days=1),
+    schema=[Field(name="card_id", dtype=Int64), Field(name="age", dtype=Int64)],
+    source=FileSource(name="owners", path="../data/owners.parquet", timestamp_field="ts"),
+)
+
+@on_demand_feature_view(
+    sources=[owner, RequestSource(name="asked", schema=[Field(name="amount", dtype=Float64)])],
+    schema=[Field(name="per_year", dtype=Float64)], mode="python",
+)
+def ratio(inputs):
+    return {"per_year": [a / y if y else None for a, y in zip(inputs["amount"], inputs["age"])]}
+
+fraud = FeatureService(name="fraud", features=[owner, spending, ratio])
+"""
+
+
+@pytest.fixture
+def repo(tmp_path):
+    """Writes a small feature repo; keyword `old=new` pairs replace text of its definitions."""
+    folder = tmp_path / "feature_repo"
+    folder.mkdir()
+    (folder / "feature_store.yaml").write_text(YAML)
+
+    def write(*replacements):
+        text = textwrap.dedent(DEFINITIONS)
+        for old, new in replacements:
+            assert old in text
+            text = text.replace(old, new)
+        (folder / "shop_definitions.py").write_text(text)
+        return load_settings(folder, os.environ)
+
+    return write
+
+
+def test_a_repo_comes_into_force(repo):
+    """Registry, plan file and online store agree; applying again changes nothing."""
+    settings = repo()
+    outcome = apply(settings)
+    assert outcome.plan.version == 1
+    assert {change.what for change in outcome.changes} == {"added"}
+    assert load_plan_file(settings.plan_path) == outcome.plan
+    assert PlanStore(connect(settings.online, settings.data_dir), "shop").load() == outcome.plan
+    again = apply(settings)
+    assert (again.plan, again.changes) == (outcome.plan, [])
+
+
+def test_the_plan_says_what_feast_defines(repo):
+    """Keys, types, windows, partitions and services arrive as declared."""
+    plan = apply(repo()).plan
+    spending = plan.view("spending")
+    assert (spending.kind, spending.partitions, spending.join_keys[0].dtype) == ("windowed", "keyed", "INT64")
+    assert (spending.aggregations[0].window_us, spending.aggregations[0].hop_us) == (3_600_000_000, 300_000_000)
+    assert plan.view("owner").ttl_us == 86_400_000_000
+    assert [p.view for p in plan.service("fraud").projections] == ["owner", "spending", "ratio"]
+    assert plan.on_demand["ratio"].request[0].name == "amount"
+
+
+def test_a_changed_window_starts_a_new_version_and_says_whom_it_breaks(repo):
+    """preview tells before apply does, and writes nothing."""
+    apply(repo())
+    settings = repo(("time_window=timedelta(hours=1)", "time_window=timedelta(hours=2)"))
+    told = [change.line for change in preview(settings)]
+    assert any("spending: version 1 -> 2; BREAKS fraud" in line for line in told)
+    assert load_plan_file(settings.plan_path).version == 1
+    plan = apply(settings).plan
+    assert (plan.version, plan.view("spending").version, plan.view("owner").version) == (2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("replacement", "said"),
+    [
+        (('name="spent_1h")]', 'name="spent")]'), "spent"),
+        (("timedelta(hours=1)", "timedelta(hours=1), slide_interval=timedelta(minutes=7)"), "divide"),
+        (('column="fare"', 'column="fair"'), "did you mean 'fare'"),
+        (("y in zip", "y in missing"), "missing"),
+        (("a / y if y else None", "a / LIMIT"), "LIMIT"),
+        (("a / y if y else None for a, y", "sum(inputs['amount']) for a, y"), "row"),
+        (("fare double", "fare money"), "known types"),
+        (("from feast.types import", "from feast.typos import"), "cannot be imported"),
+    ],
+)
+def test_what_cannot_be_honoured_changes_nothing(repo, replacement, said):
+    """One line names the thing, and neither registry nor plan is written."""
+    settings = repo(replacement)
+    with pytest.raises(DefinitionError) as caught:
+        apply(settings)
+    assert said in str(caught.value)
+    assert not settings.plan_path.exists()
+    assert not (settings.data_dir / "registry.db").exists()
+
+
+@pytest.mark.parametrize("name", ["streaming.py", "validation.py", "json.py"])
+def test_a_file_named_like_a_module_is_refused(repo, name):
+    """Feast would import the other module and lose the definitions silently."""
+    settings = repo()
+    (settings.repo / "shop_definitions.py").rename(settings.repo / name)
+    with pytest.raises(DefinitionError, match="rename the file"):
+        apply(settings)
+
+
+def test_a_repo_without_views_is_told(repo):
+    """An empty repo names where it looked."""
+    settings = repo()
+    (settings.repo / "shop_definitions.py").write_text("")
+    with pytest.raises(DefinitionError, match=r"defines no feature views; looked in shop_definitions\.py"):
+        apply(settings)
+
+
+def test_a_contract_about_nothing_is_refused(repo):
+    """A contract names a source that some view reads."""
+    settings = repo()
+    folder = settings.repo / "contracts"
+    folder.mkdir()
+    (folder / "x.odcs.yaml").write_text("not: a contract")
+    with pytest.raises(ContractError):
+        apply(settings)
+
+
+def test_an_unknown_store_is_a_configuration_error(repo):
+    """A type that cannot be imported is one line."""
+    settings = repo()
+    text = YAML.replace("featurestore.plugins.ArrowEngine", "nowhere.ArrowEngine")
+    (settings.repo / "feature_store.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"feature_store\.yaml"):
+        apply(settings)
+
+
+def test_two_repos_do_not_mix(repo, tmp_path):
+    """Modules of one repo are forgotten when it has been read: a second one of the same file names is read afresh."""
+    apply(repo())
+    other = repo(('name="fraud"', 'name="abuse"'))
+    assert "abuse" in apply(other).plan.services
