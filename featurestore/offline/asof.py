@@ -283,7 +283,9 @@ def _settle(
         f"SELECT *, dense_rank() OVER (ORDER BY {listed}) - 1 AS g "
         f"FROM ({whole}) h SEMI JOIN tied g ON {equal} {newest}"
     ).to_arrow_table()
-    fields = [Field(name=name, dtype=feature.dtype) for name, feature in zip(columns.order, view.order, strict=True)]
+    fields = {
+        alias: Field(name=each.name, dtype=each.dtype) for alias, each in zip(columns.order, view.order, strict=True)
+    }
     winners = settle(candidates, fields)
     session.register("winners", winners.rows.select([*same, "g"]))
     answered = session.sql(

@@ -4,7 +4,7 @@ The one with the greatest canonical bytes: a total order that depends on the val
 threads, so that every path chooses alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -33,11 +33,13 @@ class Winners(msgspec.Struct, frozen=True):
         return Winners(self.rows, self.differing, answered, groups)
 
 
-def settle(candidates: pa.Table, fields: Sequence[Field]) -> Winners:
+def settle(candidates: pa.Table, fields: Mapping[str, Field]) -> Winners:
     """The winner of each group `g` of candidates: the greatest bytes of the fields, as the online store encodes them.
 
+    `fields` says which feature each column of the candidates is; the bytes follow from the features' names.
+
     >>> rows = pa.table({"g": [0, 0, 1], "o0": [1, 2, 5]})
-    >>> winners = settle(rows, [Field(name="o0", dtype="INT64")])
+    >>> winners = settle(rows, {"o0": Field(name="f", dtype="INT64")})
     >>> winners.rows["o0"].to_pylist(), winners.differing["n"].to_pylist()
     ([2, 5], [2])
     """
@@ -50,9 +52,10 @@ def settle(candidates: pa.Table, fields: Sequence[Field]) -> Winners:
     if len(contested):
         compared = candidates.take(pa.array(contested))
         times = np.zeros(len(contested), np.int64)
-        columns = {field.name: whole_or_null(compared[field.name], field.dtype) for field in fields}
+        columns = {field.name: whole_or_null(compared[name], field.dtype) for name, field in fields.items()}
+        codec = RowCodec(list(fields.values()))
         greatest: dict[int, bytes] = {}
-        for row, encoded in zip(contested.tolist(), RowCodec(fields).encode(columns, times, times), strict=True):
+        for row, encoded in zip(contested.tolist(), codec.encode(columns, times, times), strict=True):
             number = int(group[row])
             held = greatest.get(number)
             differs[number] |= held is not None and held != encoded

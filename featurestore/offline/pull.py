@@ -1,0 +1,130 @@
+"""Which rows does a source hold between two instants, which are the newest, and who appears there?
+
+Materialization and saved datasets read through here. Bounds are inclusive, None is unbounded; columns come back as
+the source has them.
+"""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from featurestore.offline.asof import Key
+from featurestore.offline.connection import Limits, connection
+from featurestore.offline.sources import Scan
+from featurestore.offline.sql_types import entity_key, identifier, instant
+from featurestore.offline.ties import settle
+from featurestore.plan import Field
+
+
+def rows_between(
+    scan: Scan, columns: Sequence[str], timestamp: str, start_us: int | None, end_us: int | None, *, limits: Limits
+) -> pa.Table:
+    """All rows within the bounds, in the order of the source's files.
+
+    >>> from featurestore.offline.sources import scan_table
+    >>> rows = pa.table({"id": [1, 2], "ts": pa.array([0, 5], pa.timestamp("us"))})
+    >>> rows_between(scan_table(rows, name="rows"), ["id"], "ts", 1, 5, limits=Limits()).to_pylist()
+    [{'id': 2}]
+    """
+    schema = _schema(scan, columns)
+    with connection(limits) as session:
+        session.execute("SET preserve_insertion_order = true")
+        source = scan.register(session, "source")
+        listed = ", ".join(identifier(column) for column in schema.names)
+        where = _between(scan, timestamp, start_us, end_us)
+        return session.sql(f"SELECT {listed} FROM {source} WHERE {where}").to_arrow_table().cast(schema)
+
+
+def newest_rows(
+    scan: Scan,
+    keys: Sequence[str],
+    columns: Sequence[str],
+    timestamp: str,
+    created: str | None,
+    start_us: int | None,
+    end_us: int | None,
+    *,
+    fields: Sequence[Field],
+    limits: Limits,
+) -> tuple[pa.Table, int]:
+    """The row of each key with the greatest (event_ts, created_ts) within the bounds; a NULL key is nobody's.
+
+    Of equal ones the greatest bytes of `fields` win; the number beside the table says for how many keys these differed.
+
+    >>> from featurestore.offline.sources import scan_table
+    >>> rows = pa.table({"id": [1, 1, 2], "ts": pa.array([0, 5, 5], pa.timestamp("us")), "f": [1, 2, 3]})
+    >>> scan = scan_table(rows, name="rows")
+    >>> table, differing = newest_rows(scan, ["id"], ["f"], "ts", None, None, 9, fields=[], limits=Limits())
+    >>> sorted(table["f"].to_pylist()), differing
+    ([2, 3], 0)
+    """
+    wanted = list(dict.fromkeys([*keys, *columns, timestamp, *([created] if created else [])]))
+    schema = _schema(scan, wanted)
+    ts = instant(timestamp, scan.column(timestamp, role="timestamp column"), place=scan.name)
+    made = "NULL::BIGINT"
+    if created:
+        made = instant(created, scan.column(created, role="created timestamp column"), place=scan.name)
+    present = [f"{identifier(key)} IS NOT NULL" for key in keys]
+    where = " AND ".join([_between(scan, timestamp, start_us, end_us), f"{ts} IS NOT NULL", *present])
+    with connection(limits) as session:
+        source = scan.register(session, "source")
+        newest = session.sql(_newest_sql(source, keys, wanted, ts, made, where)).to_arrow_table()
+        names = {f"x{index}": name for index, name in enumerate(wanted)}
+        aliases = {name: alias for alias, name in names.items()}
+        winners = settle(newest, {aliases[field.name]: field for field in fields})
+    rows = winners.rows.select(list(names)).rename_columns(list(names.values()))
+    return rows.cast(schema), len(winners.differing)
+
+
+def entities_between(
+    scan: Scan, keys: Sequence[Key], timestamp: str, start_us: int | None, end_us: int | None, *, limits: Limits
+) -> pa.Table:
+    """The distinct (key, event time) pairs of a source within the bounds, in no particular order.
+
+    Keys are in their declared types under the names of their entity columns, the time is `event_timestamp`.
+    """
+    ts = instant(timestamp, scan.column(timestamp, role="timestamp column"), place=scan.name)
+    parts = []
+    for key in keys:
+        dtype = scan.column(key.column, role="join key")
+        parts.append(f"{entity_key(key.column, dtype, key.dtype, place=scan.name)} AS {identifier(key.entity)}")
+    parts.append(f"make_timestamptz({ts}) AS event_timestamp")
+    with connection(limits) as session:
+        source = scan.register(session, "source")
+        where = _between(scan, timestamp, start_us, end_us)
+        found = session.sql(f"SELECT DISTINCT {', '.join(parts)} FROM {source} WHERE {where}").to_arrow_table()
+    position = found.column_names.index("event_timestamp")
+    instants = found["event_timestamp"].cast(pa.timestamp("us", "UTC"))
+    return found.set_column(position, "event_timestamp", instants)
+
+
+def _newest_sql(source: str, keys: Sequence[str], wanted: Sequence[str], ts: str, made: str, where: str) -> str:
+    named = [f"{identifier(key)} AS k{index}" for index, key in enumerate(keys)]
+    aliases = [f"k{index}" for index in range(len(keys))]
+    columns = [f"{identifier(name)} AS x{index}" for index, name in enumerate(wanted)]
+    narrow = f"SELECT {', '.join([*named, f'{ts} AS ts'])} FROM {source} WHERE {where}"
+    whole = f"SELECT {', '.join([*named, f'{ts} AS ts', f'{made} AS c', *columns])} FROM {source} WHERE {where}"
+    group = f"GROUP BY {', '.join(aliases)}" if keys else ""
+    newest = f"SELECT {', '.join([*aliases, 'max(ts) AS ts'])} FROM ({narrow}) {group}"
+    same = " AND ".join(f"s.{name} = m.{name}" for name in [*aliases, "ts"])
+    partition = f"PARTITION BY {', '.join(aliases)}" if keys else ""
+    # Two passes: the first reads keys and times alone, so that the windows sort only rows that can win.
+    return (
+        f"SELECT *, dense_rank() OVER (ORDER BY {', '.join(aliases) or 'ts'}) - 1 AS g "
+        f"FROM ({whole}) s SEMI JOIN ({newest}) m ON {same} "
+        f"QUALIFY rank() OVER ({partition} ORDER BY c DESC NULLS LAST) = 1"
+    )
+
+
+def _schema(scan: Scan, columns: Sequence[str]) -> pa.Schema:
+    fields = []
+    for name in dict.fromkeys(columns):
+        dtype = scan.column(name, role="column")
+        fields.append(pa.field(name, dtype.value_type if pa.types.is_dictionary(dtype) else dtype))
+    return pa.schema(fields)
+
+
+def _between(scan: Scan, timestamp: str, start_us: int | None, end_us: int | None) -> str:
+    ts = instant(timestamp, scan.column(timestamp, role="timestamp column"), place=scan.name)
+    bounds = [f"{ts} >= {start_us}" if start_us is not None else "", f"{ts} <= {end_us}" if end_us is not None else ""]
+    return " AND ".join(bound for bound in bounds if bound) or "TRUE"
