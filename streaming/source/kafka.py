@@ -124,7 +124,7 @@ class KafkaSource:
         self._consumer: Any = None
         try:
             # A refusal is known at once here; the client would go on trying, and leak its sockets when it gives up.
-            _knock(settings.client["bootstrap_servers"], settings.request_timeout_ms / 1000)
+            knock(settings)
             self._admin = KafkaAdminClient(**settings.client)
         except (KafkaError, OSError) as error:
             raise self._unavailable(error) from error
@@ -310,13 +310,13 @@ class KafkaSource:
         )
 
 
-def _knock(servers: Sequence[str], timeout_s: float) -> None:
+def knock(settings: KafkaSettings) -> None:
     """Connect to the first server that accepts. Raises OSError when none does."""
     failure = OSError("no server is named")
-    for server in servers:
+    for server in settings.client["bootstrap_servers"]:
         host, _, port = server.rpartition(":") if ":" in server else (server, "", "9092")
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+            socket.create_connection((host.strip("[]"), int(port)), settings.request_timeout_ms / 1000).close()
         except (OSError, ValueError) as error:
             failure = OSError(f"{server}: {error}")
         else:

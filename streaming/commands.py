@@ -1,0 +1,73 @@
+"""What can be said to the stream on the command line?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+stream = typer.Typer(no_args_is_help=True, help="Events: a broker for the laptop, producing, consuming.")
+app = typer.Typer(no_args_is_help=True)
+app.add_typer(stream, name="stream")
+
+Servers = Annotated[
+    str, typer.Option(envvar="KAFKA_BOOTSTRAP_SERVERS", metavar="HOST:PORT,…", help="Brokers to connect to first.")
+]
+
+
+@stream.command()
+def broker(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    data: Annotated[Path | None, typer.Option(help="Folder to keep topics in; without it they end with it.")] = None,
+    partitions: Annotated[int, typer.Option(help="Partitions of topics that are not created but only named.")] = 4,
+) -> None:
+    """Run the embedded broker until it is asked to stop; the first line printed is its address."""
+    import signal
+    import threading
+
+    from streaming.embedded.server import EmbeddedBroker
+
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with EmbeddedBroker(data, port=port, auto_partitions=partitions) as running:
+        print(running.address, flush=True)  # noqa: T201 - for a script to read, without colours or wrapping
+        stopping.wait()
+
+
+@stream.command()
+def produce(
+    file: Annotated[Path, typer.Argument(help="A Parquet file, one event a row.")],
+    topic: Annotated[str, typer.Option(help="Topic to write to; created where it does not exist.")],
+    timestamp: Annotated[str, typer.Option(metavar="COLUMN", help="Column that is the record's time.")],
+    bootstrap_servers: Servers,
+    key: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column that is the message key.")] = None,
+    partitions: Annotated[int | None, typer.Option(help="Partitions of a new topic.")] = None,
+) -> None:
+    """Write the rows of a file to a topic as JSON messages, and wait until every one is acknowledged."""
+    import os
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from streaming.produce import produce_file
+    from streaming.source.kafka import KafkaSettings, security_from
+    from streaming.source.parquet_events import open_parquet
+    from streaming.source.publisher import Publisher
+
+    with open_parquet(file) as opened:
+        rows = opened.metadata.num_rows
+    publisher = Publisher(KafkaSettings(bootstrap_servers, security_from(os.environ)), topic, partitions=partitions)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(f"{file.name} -> {topic}", total=rows)
+            done = produce_file(
+                file, publisher, key=key, timestamp=timestamp, progress=lambda sent: bar.update(task, completed=sent)
+            )
+    finally:
+        publisher.close()
+    rate = done.messages / done.seconds if done.seconds else 0
+    Console().print(
+        f"{done.messages:,} messages acknowledged in topic {done.topic!r} "
+        f"({done.partitions} partitions, {done.seconds:.1f} s, {rate:,.0f}/s)"
+    )
