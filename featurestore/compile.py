@@ -5,7 +5,6 @@ refused here, by name, before anything changes.
 """
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple, cast
@@ -16,6 +15,7 @@ from feast.data_source import KafkaSource
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.file_source import FileSource
 
+from featurestore.ddl import ddl_columns
 from featurestore.errors import DefinitionError
 from featurestore.plan import (
     Field,
@@ -37,21 +37,6 @@ from validation.contract import Contract
 log = logging.getLogger(__name__)
 
 KEY_TYPES = ("STRING", "BYTES", "INT32", "INT64", "UNIX_TIMESTAMP")
-_DDL_TYPES = {
-    "string": "STRING",
-    "varchar": "STRING",
-    "binary": "BYTES",
-    "bytes": "BYTES",
-    "boolean": "BOOL",
-    "bool": "BOOL",
-    "int": "INT32",
-    "integer": "INT32",
-    "bigint": "INT64",
-    "long": "INT64",
-    "float": "FLOAT",
-    "double": "DOUBLE",
-    "timestamp": "UNIX_TIMESTAMP",
-}
 
 
 class Definitions(NamedTuple):
@@ -103,24 +88,6 @@ def compile_plan(
     if previous is not None and previous.digest == digest:
         return previous
     return msgspec.structs.replace(draft, version=previous.version + 1 if previous else 1, digest=digest)
-
-
-def ddl_columns(text: str, *, where: str) -> tuple[Field, ...]:
-    """The columns of a JSON format's schema, a list of `name type` as Feast's documentation has it.
-
-    >>> [(c.name, c.dtype) for c in ddl_columns("origin string, late bigint", where="departures")]
-    [('origin', 'STRING'), ('late', 'INT64')]
-    """
-    columns = []
-    for part in filter(None, (part.strip() for part in re.split(r"[,\n]", text))):
-        name, _, kind = part.partition(" ")
-        dtype = _DDL_TYPES.get(kind.strip().lower())
-        if dtype is None:
-            raise DefinitionError(
-                f"source {where!r}: column {name!r} has type {kind.strip()!r}; known types: {', '.join(_DDL_TYPES)}"
-            )
-        columns.append(Field(name=name.strip("`"), dtype=dtype))
-    return tuple(columns)
 
 
 def _view(view: FeatureView, entities: Sequence[Entity], previous: Plan | None) -> View:

@@ -1,7 +1,8 @@
 """Which typed row does a message hold, or why does it hold none?
 
 Bytes in, rows out: every message that cannot become a row is set aside with a reason, and its neighbours pass. What
-a row is follows from the views that read the topic, and from the contract: a column that neither names is dropped.
+a row is follows from the views that read the topic, from the topic's schema and from the contract: a column that none
+of them names is dropped.
 
 Rows are `msgspec` Structs whose attributes are the columns' names as the producer writes them; a missing column is
 null. Times are `datetime`s or integers as they came; join keys have the type of their entity. `table` makes Arrow
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.ddl import ddl_columns
 from featurestore.errors import DefinitionError
 from featurestore.plan import Field, View
 from validation.contract import Contract
@@ -113,6 +115,8 @@ class Decoder:
                 _declare(fields, name, column.dtype, view)
         fields.update(keys)
         fields[self.timestamp_field] = "UNIX_TIMESTAMP"
+        for declared in ddl_columns(self.topic.schema_text, where=self.topic.name):
+            fields.setdefault(declared.name, declared.dtype)
         for promised in contract.columns if contract else ():
             if promised.name not in fields and promised.logical_type in _LOGICAL:
                 fields[promised.name] = _LOGICAL[promised.logical_type]

@@ -132,7 +132,11 @@ class Worker:
         self._start_over = start_over
         contracts = contracts_by_source(plan)
         self._topics = {
-            topic: TopicPipeline(readers, contracts.get(readers[0].source.name), ahead_tolerance_us=ahead_tolerance_us)
+            topic: TopicPipeline(
+                readers,
+                contracts.get(topic) or contracts.get(readers[0].source.name),
+                ahead_tolerance_us=ahead_tolerance_us,
+            )
             for topic, readers in by_topic(views).items()
         }
         self._views = {
@@ -340,5 +344,5 @@ class Worker:
 
 
 def contracts_by_source(plan: Plan) -> dict[str, Contract]:
-    """The Plan's contracts by the Feast source that they are about."""
+    """The Plan's contracts by the source that they are about: a topic, or the batch source that is its event log."""
     return {contract.source: contract for contract in plan.contracts.values()}
