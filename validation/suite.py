@@ -1,0 +1,191 @@
+"""What does Great Expectations say of a contract's rules?
+
+It is the language and the judge: a contract is an ExpectationSuite, and `validate` returns genuine results. This is the
+one module that imports it (some 8 CPU-seconds); what serves or consumes uses `validation.compiled`, whose answers are
+proved equal to these. Every call has a context and an asset of its own: one asset shared by threads mixes their counts.
+"""
+
+import datetime as dt
+from typing import Any, ClassVar, Final
+
+import great_expectations as gx
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from great_expectations.core.expectation_validation_result import (
+    ExpectationSuiteValidationResult,
+    ExpectationValidationResult,
+)
+from great_expectations.data_context.types.base import (
+    DataContextConfig,
+    InMemoryStoreBackendDefaults,
+    ProgressBarsConfig,
+)
+from great_expectations.execution_engine import PandasExecutionEngine
+from great_expectations.expectations.expectation import ColumnPairMapExpectation
+from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+from great_expectations.expectations.metrics.map_metric_provider import (
+    ColumnPairMapMetricProvider,
+    column_pair_condition_partial,
+)
+
+from validation.check import ARRIVAL, INSTANTS, Across, Aggregate, Between, Columns, Expectation, InSet, Pair
+from validation.contract import Contract, Rule
+from validation.instant import to_us
+from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, stated
+
+SAMPLES: Final = 20
+_EXACT_FLOAT: Final = 2**53
+"""Integers up to here are exact as floats."""
+
+
+class ColumnPairValuesNotAhead(ColumnPairMapMetricProvider):  # type: ignore[misc]  # untyped library
+    """The metric behind `expect_column_pair_values_a_to_not_be_ahead_of_b`."""
+
+    condition_metric_name = "column_pair_values.not_ahead"
+    condition_domain_keys = (
+        *("batch_id", "table", "column_A", "column_B", "row_condition", "condition_parser", "ignore_row_if"),
+    )
+    condition_value_keys = ("tolerance_s",)
+
+    @column_pair_condition_partial(engine=PandasExecutionEngine)  # type: ignore[untyped-decorator]
+    def _pandas(cls, column_A: Any, column_B: Any, **kwargs: Any) -> Any:  # noqa: N803, N805  # the library's names
+        return column_A <= column_B + pd.Timedelta(seconds=kwargs.get("tolerance_s") or 0.0)
+
+
+class ExpectColumnPairValuesAToNotBeAheadOfB(ColumnPairMapExpectation):  # type: ignore[misc]
+    """Expect instants of column A to lie at most `tolerance_s` seconds after those of column B."""
+
+    column_B: str = ARRIVAL  # noqa: N815  # the library calls the columns of a pair so
+    tolerance_s: float = 0.0
+    ignore_row_if: str = "either_value_is_missing"
+    map_metric: ClassVar[str] = "column_pair_values.not_ahead"
+    success_keys: ClassVar[tuple[str, ...]] = ("column_A", "column_B", "tolerance_s", "ignore_row_if", "mostly")
+
+
+def suite_of(contract: Contract) -> gx.ExpectationSuite:
+    """The contract's rules as a suite; each expectation's `meta` has rule_id, mode, dimension and contract version."""
+    configurations = [
+        ExpectationConfiguration(
+            type=rule.expectation,
+            kwargs=_arguments(rule, meaning, contract),
+            meta={"rule_id": rule.id, "mode": rule.mode, "dimension": rule.dimension, "version": contract.version},
+            severity=rule.severity,
+            description=rule.description or None,
+        )
+        for rule, meaning in zip(contract.rules, contract.expectations(), strict=True)
+    ]
+    return gx.ExpectationSuite(name=contract.name, expectations=configurations)
+
+
+def _arguments(rule: Rule, meaning: Expectation, contract: Contract) -> dict[str, Any]:
+    """The rule's arguments as the library takes them: instants aware, so that they compare with UTC columns."""
+    arguments = dict(rule.arguments)
+    column = str(arguments.get("column"))
+    if isinstance(meaning.check, Between | InSet) and {ARRIVAL: "timestamp", **contract.types}[column] in INSTANTS:
+        for name in ("min_value", "max_value"):
+            if name in arguments:
+                # As text: the library's models would cut a datetime to its date.
+                arguments[name] = _instant(arguments[name]).isoformat()
+        if isinstance(listed := arguments.get("value_set"), list):
+            arguments["value_set"] = [_instant(value) for value in listed]
+    return arguments
+
+
+def _instant(value: object) -> dt.datetime:
+    ts_us = to_us(value)
+    assert ts_us is not None
+    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=ts_us)
+
+
+def validate(contract: Contract, table: pa.Table, *, samples: int = SAMPLES) -> ExpectationSuiteValidationResult:
+    """Great Expectations' own result for a table; results are found by `meta["rule_id"]`, their order is its own."""
+    # Without these defaults every context leaves a folder for Data Docs in the temporary directory.
+    stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
+    configuration = DataContextConfig(
+        store_backend_defaults=stores, progress_bars=ProgressBarsConfig(globally=False), analytics_enabled=False
+    )
+    context = gx.get_context(mode="ephemeral", project_config=configuration)
+    asset = context.data_sources.add_pandas("batches").add_dataframe_asset("batch")
+    batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame(table, contract)})
+    result_format = {"result_format": "SUMMARY", "partial_unexpected_count": samples}
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities are data: their mean is NaN, not a warning
+        return batch.validate(suite_of(contract), result_format=result_format)
+
+
+def judge(contract: Contract, table: pa.Table, *, samples: int = SAMPLES) -> Verdict:
+    """The verdict of Great Expectations on a table, in the form that compiled rules give theirs."""
+    results = {
+        result.expectation_config.meta["rule_id"]: result
+        for result in validate(contract, table, samples=samples).results
+    }
+    return Verdict(
+        contract=contract.name,
+        version=contract.version,
+        source=contract.source,
+        rows=table.num_rows,
+        rules=tuple(
+            _verdict(rule, meaning, results[rule.id], table)
+            for rule, meaning in zip(contract.rules, contract.expectations(), strict=True)
+        ),
+    )
+
+
+def _verdict(rule: Rule, meaning: Expectation, result: ExpectationValidationResult, table: pa.Table) -> RuleVerdict:
+    if reason := _exception(result.exception_info):
+        return broken(rule, reason)
+    found = result.result
+    if "element_count" not in found:
+        rows = None if isinstance(meaning.check, Columns) else table.num_rows
+        observed = found.get("observed_value")
+        plain = observed.item() if hasattr(observed, "item") else observed  # NumPy's numbers as Python's
+        return stated(rule, success=bool(result.success), observed=plain, rows=rows)
+    read = [name for name in meaning.columns if name in table.column_names]
+    numbers = found.get("partial_unexpected_index_list") or []
+    rows = table.select(read).take(pa.array(numbers, pa.int64())).to_pylist() if read else []
+    return counted(
+        rule,
+        rows=found["element_count"],
+        evaluated=found["element_count"] - (found.get("missing_count") or 0),
+        unexpected=found["unexpected_count"],
+        mostly=meaning.mostly if meaning.check is not None else float(rule.arguments.get("mostly", 1.0)),  # type: ignore[arg-type]
+        samples=tuple(Sample(row=number, values=row) for number, row in zip(numbers, rows, strict=False)),
+    )
+
+
+def _exception(info: dict[str, Any]) -> str:
+    """What the library raised, if anything: flat, or one entry per metric."""
+    entries = [info] if "raised_exception" in info else list(info.values())
+    return next((str(entry["exception_message"]) for entry in entries if entry.get("raised_exception")), "")
+
+
+def frame(table: pa.Table, contract: Contract) -> pd.DataFrame:
+    """The table as the library should see it: instants in UTC, integers exact where they stand beside nulls.
+
+    Integers beside nulls are Python integers, since floats would turn "5" into "5.0" and round beyond 2^53; but floats
+    where a rule compares columns and 2^53 suffices, since the library cannot compare None.
+    """
+    compared = {
+        name
+        for meaning in contract.expectations()
+        if isinstance(meaning.check, Pair | Across | Aggregate)
+        for name in meaning.columns
+    }
+    return pd.DataFrame(
+        {name: _series(table.column(name), compared=name in compared) for name in table.column_names},
+        index=pd.RangeIndex(table.num_rows),
+    )
+
+
+def _series(column: pa.ChunkedArray, *, compared: bool) -> Any:
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        if column.type != pa.date32() and column.type != pa.date64() and column.type.unit == "ns":
+            column = pc.floor_temporal(column, unit="microsecond")
+        return column.cast(pa.timestamp("us", "UTC")).to_pandas().reset_index(drop=True)
+    if pa.types.is_integer(column.type) and column.null_count:
+        extent = pc.min_max(column).as_py()
+        small = all(value is None or abs(value) <= _EXACT_FLOAT for value in extent.values())
+        if not (compared and small):
+            return pd.Series(column.to_pylist(), dtype=object)
+    return column.to_pandas().reset_index(drop=True)
