@@ -45,7 +45,7 @@ class Applied(msgspec.Struct, frozen=True):
 
 def preview(settings: Settings, clock: Clock | None = None) -> list[Change]:
     """What `apply` would change; reads, never writes."""
-    with _repo(settings):
+    with in_repo(settings):
         _, _, plan = _desired(settings, clock or system_clock(settings.clock_offset_us))
     return changes(_in_force(settings), plan)
 
@@ -60,7 +60,7 @@ def apply(settings: Settings, clock: Clock | None = None) -> Applied:
        processes switch to it. A crash before this step leaves the old Plan in force: run apply again.
     """
     before = _in_force(settings)
-    with _repo(settings):
+    with in_repo(settings):
         store, contents, plan = _desired(settings, clock or system_clock(settings.clock_offset_us))
         plans = PlanStore(connect(settings.online, settings.data_dir), settings.project)
         plans.version()  # the store must answer before anything changes
@@ -73,7 +73,7 @@ def apply(settings: Settings, clock: Clock | None = None) -> Applied:
 
 
 def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoContents, Plan]:
-    config = _repo_config(settings)
+    config = repo_config(settings)
     contents = _parse(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with _quiet():
@@ -93,7 +93,8 @@ def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoConten
     return store, contents, plan
 
 
-def _repo_config(settings: Settings) -> RepoConfig:
+def repo_config(settings: Settings) -> RepoConfig:
+    """Feast's own view of feature_store.yaml; raises ConfigurationError where Feast refuses it."""
     try:
         return load_repo_config(settings.repo, settings.repo / FILE_NAME)
     except (ValidationError, FeastError, ValueError) as error:
@@ -136,7 +137,7 @@ def _in_force(settings: Settings) -> Plan | None:
 
 
 @contextlib.contextmanager
-def _repo(settings: Settings) -> Iterator[None]:
+def in_repo(settings: Settings) -> Iterator[None]:
     """Feast resolves modules and paths against the current folder; both are put back, the modules forgotten."""
     here, path, known = Path.cwd(), list(sys.path), set(sys.modules)
     bytecode = sys.dont_write_bytecode
