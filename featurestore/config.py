@@ -71,7 +71,7 @@ def load_settings(repo: Path, environ: Mapping[str, str]) -> Settings:
         data_dir=data_dir(path.parent, raw.get("registry")),
         online=OnlineSettings(url=_checked_url(path, url)),
         bootstrap_servers=environ.get("KAFKA_BOOTSTRAP_SERVERS") or None,
-        clock_offset_us=_clock_offset(environ),
+        clock_offset_us=clock_offset_us(environ),
     )
 
 
@@ -137,7 +137,12 @@ def _checked_url(path: Path, url: object) -> str:
     raise ConfigurationError(f"{path}: online_store.connection is {url!r}; expected one of {known}")
 
 
-def _clock_offset(environ: Mapping[str, str]) -> int:
+def clock_offset_us(environ: Mapping[str, str]) -> int:
+    """How far this deployment's clock is from the machine's (FEATURESTORE_CLOCK_OFFSET_S): a replay lives in the past.
+
+    >>> clock_offset_us({"FEATURESTORE_CLOCK_OFFSET_S": "-1.5"})
+    -1500000
+    """
     text = environ.get("FEATURESTORE_CLOCK_OFFSET_S") or "0"
     try:
         return round(float(text) * 1_000_000)

@@ -1,1 +1,11 @@
 """The Feast plug-ins that three lines of feature_store.yaml name."""
+
+from featurestore.plugins.engine import ArrowEngine, ArrowEngineConfig
+from featurestore.plugins.online_store import RedisOnlineStore, RedisOnlineStoreConfig
+
+__all__ = [
+    "ArrowEngine",
+    "ArrowEngineConfig",
+    "RedisOnlineStore",
+    "RedisOnlineStoreConfig",
+]

@@ -1,0 +1,170 @@
+"""How does Feast's `materialize` move rows? Arrow from the offline store to the online store, no object per row."""
+
+# ruff: noqa: ARG002 - Feast's signatures have more than we need
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
+from feast.infra.compute_engines.base import ComputeEngine
+from feast.repo_config import FeastConfigBaseModel
+from feast.utils import _get_column_names
+from pydantic import ConfigDict
+
+from featurestore.config import data_dir
+from featurestore.errors import ConfigurationError
+from featurestore.online.materialize import materialize_table
+from featurestore.plugins.online_store import RedisOnlineStore
+from featurestore.plugins.views import latest_view, windowed
+
+log = logging.getLogger(__name__)
+
+
+class ArrowEngineConfig(FeastConfigBaseModel):  # type: ignore[misc]  # Feast ships no types
+    """The `batch_engine` section of feature_store.yaml."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    type: Literal["featurestore.plugins.ArrowEngine"] = "featurestore.plugins.ArrowEngine"
+
+
+class ArrowJob(MaterializationJob):  # type: ignore[misc]  # Feast ships no types
+    """A finished materialization of one view, and what came of it in one line."""
+
+    def __init__(self, task: MaterializationTask, note: str) -> None:
+        super().__init__()
+        self.task = task
+        self.note = note
+
+    def status(self) -> MaterializationJobStatus:
+        """Always SUCCEEDED: a failure is raised, so that it cannot be overlooked."""
+        return MaterializationJobStatus.SUCCEEDED
+
+    def error(self) -> BaseException | None:
+        """None."""
+        return None
+
+    def should_be_retried(self) -> bool:
+        """False."""
+        return False
+
+    def job_id(self) -> str:
+        """The view and the range of event times."""
+        return f"{self.task.feature_view.name} {self.task.start_time.isoformat()} {self.task.end_time.isoformat()}"
+
+    def url(self) -> str | None:
+        """None: nothing runs elsewhere."""
+        return None
+
+
+class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
+    """Feast's batch engine for our online store, with any offline store that gives Arrow.
+
+    A materialization reads the latest rows of a range of event times and writes them; it can be repeated and
+    interrupted at will, since the greatest row of a key stays whatever is written again. Rows dated ahead of the
+    clock are kept in the data folder and offered again by the next run. Windowed views are skipped: the stream
+    keeps them.
+    """
+
+    def __init__(self, *, repo_config: Any, offline_store: Any, online_store: Any, **options: Any) -> None:
+        super().__init__(repo_config=repo_config, offline_store=offline_store, online_store=online_store)
+        ArrowEngineConfig(**options)
+
+    def update(
+        self,
+        project: str,
+        views_to_delete: Sequence[Any],
+        views_to_keep: Sequence[Any],
+        entities_to_delete: Sequence[Any],
+        entities_to_keep: Sequence[Any],
+    ) -> None:
+        """Forget rows set aside for views that are gone."""
+        for view in views_to_delete:
+            self._set_aside(project, view.name).unlink(missing_ok=True)
+
+    def teardown_infra(self, project: str, fvs: Sequence[Any], entities: Sequence[Any]) -> None:
+        """Forget rows set aside for these views."""
+        self.update(project, fvs, [], [], [])
+
+    def _materialize_one(self, registry: Any, task: MaterializationTask, **kwargs: Any) -> ArrowJob:
+        """One view, in order: 1. read; 2. write; 3. keep what was set aside, so that a crash offers it again."""
+        table = task.feature_view
+        if windowed(table):
+            return _told(task, f"{table.name}: skipped, its windows are kept current by the stream")
+        if not isinstance(self.online_store, RedisOnlineStore):
+            raise ConfigurationError(
+                "ArrowEngine writes to featurestore.plugins.RedisOnlineStore; "
+                f"online_store is {type(self.online_store).__name__}"
+            )
+        writer = self.online_store.writer(self.repo_config, latest_view(table))
+        aside = self._set_aside(task.project, table.name)
+        rows = _with_earlier(aside, self._read(registry, task))
+        bar = task.tqdm_builder(rows.num_rows) if task.tqdm_builder else None
+        try:
+            result = materialize_table(writer, rows, progress=bar.update if bar is not None else None)
+        finally:
+            if bar is not None:
+                bar.close()
+        _keep(aside, result.ahead, dict(writer.view.source.field_mapping))
+        note = f"{table.name}: {result.written} keys written, {result.superseded} rows superseded"
+        if result.unkeyed:
+            note += f", {result.unkeyed} without a key or event time"
+        if result.ahead.num_rows:
+            note += f", {result.ahead.num_rows} dated ahead of the clock and set aside for the next run"
+        return _told(task, note)
+
+    def _read(self, registry: Any, task: MaterializationTask) -> pa.Table:
+        """The latest rows of the range, their columns named as in the source."""
+        view = task.feature_view
+        entities = [registry.get_entity(name, task.project) for name in view.entities]
+        join_keys, features, timestamp_field, created = _get_column_names(view, entities)
+        job = self.offline_store.pull_latest_from_table_or_query(
+            config=self.repo_config,
+            data_source=view.batch_source,
+            join_key_columns=join_keys,
+            feature_name_columns=features,
+            timestamp_field=timestamp_field,
+            created_timestamp_column=created,
+            start_date=task.start_time,
+            end_date=task.end_time,
+        )
+        table: pa.Table = job.to_arrow()
+        wanted = [*join_keys, *features, timestamp_field, *([created] if created else [])]
+        return table.select(dict.fromkeys(name for name in wanted if name in table.column_names))
+
+    def _set_aside(self, project: str, view: str) -> Path:
+        repo = Path(self.repo_config.repo_path) if self.repo_config.repo_path else Path.cwd()
+        folder = data_dir(repo.absolute(), getattr(self.repo_config.registry, "path", None))
+        return folder / "ahead" / project / f"{view}.parquet"
+
+
+def _told(task: MaterializationTask, note: str) -> ArrowJob:
+    # A line of its own for whoever configured logging; Feast prints only the view's name.
+    (log.warning if "skipped" in note or "set aside" in note else log.info)(note)
+    return ArrowJob(task, note)
+
+
+def _with_earlier(aside: Path, rows: pa.Table) -> pa.Table:
+    """The rows, and those that an earlier run set aside."""
+    try:
+        earlier = pq.read_table(aside)
+    except FileNotFoundError:
+        return rows
+    if set(earlier.column_names) != set(rows.column_names):
+        log.warning("%s was set aside before the view's columns changed; it is left out", aside)
+        return rows
+    return pa.concat_tables([rows, earlier.select(rows.column_names)], promote_options="permissive")
+
+
+def _keep(aside: Path, ahead: pa.Table, mapping: dict[str, str]) -> None:
+    if not ahead.num_rows:
+        aside.unlink(missing_ok=True)
+        return
+    back = {new: old for old, new in mapping.items()}
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    draft = aside.with_suffix(".tmp")
+    pq.write_table(ahead.rename_columns([back.get(name, name) for name in ahead.column_names]), draft)
+    draft.replace(aside)
