@@ -29,9 +29,8 @@ def encode_rows(rows: pa.RecordBatch) -> list[bytes]:
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
         parts.append(("," if parts else "{") + orjson.dumps(name).decode() + ":")
         parts.append(pc.fill_null(_encoded(name, column).cast(pa.large_string()), "null"))
-    constants = [pa.scalar(part, pa.large_string()) if isinstance(part, str) else part for part in parts]
-    end, separator = pa.scalar("}", pa.large_string()), pa.scalar("", pa.large_string())
-    documents = pc.binary_join_element_wise(*constants, end, separator)
+    pieces = [_text(part) if isinstance(part, str) else part for part in parts]
+    documents = pc.binary_join_element_wise(*pieces, _text("}"), _text(""))
     return list(documents.cast(pa.large_binary()).to_pylist())
 
 
@@ -41,12 +40,13 @@ def rfc3339(times: pa.Array) -> pa.Array:
     >>> rfc3339(pa.array([0, 1], pa.timestamp("us"))).to_pylist()
     ['1970-01-01T00:00:00Z', '1970-01-01T00:00:00.000001Z']
     """
-    us = microseconds(times)
-    stamp = us.cast(pa.timestamp("us"))
-    exact = pc.strftime(stamp, format="%Y-%m-%dT%H:%M:%SZ")
-    whole = pc.strftime(pc.floor_temporal(stamp, unit="second").cast(pa.timestamp("s")), format="%Y-%m-%dT%H:%M:%SZ")
-    seconds = pc.floor_temporal(stamp, unit="second")
-    return pc.if_else(pc.equal(seconds, stamp), whole, exact)
+    stamps = microseconds(times).cast(pa.timestamp("us"))
+    seconds = pc.floor_temporal(stamps, unit="second")
+    texts = seconds.cast(pa.timestamp("s")).cast(pa.large_string())
+    whole = pc.equal(seconds, stamps)
+    if not pc.all(whole).as_py():
+        texts = pc.if_else(whole, texts, stamps.cast(pa.large_string()))
+    return pc.binary_join_element_wise(pc.replace_substring(texts, " ", "T"), _text("Z"), _text(""))
 
 
 def microseconds(times: pa.Array) -> pa.Array:
@@ -84,8 +84,11 @@ def _strings(column: pa.Array) -> pa.Array:
 
 
 def _quoted(column: pa.Array) -> pa.Array:
-    quote = pa.scalar('"', pa.large_string())
-    return pc.binary_join_element_wise(quote, column.cast(pa.large_string()), quote, pa.scalar("", pa.large_string()))
+    return pc.binary_join_element_wise(_text('"'), column.cast(pa.large_string()), _text('"'), _text(""))
+
+
+def _text(constant: str) -> pa.Scalar:
+    return pa.scalar(constant, pa.large_string())
 
 
 def _floats(column: pa.Array) -> pa.Array:

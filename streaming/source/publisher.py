@@ -5,6 +5,7 @@ take turns. The producer is idempotent: a retry never writes a record twice.
 """
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,9 @@ from streaming.source.kafka import KafkaSettings, knock
 from streaming.source.records import Header, SourceUnavailable
 
 _TURN = 500  # records without a key that go to one partition before the next: full batches compress better
+
+_STRETCH, _STRETCHES = 10_000, 4  # records handed over and not acknowledged: at most five stretches
+_DELIVERY_TIMEOUT_S = 120
 
 
 class NotAcknowledged(FeatureStoreError):
@@ -48,6 +52,7 @@ class Publisher:
         self._settings = settings
         self._sent = 0
         self._failures: list[Any] = []
+        self._stretches: deque[Any] = deque()
         try:
             knock(settings)
             self.partitions = _ensure(settings, topic, partitions)
@@ -58,7 +63,6 @@ class Publisher:
                 compression_type="lz4",
                 batch_size=1 << 18,
                 linger_ms=20,
-                buffer_memory=1 << 26,
                 max_request_size=1 << 21,
                 allow_auto_create_topics=False,
             )
@@ -89,6 +93,11 @@ class Publisher:
             raise NotAcknowledged(self.topic, self._sent + 1, 1, error) from error
         self._sent += 1
         future.add_errback(self._failures.append)
+        if self._sent % _STRETCH == 0:
+            # The client buffers without bound: wait for a record sent a while ago before taking more.
+            self._stretches.append(future)
+            if len(self._stretches) > _STRETCHES:
+                self._wait(self._stretches.popleft())
 
     def flush(self) -> int:
         """Wait until everything sent is acknowledged; how many that are so far. Raises NotAcknowledged."""
@@ -99,6 +108,12 @@ class Publisher:
         if self._failures:
             raise NotAcknowledged(self.topic, self._sent, len(self._failures), self._failures[0])
         return self._sent
+
+    def _wait(self, future: Any) -> None:
+        try:
+            future.get(timeout=_DELIVERY_TIMEOUT_S)
+        except KafkaError as error:
+            raise NotAcknowledged(self.topic, self._sent, len(self._failures) or 1, error) from error
 
     def close(self) -> None:
         """Close the connections; what was not flushed gets a few seconds more."""
