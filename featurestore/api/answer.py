@@ -9,7 +9,7 @@ import math
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -29,6 +29,9 @@ MEDIA_TYPES = (JSON, ROWS, ARROW)
 _NAMES = [b'""', *(orjson.dumps(status.name) for status in Status)]
 _TEXT_NAMES = ["", *(status.name for status in Status)]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_US = -62_135_596_800_000_000
+_LAST_US = 253_402_300_799_999_999
+_INSTANTS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 _VERBATIM = frozenset({"INT32", "INT64", "BOOL", "STRING", "JSON", "UUID", "TIME_UUID"})
 """Types whose Python values are JSON values."""
 
@@ -67,8 +70,8 @@ def media_type(accept: str | None) -> str:
 
 def reading_instant(columns: Iterable[Answered], otherwise_us: int) -> int:
     """The instant of the whole answer: the earliest any of its values holds at."""
-    found = [int(column.instant_us.min()) for column in columns if column.instant_us is not None]
-    return min(found, default=otherwise_us)
+    distinct = {id(column.instant_us): column.instant_us for column in columns}
+    return min((int(instants.min()) for instants in distinct.values() if instants is not None), default=otherwise_us)
 
 
 def feast_json(columns: Sequence[Answered], instant_us: int) -> bytes:
@@ -77,32 +80,28 @@ def feast_json(columns: Sequence[Answered], instant_us: int) -> bytes:
     `metadata.instant` is the reading instant; a result whose values hold at later ones (its key has an event ahead of
     the clock) lists them as `instants`. Timestamps are whole seconds, bytes base64, NaN and infinities words.
     """
-    statuses: dict[int, bytes] = {}
+    statuses: dict[bytes, bytes] = {}
     times: dict[int, bytes] = {}
     instants: dict[int, bytes] = {}
     parts = [b'{"results":[']
-    for place, column in enumerate(columns):
-        written = statuses.get(id(column.statuses))
+    separator = b'{"values":'
+    for column in columns:
+        found = column.statuses.tobytes()
+        written = statuses.get(found)
         if written is None:
-            written = statuses[id(column.statuses)] = _statuses(column.statuses)
+            written = statuses[found] = b"[" + b",".join([_NAMES[status] for status in found]) + b"]"
         since = times.get(id(column.event_us))
         if since is None:
             since = times[id(column.event_us)] = _times(column.event_us)
-        parts += (
-            b',{"values":' if place else b'{"values":',
-            orjson.dumps(json_values(column.values, column.dtype)),
-            b',"statuses":',
-            written,
-            b',"event_timestamps":',
-            since,
-        )
-        if column.instant_us is not None:
-            later = instants.get(id(column.instant_us))
-            if later is None:
-                ahead = bool((column.instant_us != instant_us).any())
-                later = instants[id(column.instant_us)] = b',"instants":' + _times(column.instant_us) if ahead else b""
-            parts.append(later)
-        parts.append(b"}")
+        later = b"}" if column.instant_us is None else instants.get(id(column.instant_us))
+        if later is None:
+            assert column.instant_us is not None
+            ahead = bool((column.instant_us != instant_us).any())
+            later = b',"instants":' + _times(column.instant_us) + b"}" if ahead else b"}"
+            instants[id(column.instant_us)] = later
+        values = orjson.dumps(json_values(column.values, column.dtype))
+        parts += (separator, values, b',"statuses":', written, b',"event_timestamps":', since, later)
+        separator = b',{"values":'
     names = orjson.dumps([column.name for column in columns])
     parts += (b'],"metadata":{"feature_names":', names, b',"instant":"', rfc3339(instant_us).encode(), b'"}}')
     return b"".join(parts)
@@ -176,31 +175,21 @@ def json_values(values: list[Any], dtype: str, *, seconds: bool = True) -> list[
 
 
 def rfc3339(instant_us: int) -> str:
-    """An instant as Feast writes it: no fraction, milliseconds or microseconds, whichever is exact.
+    """An instant as text, to the microsecond where there is a fraction; beyond years 1 to 9999 the nearest of these.
 
     >>> rfc3339(1_357_000_000_250_000)
-    '2013-01-01T00:26:40.250Z'
+    '2013-01-01T00:26:40.250000Z'
     """
-    seconds, micros = divmod(instant_us, 1_000_000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    if not micros:
-        return text + "Z"
-    return f"{text}.{micros // 1000:03d}Z" if micros % 1000 == 0 else f"{text}.{micros:06d}Z"
-
-
-def _statuses(statuses: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    return b"[" + b",".join([_NAMES[status] for status in statuses.tolist()]) + b"]"
+    inside = min(max(instant_us, _FIRST_US), _LAST_US)
+    return (_EPOCH + timedelta(microseconds=inside)).isoformat().replace("+00:00", "Z")
 
 
 def _times(instants_us: Instants) -> bytes:
-    known: dict[int, str] = {}
-    texts = []
-    for instant_us in instants_us.tolist():
-        text = known.get(instant_us)
-        if text is None:
-            text = known[instant_us] = rfc3339(instant_us)
-        texts.append(text)
-    return orjson.dumps(texts)
+    try:
+        return orjson.dumps(instants_us.view("M8[us]"), option=_INSTANTS)
+    except TypeError:
+        # Years that orjson's calendar lacks.
+        return orjson.dumps([rfc3339(instant_us) for instant_us in instants_us.tolist()])
 
 
 def _finite(value: float) -> float | str:

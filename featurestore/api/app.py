@@ -23,9 +23,10 @@ from featurestore.api.documentation import ERRORS, FEATURES, describe
 from featurestore.api.faults import Refused, answer_to, fault
 from featurestore.api.limits import Limits
 from featurestore.api.metrics import Metrics
-from featurestore.api.request import decode_request
+from featurestore.api.request import FeatureRequest, decode_request
 from featurestore.api.serving import PlanSource, PlanWatch, Reader, Serving
 from featurestore.clock import Clock
+from featurestore.errors import StoreUnavailable
 from featurestore.plan import Plan
 from validation.errors import PlatformError
 
@@ -60,6 +61,8 @@ def create_app(
     bounds = limits or Limits()
     watch = PlanWatch(plans, lambda plan: Serving(plan, reader(plan), clock, bounds, metrics), metrics)
 
+    answering = _Answering(watch)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(watch.look)
@@ -79,8 +82,8 @@ def create_app(
         try:
             keys.check(request.headers)
             wanted = media_type(request.headers.get("accept"))
-            body = await _body(request, bounds.body_bytes)
-            response = Response(watch.current.answer(decode_request(body), wanted), media_type=wanted)
+            body = decode_request(await _body(request, bounds.body_bytes))
+            response = Response(await answering.answer(body, wanted), media_type=wanted)
         except PlatformError as error:
             response = answer_to(error)
         metrics.answered(response.status_code, time.perf_counter() - started)
@@ -131,6 +134,33 @@ def create_app(
     app.add_exception_handler(Exception, _broken)
     describe(app, bounds)
     return app
+
+
+class _Answering:
+    """Answers on the event loop while the store is well, in threads while it is not.
+
+    A read takes about a millisecond, less than handing it to a thread and back costs (measured: 10 to 40 % fewer
+    requests a second with threads). A store that hangs would stop the loop for its whole time-out, health checks
+    included: after the first failure requests wait in threads, until one succeeds.
+    """
+
+    def __init__(self, watch: PlanWatch) -> None:
+        self._watch = watch
+        self._away = False
+
+    async def answer(self, request: FeatureRequest, wanted: str) -> bytes:
+        """The body of the answer; raises what Serving.answer raises."""
+        serving = self._watch.current
+        try:
+            if self._away:
+                body = await asyncio.to_thread(serving.answer, request, wanted)
+            else:
+                body = serving.answer(request, wanted)
+        except StoreUnavailable:
+            self._away = True
+            raise
+        self._away = False
+        return body
 
 
 async def _watch(watch: PlanWatch, poll_s: float) -> None:

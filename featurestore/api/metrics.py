@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from featurestore.online.result import Column, Status
@@ -28,11 +27,13 @@ class Metrics:
         )
         self._ages = Histogram(
             "featurestore_value_age_seconds",
-            "Age of the oldest value of a view in one answer",
+            "Age of the oldest row of a view in one answer",
             ["view"],
             registry=registry,
             buckets=_AGES_S,
         )
+        self._values_of: dict[str, dict[int, Counter]] = {}
+        self._age_of: dict[str, Histogram] = {}
         self._plan_version = Gauge("featurestore_plan_version", "Version of the plan in force", registry=registry)
         self._plan_errors = Counter(
             "featurestore_plan_watch_errors", "Times the plan could not be looked up or read", registry=registry
@@ -43,20 +44,30 @@ class Metrics:
         self._requests.labels(code).observe(seconds)
 
     def served(self, columns: Iterable[Column]) -> None:
-        """Counts the values of an answer; arrays that columns share are looked at once."""
-        shared: dict[tuple[str, int, int], tuple[Column, int]] = {}
+        """Counts the values of an answer; columns with equal statuses are counted together, ages once a view."""
+        alike: dict[tuple[str, bytes], int] = {}
+        views: dict[str, Column] = {}
         for column in columns:
-            key = (column.view, id(column.statuses), id(column.event_us))
-            shared[key] = (column, shared[key][1] + 1 if key in shared else 1)
-        for column, times in shared.values():
-            counts = np.bincount(column.statuses, minlength=len(Status) + 1)
-            for status in Status:
-                if counts[status]:
-                    self._values.labels(column.view, status.name).inc(int(counts[status]) * times)
-            known = column.event_us > 0
-            if known.any():
-                oldest_us = int((column.instant_us - column.event_us)[known].max())
-                self._ages.labels(column.view).observe(oldest_us / 1_000_000)
+            key = (column.view, column.statuses.tobytes())
+            alike[key] = alike.get(key, 0) + 1
+            views.setdefault(column.view, column)
+        for (view, statuses), times in alike.items():
+            for status in set(statuses):
+                self._of(view)[status].inc(statuses.count(status) * times)
+        for view, column in views.items():
+            known = column.event_us[column.event_us > 0]
+            if len(known):
+                oldest_us = int(column.instant_us.max()) - int(known.min())
+                self._age_of[view].observe(oldest_us / 1_000_000)
+
+    def _of(self, view: str) -> dict[int, Counter]:
+        # Looking children up by label costs more than counting with them.
+        found = self._values_of.get(view)
+        if found is None:
+            found = {int(status): self._values.labels(view, status.name) for status in Status}
+            self._age_of[view] = self._ages.labels(view)
+            self._values_of[view] = found
+        return found
 
     def plan_in_force(self, version: int) -> None:
         """Shows the plan's version."""
