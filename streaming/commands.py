@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
+from streaming.worker_commands import add_to
+
 stream = typer.Typer(no_args_is_help=True, help="Events: a broker for the laptop, producing, consuming.")
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(stream, name="stream")
+add_to(stream)
 
 Servers = Annotated[
     str, typer.Option(envvar="KAFKA_BOOTSTRAP_SERVERS", metavar="HOST:PORT,…", help="Brokers to connect to first.")

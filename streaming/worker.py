@@ -16,6 +16,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -153,13 +154,17 @@ class Worker:
         return {partition: held.position for partition, held in self._held.items()}
 
     def run(self, stop: Callable[[], bool], *, until_caught_up: bool = False) -> None:
-        """Turn until `stop` says so, or the offsets that were the topics' ends at the start are reached; then leave."""
+        """Turn until `stop` says so; then leave.
+
+        With `until_caught_up` also once the offsets that were the topics' ends at the start are committed in all
+        partitions, also in those that other workers hold.
+        """
         self._store.check_policy()
         self.announce()
         goals = self._ends() if until_caught_up else {}
         while not stop():
             self.turn(self._pace.poll_ms)
-            if until_caught_up and self._caught_up(goals):
+            if until_caught_up and self._is_done(goals):
                 break
         self.leave()
 
@@ -336,11 +341,25 @@ class Worker:
         partitions = [partition for topic in self._topics for partition in self._source.partitions_of(topic)]
         return dict(self._source.end_offsets(partitions))
 
+    def _is_done(self, goals: Mapping[TopicPartition, int]) -> bool:
+        with suppress(StoreUnavailable):
+            return self._caught_up(goals)
+        return False
+
     def _caught_up(self, goals: Mapping[TopicPartition, int]) -> bool:
-        """Whether every partition that is ours has reached its goal; false before anything was assigned."""
+        """Whether every partition has reached its goal, in our hands or another's."""
         if not self._assigned_once or self._to_claim:
             return False
-        return all(held.position >= goals.get(partition, 0) for partition, held in self._held.items())
+        positions = self.positions
+        if any(position < goals.get(partition, 0) for partition, position in positions.items()):
+            return False
+        return all(
+            (control := self._store.control(self._shard(pipeline.view, partition))) is not None
+            and control.offset >= goal
+            for partition, goal in goals.items()
+            if partition not in positions
+            for pipeline in self._views[partition.topic]
+        )
 
 
 def contracts_by_source(plan: Plan) -> dict[str, Contract]:

@@ -1,0 +1,289 @@
+"""How is the stream started, and how far is it?
+
+`run` and `status` of the command group `stream`; `add_to` puts them into the group's Typer app. Slow libraries are
+imported by the commands themselves: `featurestore --help` must not wait for them.
+"""
+
+import os
+import secrets
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featurestore.cli.settings import HERE, Repo, settings_of
+from featurestore.errors import ConfigurationError, StoreUnavailable, UnknownName
+
+if TYPE_CHECKING:
+    from featurestore.config import Settings
+    from featurestore.online.connection import StoreClient
+    from featurestore.plan import Plan, View
+    from featurestore.plan_store import PlanStore
+    from streaming.source.records import Source
+    from streaming.worker import Worker
+
+_MICROS = 1_000_000
+_PLAN_AGE_S = 2.0
+
+Topics = Annotated[list[str] | None, typer.Argument(help="Topics to read; all that stream views read if none.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(run)
+    app.command()(status)
+
+
+def run(
+    topics: Topics = None,
+    *,
+    repo: Repo = HERE,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="Leave once all that is in the topics now is committed.")
+    ] = False,
+    instance_id: Annotated[
+        str | None, typer.Option(help="Name of this worker, kept over restarts: it gets its partitions back at once.")
+    ] = None,
+    clock_offset_s: Annotated[
+        float | None, typer.Option(help="Seconds to add to the clock, for a replay that lives in the past.")
+    ] = None,
+    start_over: Annotated[
+        bool,
+        typer.Option("--start-over", help="Where the store lost its state, begin again at what the topics still have."),
+    ] = False,
+    flush_s: Annotated[float, typer.Option(help="Longest time an event waits for its file, in seconds.")] = 5.0,
+    flush_rows: Annotated[int, typer.Option(help="Events of a partition that are stored at once.")] = 100_000,
+    batch: Annotated[int, typer.Option(help="Events taken up at once, at most.")] = 5_000,
+) -> None:
+    """Keep the windows of all stream views current: read their topics, check, aggregate, commit."""
+    import time
+
+    from featurestore.clock import system_clock
+    from featurestore.online.connection import connect
+    from featurestore.plan_store import PlanStore
+
+    settings = settings_of(repo)
+    offset_us = settings.clock_offset_us if clock_offset_s is None else round(clock_offset_s * _MICROS)
+    clock = system_clock(offset_us)
+    client = connect(settings.online, settings.data_dir)
+    plans = PlanStore(client, settings.project)
+    stop = _stop_on_signals()
+    counters: dict[str, int] = {}
+    again = True
+    while again:
+        plan = plans.load()
+        views = stream_views(plan, topics or [])
+        watch = _Watch(_changed_from(plans, plan.version), time.monotonic, stop)
+        source = _kafka(settings, plan, views, batch, instance_id)
+        worker = build_worker(
+            settings,
+            plan,
+            views,
+            source,
+            client=client,
+            clock=clock,
+            flush_s=flush_s,
+            flush_rows=flush_rows,
+            start_over=start_over,
+        )
+        try:
+            worker.run(watch, until_caught_up=until_caught_up)
+        finally:
+            source.close()
+        for name, count in worker.counters.items():
+            counters[name] = counters.get(name, 0) + count
+        again = watch.changed and not stop()
+    typer.echo(summary(counters))
+
+
+def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
+    """Show how far each view is in each partition. Exit code 1 where a partition has never been claimed."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from featurestore.clock import iso, system_clock
+    from featurestore.online.connection import connect
+    from featurestore.online.keys import Shard
+    from featurestore.plan_store import PlanStore
+    from streaming.commit import NOT_YET, ShardStore
+
+    settings = settings_of(repo)
+    client = connect(settings.online, settings.data_dir, start=False)
+    plan = PlanStore(client, settings.project).load()
+    views = stream_views(plan, topics or [])
+    store = ShardStore(client, system_clock(settings.clock_offset_us))
+    ends = _ends(settings, plan, views)
+    table = Table(
+        "view", "version", "topic", "partition", "reads", "offset", "lag", "watermark", "complete from", "plan"
+    )
+    unclaimed = 0
+    for view in views:
+        topic = view.source.topic.name if view.source.topic else ""
+        for entry in store.registered(plan.project, view.name, view.version):
+            shard = Shard(plan.project, view.name, view.version, entry.topic_id, entry.partition)
+            control = store.control(shard)
+            unclaimed += control is None
+            end = ends.get((topic, entry.topic_id, entry.partition))
+            offset = 0 if control is None else control.offset
+            complete = entry.complete_from_us
+            table.add_row(
+                view.name,
+                str(view.version),
+                topic,
+                str(entry.partition),
+                view.partitions,
+                "never claimed" if control is None else str(offset),
+                "?" if end is None else str(max(end - offset, 0)),
+                iso(control.watermark_us) if control and control.watermark_us is not None else "-",
+                "ever" if complete == 0 else "unknown" if complete == NOT_YET else iso(complete),
+                str(control.plan_version) if control else "-",
+            )
+    Console().print(table)
+    if unclaimed or not table.row_count:
+        typer.echo("no worker has claimed every partition yet; start one with `featurestore stream run`", err=True)
+        raise typer.Exit(1)
+
+
+def stream_views(plan: "Plan", topics: Sequence[str]) -> "tuple[View, ...]":
+    """The plan's views of these topics, of all topics if none is named; raises UnknownName and ConfigurationError."""
+    found = {view.name: view.source.topic.name for view in plan.views.values() if view.source.topic is not None}
+    for topic in topics:
+        if topic not in found.values():
+            raise UnknownName("topic of a stream view", topic, set(found.values()))
+    views = tuple(plan.view(name) for name, topic in sorted(found.items()) if not topics or topic in topics)
+    if not views:
+        raise ConfigurationError(
+            f"project {plan.project!r} has no stream views; declare a StreamFeatureView over a KafkaSource and apply"
+        )
+    return views
+
+
+def build_worker(
+    settings: "Settings",
+    plan: "Plan",
+    views: "Iterable[View]",
+    source: "Source",
+    *,
+    client: "StoreClient",
+    clock: Callable[[], int],
+    flush_s: float = 5.0,
+    flush_rows: int = 100_000,
+    start_over: bool = False,
+) -> "Worker":
+    """A worker over these views with the deployment's store and files."""
+    from streaming.commit import ShardStore
+    from streaming.sinks import EventLog, RangeSink
+    from streaming.worker import ClaimRecord, Worker
+
+    storages = (EventLog(settings.event_log),)
+    return Worker(
+        source,
+        ShardStore(client, clock),
+        [
+            RangeSink(storage, clock, flush_rows=flush_rows, flush_age_us=round(flush_s * _MICROS))
+            for storage in storages
+        ],
+        plan,
+        views=tuple(views),
+        record=ClaimRecord(settings.event_log),
+        clock=clock,
+        new_token=lambda: secrets.token_hex(8),
+        start_over=start_over,
+    )
+
+
+def summary(counters: "dict[str, int]") -> str:
+    """One line for people: what went through, what was set aside and why.
+
+    >>> summary({"events": 3, "accepted": 2, "rejected:empty": 1, "claims": 1})
+    '3 events: 2 accepted, 1 set aside (1 empty)'
+    """
+    rejected = {name.partition(":")[2]: count for name, count in counters.items() if name.startswith("rejected:")}
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
+    events, accepted = counters.get("events", 0), counters.get("accepted", 0)
+    line = f"{events} events: {accepted} accepted, {sum(rejected.values())} set aside"
+    return line + (f" ({reasons})" if reasons else "")
+
+
+class _Watch:
+    """Whether to stop: because somebody asked to, or because another Plan is in force (looked up every few seconds)."""
+
+    def __init__(self, ask: Callable[[], bool], seconds: Callable[[], float], stop: Callable[[], bool]) -> None:
+        self.changed = False
+        self._ask = ask
+        self._seconds = seconds
+        self._stop = stop
+        self._next = seconds() + _PLAN_AGE_S
+
+    def __call__(self) -> bool:
+        if not self.changed and self._seconds() >= self._next:
+            self._next = self._seconds() + _PLAN_AGE_S
+            self.changed = self._ask()
+        return self.changed or self._stop()
+
+
+def _changed_from(plans: "PlanStore", version: int) -> Callable[[], bool]:
+    def changed() -> bool:
+        # A store that does not answer is the worker's to deal with; the plan in hand is still good.
+        with suppress(StoreUnavailable):
+            return plans.version() not in (version, None)
+        return False
+
+    return changed
+
+
+def _stop_on_signals() -> Callable[[], bool]:
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+        asked.append(number)
+
+    signal.signal(signal.SIGTERM, note)
+    signal.signal(signal.SIGINT, note)
+    return lambda: bool(asked)
+
+
+def _kafka(
+    settings: "Settings", plan: "Plan", views: "Iterable[View]", batch: int, instance_id: str | None
+) -> "Source":
+    from streaming.source.kafka import KafkaSettings, KafkaSource, security_from
+
+    topics = sorted({view.source.topic.name for view in views if view.source.topic is not None})
+    kafka = KafkaSettings(_servers(settings, views), security_from(os.environ), max_records=batch)
+    return KafkaSource(kafka, topics, group=f"featurestore-{plan.project}", instance_id=instance_id)
+
+
+def _servers(settings: "Settings", views: "Iterable[View]") -> str:
+    if settings.bootstrap_servers:
+        return settings.bootstrap_servers
+    servers = sorted({view.source.topic.bootstrap_servers for view in views if view.source.topic is not None})
+    if len(servers) != 1:
+        raise ConfigurationError(
+            f"the stream views name several clusters: {', '.join(servers)}; run one worker for each with its topics, "
+            "or set KAFKA_BOOTSTRAP_SERVERS"
+        )
+    return servers[0]
+
+
+def _ends(settings: "Settings", plan: "Plan", views: "Iterable[View]") -> dict[tuple[str, str, int], int]:
+    """Ends of all partitions; empty where Kafka does not answer, so that the status still shows the store's side."""
+    from streaming.source.records import SourceUnavailable
+
+    try:
+        source = _kafka(settings, plan, views, 1, None)
+        try:
+            partitions = [
+                partition
+                for topic in sorted({view.source.topic.name for view in views if view.source.topic is not None})
+                for partition in source.partitions_of(topic)
+            ]
+            found = source.end_offsets(partitions)
+        finally:
+            source.close()
+    except (SourceUnavailable, UnknownName) as error:
+        typer.echo(f"lag is not known: {error}", err=True)
+        return {}
+    return {(each.topic, each.topic_id, each.partition): end for each, end in found.items()}

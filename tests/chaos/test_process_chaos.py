@@ -1,0 +1,148 @@
+"""Do real worker processes, killed and stopped without warning, leave every byte right?"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from featurestore.config import load_settings
+from featurestore.offline.event_log import OFFSET, PARTITION, read_events
+from featurestore.online.keys import Shard
+from featurestore.plan_store import PlanStore
+from streaming.audit import audit_shard
+from streaming.commit import ShardStore
+from streaming.embedded.server import EmbeddedBroker
+from streaming.rehearsal import START_US, TOPIC, shop_events, shop_plan
+from streaming.source.kafka import KafkaSettings, KafkaSource
+from streaming.source.publisher import Publisher
+
+PARTITIONS = 4
+PATIENCE_S = 60
+
+
+@pytest.fixture
+def broker():
+    with EmbeddedBroker() as running:
+        yield str(running.address)
+
+
+class Deployment:
+    """A feature repo with the shop's plan in force, its topic, and worker processes."""
+
+    def __init__(self, folder, online_url, store, servers):
+        self.repo = folder / "feature_repo"
+        self.repo.mkdir()
+        (self.repo / "feature_store.yaml").write_text(
+            f"project: shop\nregistry: ../data/registry.db\nonline_store:\n  connection: {online_url}\n"
+        )
+        self.settings = load_settings(self.repo, {})
+        self.client = store
+        self.servers = servers
+        self.plan = shop_plan(second_view=True, keyed=True)
+        PlanStore(store, "shop").publish(self.plan)
+        self.offset_s = START_US / 1e6 - time.time()
+        self.publisher = Publisher(KafkaSettings(servers), TOPIC, partitions=PARTITIONS)
+        self.sent = 0
+
+    def produce(self, events):
+        for event in events:
+            self.publisher.send(event.key, event.value, timestamp_us=event.arrival_us)
+            self.sent += 1
+        self.publisher.flush()
+
+    def start(self, name, *more):
+        command = [sys.executable, "-c", "from streaming.commands import stream; stream()", "run"]
+        command += ["--repo", str(self.repo)]
+        command += ["--flush-s", "0.3", "--flush-rows", "200", "--batch", "100", *more]
+        command += ["--clock-offset-s", str(self.offset_s), "--instance-id", name]
+        environ = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.servers}
+        with (self.repo.parent / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environ)
+
+    def finish(self, name):
+        worker = self.start(name, "--until-caught-up")
+        assert worker.wait(PATIENCE_S) == 0, (self.repo.parent / f"{name}.log").read_text()
+
+    def verify(self):
+        source = KafkaSource(KafkaSettings(self.servers), [TOPIC], group="nobody")
+        partitions = source.partitions_of(TOPIC)
+        ends = source.end_offsets(partitions)
+        source.close()
+        assert sum(ends.values()) == self.sent
+        events = read_events(self.settings.event_log / TOPIC)
+        held = Counter(zip(events[PARTITION].to_pylist(), events[OFFSET].to_pylist(), strict=True))
+        assert set(held.values()) == {1}
+        compared = 0
+        for view in self.plan.views.values():
+            for partition, end in ends.items():
+                shard = Shard("shop", view.name, 1, partition.topic_id, partition.partition)
+                assert ShardStore(self.client, lambda: 0).control(shard).offset == end
+                stored = {key: self.client.get(key) for key in self.client.keys(f"fs:tile:{shard.tag}:*")}
+                now_us = int((time.time() + self.offset_s) * 1e6)
+                audit = audit_shard(view, shard, events, end, stored, now_us=now_us)
+                assert audit.exact, f"{len(audit.different)} of {audit.compared} differ in {shard}"
+                compared += audit.compared
+        assert compared > 20
+        return len(events)
+
+
+@pytest.fixture
+def deployment(tmp_path, online_url, store, broker):
+    deployment = Deployment(tmp_path, online_url, store, broker)
+    yield deployment
+    deployment.publisher.close()
+
+
+def test_a_worker_that_is_asked_to_leave_commits_stores_and_leaves(deployment):
+    """SIGTERM: the batch is finished, files are written, the exit code is 0, nothing is read twice."""
+    deployment.produce(shop_events(random.Random(1), 500, start_us=START_US - 20_000 * 500_000))
+    worker = deployment.start("a", "--flush-s", "60", "--flush-rows", "100000")
+    deadline = time.monotonic() + PATIENCE_S
+    store = ShardStore(deployment.client, lambda: 0)
+    while time.monotonic() < deadline:
+        offsets = [
+            control.offset
+            if (control := store.control(Shard("shop", "page_orders", 1, entry.topic_id, entry.partition)))
+            else 0
+            for entry in store.registered("shop", "page_orders", 1)
+        ]
+        if sum(offsets) == deployment.sent:
+            break
+        time.sleep(0.05)
+    assert not (deployment.settings.event_log / TOPIC / "day=2023-11-14").exists()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(PATIENCE_S) == 0
+    assert deployment.verify() > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_and_stopped_processes_leave_every_byte_right(deployment, seed):
+    """kill -9, SIGSTOP and restarts while events come in; then one worker finishes and all is compared."""
+    dice = random.Random(seed)
+    events = list(shop_events(dice, 2_000, start_us=START_US - 20_000 * 2_000_000))
+    workers = {name: deployment.start(name) for name in ("a", "b")}
+    try:
+        for part in range(8):
+            deployment.produce(events[part * 250 : part * 250 + 250])
+            time.sleep(dice.random() * 0.8 + (1.5 if part == 0 else 0.2))
+            name = dice.choice(list(workers))
+            if dice.random() < 0.7:
+                workers[name].kill()
+                workers[name].wait()
+                workers[name] = deployment.start(name)
+            else:
+                workers[name].send_signal(signal.SIGSTOP)
+                time.sleep(dice.random())
+                workers[name].send_signal(signal.SIGCONT)
+    finally:
+        for worker in workers.values():
+            worker.kill()
+            worker.wait()
+    deployment.finish("a")
+    assert deployment.verify() > 1_000
