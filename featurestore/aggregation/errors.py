@@ -18,25 +18,24 @@ class MagnitudeTooLarge(UsageError):
         )
 
 
-class LeavesType(FeatureStoreError):
-    """An exact integer result that its feature's type cannot hold; `rows` are the positions of the results."""
+class NoResult(FeatureStoreError):
+    """A window whose value cannot be told as declared; `rows` are the positions of such results."""
 
-    def __init__(self, feature: str, dtype: str, rows: Sequence[int]) -> None:
-        self.feature, self.dtype, self.rows = feature, dtype, list(rows)
-        super().__init__(
-            f"feature {feature!r} does not fit {dtype} in {_listed(self.rows)}; declare a wider type (INT64, DOUBLE)"
-        )
+    def __init__(self, feature: str, rows: Sequence[int], reason: str, advice: str) -> None:
+        self.feature, self.rows, self._reason, self._advice = feature, list(rows), reason, advice
+        super().__init__(f"feature {feature!r} {reason} in {_listed(self.rows)}; {advice}")
+
+    def at(self, rows: Sequence[int]) -> "NoResult":
+        """The same error, of results at other positions."""
+        return type(self)(self.feature, rows, self._reason, self._advice)
 
 
-class TooManyDistinct(FeatureStoreError):
+class LeavesType(NoResult):
+    """An exact integer result that its feature's type cannot hold."""
+
+
+class TooManyDistinct(NoResult):
     """A window holds more distinct values than the cap that its count_distinct declares."""
-
-    def __init__(self, feature: str, cap: int, rows: Sequence[int]) -> None:
-        self.feature, self.cap, self.rows = feature, cap, list(rows)
-        super().__init__(
-            f"feature {feature!r} counts more than its declared cap of {cap} distinct values in {_listed(self.rows)}; "
-            "raise the cap or use approx_count_distinct"
-        )
 
 
 class TornTiles(FeatureStoreError):

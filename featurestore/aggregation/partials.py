@@ -15,7 +15,19 @@ import numpy.typing as npt
 
 from featurestore.aggregation import fixedpoint as fp
 from featurestore.aggregation.errors import MagnitudeTooLarge
-from featurestore.aggregation.values import Kind, Numbers, ascending, descending, kind_of, numbers
+from featurestore.aggregation.values import (
+    Events,
+    Kind,
+    Numbers,
+    ascending,
+    descending,
+    hash_bytes,
+    kind_of,
+    numbers,
+    present_of,
+    whole,
+)
+from featurestore.aggregation.wide import REGISTERS, WidePart
 from featurestore.errors import DefinitionError
 from featurestore.plan import Aggregation
 
@@ -23,12 +35,15 @@ Raw = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-PartName = Literal["n", "sum", "odd", "square", "min", "max", "first", "last"]
+PartName = Literal["n", "sum", "odd", "square", "min", "max", "first", "last", "last_k", "distinct", "registers"]
+_Narrow = Literal["n", "sum", "odd", "square", "min", "max", "first", "last"]
+_Wide = Literal["last_k", "distinct", "registers"]
 
 NAN, PLUS_INF, MINUS_INF = 1, 2, 4
 """Flags of the part `odd`: which non-finite floats were among the events; they are kept out of the sums."""
 
-_ORDER: tuple[PartName, ...] = ("n", "sum", "odd", "square", "min", "max", "first", "last")
+_NARROW: tuple[_Narrow, ...] = ("n", "sum", "odd", "square", "min", "max", "first", "last")
+_WIDE: tuple[_Wide, ...] = ("last_k", "distinct", "registers")
 _PARTS = {
     "count": ("n",),
     "sum": ("n", "sum", "odd"),
@@ -39,28 +54,21 @@ _PARTS = {
     "max": ("n", "max"),
     "first": ("n", "first"),
     "last": ("n", "last"),
+    "last_k": ("n", "last_k"),
+    "count_distinct": ("n", "distinct"),
+    "approx_count_distinct": ("n", "registers"),
 }
-_OF_BYTES = {"count"}
+_COUNTS = ("approx_count_distinct", "count", "count_distinct")
+_SIZES = {"last_k": ("k", 1024), "count_distinct": ("cap", 4096)}
+"""The parameter that sets a function's width, and the largest one allowed: every slot is that wide."""
 _FLOAT_RESULTS = {"mean", "var", "std"}
-
-
-@dataclass(frozen=True)
-class Events:
-    """The non-null values of one column, with the event times that go with them."""
-
-    values: Numbers
-    ts_us: Ints
-
-    def take(self, index: Any) -> "Events":
-        """The events at these positions."""
-        return Events(self.values[index], self.ts_us[index])
 
 
 @dataclass(frozen=True)
 class Part:
     """One kind of part of one kind of values."""
 
-    name: PartName
+    name: _Narrow
     kind: Kind
 
     @property
@@ -97,6 +105,10 @@ class Part:
                 return np.stack([descending(events.ts_us), ascending(values)])
             case "last":
                 return np.stack([ascending(events.ts_us), ascending(values)])
+
+    def lift(self, events: Events, starts: Ints) -> Raw:
+        """The part of every contiguous run of events."""
+        return self.reduce(self.of(events), starts)
 
     def reduce(self, raw: Raw, starts: Ints) -> Raw:
         """The merge of contiguous runs; `starts` are the positions, ascending, where runs begin."""
@@ -149,7 +161,7 @@ class ColumnParts:
 
     column: str
     dtype: str
-    parts: tuple[Part, ...]
+    parts: tuple[Part | WidePart, ...]
 
     @property
     def kind(self) -> Kind:
@@ -162,10 +174,12 @@ class ColumnParts:
         return self.kind == "float" and any(part.name == "sum" for part in self.parts)
 
     def read(self, column: Any) -> tuple[Numbers, Mask | None]:
-        """Numbers of an Arrow array and which are there; of strings and bytes only the latter means anything."""
+        """Numbers of an Arrow (chunked) array and which are there; strings and bytes are told by their hashes."""
         if self.kind == "bytes":
-            present = column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None
-            return np.zeros(len(column), np.int64), present
+            present = present_of(whole(column))
+            if not any(part.name in _WIDE for part in self.parts):
+                return np.zeros(len(column), np.int64), present
+            return hash_bytes(column), present
         return numbers(column, name=self.column, dtype=self.dtype)
 
     def too_large(self, column: Any) -> Mask | None:
@@ -183,21 +197,41 @@ class ColumnParts:
 
 def columns_of(aggregations: Sequence[Aggregation]) -> tuple[ColumnParts, ...]:
     """What must be kept of every column, sorted by name; raises DefinitionError for what cannot be aggregated."""
-    wanted: dict[str, tuple[str, set[str]]] = {}
+    grouped: dict[str, list[Aggregation]] = {}
     for aggregation in aggregations:
         check(aggregation)
-        dtype, names = wanted.setdefault(aggregation.column, (aggregation.column_dtype, set()))
-        if dtype != aggregation.column_dtype:
-            raise DefinitionError(
-                f"column {aggregation.column!r} is declared both {dtype} and {aggregation.column_dtype}"
-            )
-        names.update(_PARTS[aggregation.function])
-    result = []
-    for column, (dtype, names) in sorted(wanted.items()):
-        kind = kind_of(dtype, column)
-        kept = [name for name in _ORDER if name in names and not (name == "odd" and kind == "int")]
-        result.append(ColumnParts(column, dtype, tuple(Part(name, kind) for name in kept)))
-    return tuple(result)
+        grouped.setdefault(aggregation.column, []).append(aggregation)
+    return tuple(_column(column, grouped[column]) for column in sorted(grouped))
+
+
+def _column(column: str, aggregations: Sequence[Aggregation]) -> ColumnParts:
+    dtypes = sorted({aggregation.column_dtype for aggregation in aggregations})
+    if len(dtypes) > 1:
+        raise DefinitionError(f"column {column!r} is declared both {' and '.join(dtypes)}")
+    kind = kind_of(dtypes[0], column)
+    sizes: dict[str, int] = {}
+    for aggregation in aggregations:
+        for name in _PARTS[aggregation.function]:
+            sizes[name] = max(sizes.get(name, 0), size_of(aggregation))
+    narrow = [Part(name, kind) for name in _NARROW if name in sizes and not (name == "odd" and kind == "int")]
+    wide = [WidePart(name, kind, sizes[name]) for name in _WIDE if name in sizes]
+    return ColumnParts(column, dtypes[0], (*narrow, *wide))
+
+
+def size_of(aggregation: Aggregation) -> int:
+    """k of last_k, the cap of count_distinct; raises DefinitionError where it is not declared or too large."""
+    if aggregation.function == "approx_count_distinct":
+        return REGISTERS
+    if aggregation.function not in _SIZES:
+        return 0
+    name, largest = _SIZES[aggregation.function]
+    size = aggregation.params.get(name)
+    if size is None or size != int(size) or not 1 <= size <= largest:
+        raise DefinitionError(
+            f"feature {aggregation.feature!r}: {aggregation.function} needs a whole {name} from 1 to {largest}, "
+            f"{'none was' if size is None else size} found; say it in the view's tag '{aggregation.feature}.{name}'"
+        )
+    return int(size)
 
 
 def check(aggregation: Aggregation) -> None:
@@ -207,9 +241,10 @@ def check(aggregation: Aggregation) -> None:
     kind = kind_of(column, aggregation.column)
     if function not in _PARTS:
         raise DefinitionError(f"{where}: no such function here; what exists: {', '.join(_PARTS)}")
-    if kind == "bytes" and function not in _OF_BYTES:
-        raise DefinitionError(f"{where}: of strings and bytes only {', '.join(sorted(_OF_BYTES))} can be told")
-    if column == "UNIX_TIMESTAMP" and function in _PARTS.keys() - {"count", "min", "max", "first", "last"}:
+    size_of(aggregation)
+    if kind == "bytes" and function not in _COUNTS:
+        raise DefinitionError(f"{where}: of strings and bytes only {', '.join(_COUNTS)} can be told")
+    if column == "UNIX_TIMESTAMP" and function in ("sum", "mean", "var", "std"):
         raise DefinitionError(f"{where}: instants have no {function}")
     if dtype not in _results(function, column, kind):
         raise DefinitionError(f"{where}: declare the feature {' or '.join(_results(function, column, kind))}")
@@ -219,7 +254,9 @@ def _results(function: str, column: str, kind: Kind) -> tuple[str, ...]:
     floats, ints = ("DOUBLE", "FLOAT"), ("INT64", "INT32")
     if function in _FLOAT_RESULTS:
         return floats
-    if function == "count":
+    if function == "last_k":
+        return tuple(f"{dtype}_LIST" for dtype in _results("last", column, kind))
+    if function in _COUNTS:
         return ints + floats
     if column == "UNIX_TIMESTAMP":
         return ("UNIX_TIMESTAMP",)

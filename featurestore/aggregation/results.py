@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.aggregation import fixedpoint as fp
-from featurestore.aggregation.errors import LeavesType
-from featurestore.aggregation.partials import MINUS_INF, NAN, PLUS_INF, Ints, Mask, PartName, Raw
+from featurestore.aggregation.errors import LeavesType, TooManyDistinct
+from featurestore.aggregation.partials import MINUS_INF, NAN, PLUS_INF, Ints, Mask, PartName, Raw, size_of
 from featurestore.aggregation.values import Kind, arrow_type, from_ascending, from_descending
 from featurestore.aggregation.variance import variance
+from featurestore.aggregation.wide import estimate
 from featurestore.plan import Aggregation
 
 Floats = npt.NDArray[np.float64]
@@ -64,29 +66,62 @@ class ColumnResult:
 
         Raises LeavesType, whose rows count from the first group of `at`, where an exact integer does not fit.
         """
+        if aggregation.function == "last_k":
+            return self._last_k(aggregation, at)
+        return _typed(aggregation, *self._numbers(aggregation, at))
+
+    def _numbers(self, aggregation: Aggregation, at: slice) -> tuple[Any, Mask | None]:
+        """Numbers, and which are null."""
         n = self.n[at]
-        function = aggregation.function
-        empty = n == 0
-        match function:
+        match aggregation.function:
             case "count":
-                return _typed(aggregation, n, None)
+                return n, None
+            case "count_distinct":
+                return self._distinct(aggregation, at), None
+            case "approx_count_distinct":
+                return estimate(self.parts["registers"][:, at]), None
             case "sum" if self.kind == "int" and aggregation.dtype in _INT_BOUNDS:
-                return _typed(aggregation, self._whole_sum(aggregation, at), empty)
+                return self._whole_sum(aggregation, at), n == 0
             case "sum":
-                return _typed(aggregation, self._total[at], empty)
+                return self._total[at], n == 0
             case "mean":
-                return _typed(aggregation, self._total[at] / np.maximum(n, 1), empty)
+                return self._total[at] / np.maximum(n, 1), n == 0
             case "var":
-                return _typed(aggregation, self._variance(at), n < 2)
+                return self._variance(at), n < 2
             case "std":
-                return _typed(aggregation, np.sqrt(self._variance(at)), n < 2)
-            case "min":
-                return _typed(aggregation, from_descending(self.parts["min"][at], self.kind), empty)
-            case "max":
-                return _typed(aggregation, from_ascending(self.parts["max"][at], self.kind), empty)
-            case "first" | "last":
-                return _typed(aggregation, from_ascending(self.parts[function][1, at], self.kind), empty)
-        raise AssertionError(function)
+                return np.sqrt(self._variance(at)), n < 2
+            case other:
+                return self._chosen(other, at), n == 0
+
+    def _chosen(self, function: str, at: slice) -> Any:
+        """The one value that min, max, first or last takes."""
+        if function == "min":
+            return from_descending(self.parts["min"][at], self.kind)
+        if function == "max":
+            return from_ascending(self.parts["max"][at], self.kind)
+        end: Raw = self.parts["first" if function == "first" else "last"]
+        return from_ascending(end[1, at], self.kind)
+
+    def _last_k(self, aggregation: Aggregation, at: slice) -> Any:
+        k = size_of(aggregation)
+        length = np.minimum(self.n[at], k)
+        codes = self.parts["last_k"][1, :k, at].T[np.arange(k) < length[:, None]]
+        item = msgspec.structs.replace(aggregation, dtype=aggregation.dtype.removesuffix("_LIST"))
+        values = _typed(item, from_ascending(codes, self.kind), None)
+        offsets = pa.array(np.concatenate(([0], np.cumsum(length))), pa.int32())
+        return pa.ListArray.from_arrays(offsets, values, type=arrow_type(aggregation.dtype), mask=pa.array(length == 0))
+
+    def _distinct(self, aggregation: Aggregation, at: slice) -> Ints:
+        count: Ints = self.parts["distinct"][0, at].astype(np.int64)
+        cap = size_of(aggregation)
+        if (count > cap).any():
+            raise TooManyDistinct(
+                aggregation.feature,
+                np.flatnonzero(count > cap).tolist(),
+                reason=f"counts more than its declared cap of {cap} distinct values",
+                advice="raise the cap or use approx_count_distinct",
+            )
+        return count
 
     def _whole_sum(self, aggregation: Aggregation, at: slice) -> Ints:
         limbs = fp.carry(self.parts["sum"][:, at].copy())
@@ -119,4 +154,9 @@ def _typed(aggregation: Aggregation, values: Any, null: Mask | None) -> Any:
 
 def _refuse(aggregation: Aggregation, misfit: Mask) -> None:
     if misfit.any():
-        raise LeavesType(aggregation.feature, aggregation.dtype, np.flatnonzero(misfit).tolist())
+        raise LeavesType(
+            aggregation.feature,
+            np.flatnonzero(misfit).tolist(),
+            reason=f"does not fit {aggregation.dtype}",
+            advice="declare a wider type (INT64, DOUBLE)",
+        )

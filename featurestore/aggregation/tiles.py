@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.aggregation.errors import TornTiles
-from featurestore.aggregation.partials import ColumnParts, Events, Mask, Part, PartName, Raw, columns_of, too_large
+from featurestore.aggregation.partials import ColumnParts, Mask, Part, PartName, Raw, columns_of, too_large
+from featurestore.aggregation.values import Events
+from featurestore.aggregation.wide import WidePart
 from featurestore.aggregation.windows import check_window
 from featurestore.errors import DefinitionError
 from featurestore.plan import Aggregation, View
@@ -65,7 +67,7 @@ class Level:
         return tuple(sorted({a.window_us for a in self.aggregations if a.window_us is not None}))
 
     @cached_property
-    def _parts(self) -> tuple[tuple[ColumnParts, Part], ...]:
+    def _parts(self) -> tuple[tuple[ColumnParts, Part | WidePart], ...]:
         return tuple((kept, part) for kept in self.columns for part in kept.parts)
 
     def tile(self, ts_us: Ints) -> Ints:
@@ -120,7 +122,7 @@ class Level:
                 events, places = events.take(some), _starts(group[some])
                 to = group[some][places]
             for part in kept.parts:
-                out[_field(kept, part)][to] = part.pack(part.reduce(part.of(events), places))
+                out[_field(kept, part)][to] = part.pack(part.lift(events, places))
         return out
 
     def merge(self, a: Slots, b: Slots) -> Slots:
@@ -201,7 +203,7 @@ def hop_of(aggregation: Aggregation) -> int:
     return aggregation.hop_us
 
 
-def _field(kept: ColumnParts, part: Part) -> str:
+def _field(kept: ColumnParts, part: Part | WidePart) -> str:
     return f"{kept.column}.{part.name}"
 
 

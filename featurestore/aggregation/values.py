@@ -5,16 +5,19 @@ Floats become float64 with one NaN and no -0.0; INT32, INT64, BOOL and UNIX_TIME
 algebra is a maximum of unsigned integers whose identity is 0.
 """
 
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import xxhash
 
 from featurestore.errors import DefinitionError, UsageError
 
 Kind = Literal["float", "int", "bytes"]
 Codes = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[Any]
 """float64 or int64."""
 
@@ -40,6 +43,18 @@ _ARROW = {
 }
 _SIGN = np.uint64(1 << 63)
 _LEAST = np.int64(-(1 << 63))
+
+
+@dataclass(frozen=True)
+class Events:
+    """The non-null values of one column, with the event times that go with them."""
+
+    values: Numbers
+    ts_us: Ints
+
+    def take(self, index: Any) -> "Events":
+        """The events at these positions."""
+        return Events(self.values[index], self.ts_us[index])
 
 
 def kind_of(dtype: str, column: str) -> Kind:
@@ -71,8 +86,7 @@ def numbers(column: Any, *, name: str, dtype: str) -> tuple[Numbers, npt.NDArray
     >>> numbers(pa.array([1.5, None, -0.0]), name="fare", dtype="DOUBLE")
     (array([1.5, 0. , 0. ]), array([ True, False,  True]))
     """
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
+    column = whole(column)
     kind = kind_of(dtype, name)
     try:
         if pa.types.is_null(column.type):
@@ -81,7 +95,7 @@ def numbers(column: Any, *, name: str, dtype: str) -> tuple[Numbers, npt.NDArray
             column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
         elif dtype in ("FLOAT", "BOOL") and column.type != _ARROW[dtype]:
             column = column.cast(_ARROW[dtype])
-        present = column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None
+        present = present_of(column)
         plain = column.cast(pa.float64() if kind == "float" else pa.int64())
         if present is not None:
             plain = plain.fill_null(0)
@@ -89,6 +103,33 @@ def numbers(column: Any, *, name: str, dtype: str) -> tuple[Numbers, npt.NDArray
         raise UsageError(f"column {name!r} is declared {dtype}; {column.type} was found: {error}") from error
     values: Numbers = plain.to_numpy(zero_copy_only=False)
     return (tidy(values) if values.dtype == np.float64 else values), present
+
+
+def whole(column: Any) -> Any:
+    """A chunked array as one array."""
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def present_of(column: Any) -> npt.NDArray[np.bool_] | None:
+    """Which values of an array are not null; None where all are."""
+    return column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None
+
+
+def hash_bytes(column: Any) -> Numbers:
+    """xxh3_64 of every string (UTF-8) or bytes of an Arrow (chunked) array, as int64; where null, 0.
+
+    >>> hash_bytes(pa.array(["a", None, "a"])).tolist()
+    [-1817709641818812897, 0, -1817709641818812897]
+    """
+    column = whole(column)
+    coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    hashes = [xxhash.xxh3_64_intdigest(value) for value in _as_bytes(coded.dictionary).to_pylist()]
+    known = np.array([0, *hashes], np.uint64).view(np.int64)
+    return cast(Numbers, known[coded.indices.cast(pa.int64()).fill_null(-1).to_numpy() + 1])
+
+
+def _as_bytes(dictionary: Any) -> Any:
+    return dictionary if pa.types.is_large_binary(dictionary.type) else dictionary.cast(pa.binary())
 
 
 def tidy(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore.aggregation.errors import LeavesType
+from featurestore.aggregation.errors import NoResult
 from featurestore.aggregation.partials import columns_of
 from featurestore.aggregation.results import ColumnResult
 from featurestore.aggregation.values import arrow_type
@@ -140,9 +140,8 @@ def _answers(
         for aggregation in window.aggregations:
             try:
                 yield aggregation.feature, results[aggregation.column].value(aggregation)
-            except LeavesType as error:
-                at = sorted(rows[error.rows].tolist())
-                raise LeavesType(error.feature, error.dtype, at) from None
+            except NoResult as error:
+                raise error.at(sorted(rows[error.rows].tolist())) from None
 
 
 def _assemble(

@@ -5,17 +5,17 @@ class that came at most L late, every event up to t - L had arrived, and those b
 are a range like any other; what is left is short and looked at one by one. Parts of the classes merge.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from featurestore.aggregation import windows as time
-from featurestore.aggregation.partials import Part, Raw
+from featurestore.aggregation.partials import ColumnParts, Part, Raw
+from featurestore.aggregation.wide import WidePart
 from featurestore.offline.windowed_chunk import Chunk, Events, Found, Window
-from featurestore.offline.windowed_ranges import Ints, SortedColumn, Span
+from featurestore.offline.windowed_ranges import Ints, SortedColumn, Span, one_by_one
 
 _LATENESS_US = (time.SECOND_US, time.MINUTE_US, time.HOUR_US, time.DAY_US)
-_AT_A_TIME = 4_000_000
 
 
 class KnownChunk:
@@ -24,6 +24,7 @@ class KnownChunk:
     def __init__(self, events: Events) -> None:
         """`events` in any order, with arrivals."""
         assert events.arrival_us is not None
+        self._columns = [kept for kept, _, _ in events.columns]
         late = np.searchsorted(_LATENESS_US, events.arrival_us - events.ts_us, "left")
         self._classes = [_Class(events.take(np.flatnonzero(late == c))) for c in np.unique(late)]
         if not self._classes:
@@ -34,7 +35,7 @@ class KnownChunk:
         found = self._classes[0].parts(windows, code, t_us)
         for late in self._classes[1:]:
             more = late.parts(windows, code, t_us)
-            found = [_merge(window, a, b) for window, a, b in zip(windows, found, more, strict=True)]
+            found = [_merge(self._columns, a, b) for a, b in zip(found, more, strict=True)]
         return found
 
 
@@ -76,7 +77,7 @@ class _Class:
 
     def _add_unsettled(self, window: Window, parts: Found, span: Span, t_us: Ints) -> None:
         """Merge into `parts` the events of `span` that had arrived."""
-        for rows, at, owner in _one_by_one(span):
+        for rows, at, owner in one_by_one(span):
             arrived = self._arrival[at] <= t_us[rows][owner]
             at, owner = at[arrived], owner[arrived]
             if not len(at):
@@ -88,35 +89,23 @@ class _Class:
                             _add(part, parts[column.kept.column][part.name], column, rows, at, owner)
 
 
-def _add(part: Part, into: Raw, column: SortedColumn, rows: Ints, at: Ints, owner: Ints) -> None:
+def _add(part: Part | WidePart, into: Raw, column: SortedColumn, rows: Ints, at: Ints, owner: Ints) -> None:
     events, there = column.at(at)
     owner = owner[there]
     if not len(owner):
         return
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     to = rows[owner[starts]]
-    into[..., to] = part.merge(into[..., to], part.reduce(part.of(events), starts))
+    into[..., to] = part.merge(into[..., to], part.lift(events, starts))
 
 
-def _one_by_one(span: Span) -> Iterator[tuple[Ints, Ints, Ints]]:
-    """Batches of (rows, positions, index into rows of each position's owner) that cover all ranges."""
-    start, end = span
-    rows = np.flatnonzero(end > start)
-    lengths = (end - start)[rows]
-    number = (np.cumsum(lengths) - lengths) // _AT_A_TIME
-    for batch in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(number)) + 1):
-        if len(batch):
-            length = lengths[batch]
-            owner = np.repeat(np.arange(len(batch)), length)
-            before = np.cumsum(length) - length
-            at = np.arange(len(owner)) + np.repeat(start[rows[batch]] - before, length)
-            yield rows[batch], at, owner
-
-
-def _merge(window: Window, a: Found, b: Found) -> Found:
+def _merge(columns: Sequence[ColumnParts], a: Found, b: Found) -> Found:
     return {
         kept.column: {
-            part.name: part.merge(a[kept.column][part.name], b[kept.column][part.name]) for part in kept.parts
+            part.name: part.merge(a[kept.column][part.name], b[kept.column][part.name])
+            for part in kept.parts
+            if part.name in a[kept.column]
         }
-        for kept in window.columns
+        for kept in columns
+        if kept.column in a
     }

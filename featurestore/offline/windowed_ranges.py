@@ -4,16 +4,19 @@ The events of a chunk are sorted by key and time, so a window is a range of posi
 of prefix sums, extremes come from a table of doubling lengths, first and last are the range's ends.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.aggregation.partials import ColumnParts, Events, Part, PartName, Raw
-from featurestore.aggregation.values import Numbers, ascending
+from featurestore.aggregation.partials import ColumnParts, Part, PartName, Raw
+from featurestore.aggregation.values import Events, Numbers, ascending
+from featurestore.aggregation.wide import WidePart
 
 Ints = npt.NDArray[np.int64]
+_AT_A_TIME = 4_000_000
+
 Span = tuple[Ints, Ints]
 """Positions [from, to) of q ranges; empty where to <= from."""
 
@@ -58,7 +61,7 @@ class SortedColumn:
                 found[i][part.name] = raw
         return found
 
-    def _part(self, part: Part, spans: Sequence[Span]) -> list[Raw]:
+    def _part(self, part: Part | WidePart, spans: Sequence[Span]) -> list[Raw]:
         match part.name:
             case "n":
                 return [end - start for start, end in spans]
@@ -70,6 +73,10 @@ class SortedColumn:
                 return range_max(part.of(self._events), spans)
             case "first" | "last":
                 return [self._end(part, span) for span in spans]
+            case "last_k":
+                return [self._one_by_one(part, self._newest(part.size, span)) for span in spans]
+            case "distinct" | "registers":
+                return [self._one_by_one(part, span) for span in spans]
 
     def _prefix(self, part: Part) -> dict[int, Ints]:
         """Running sums of every limb that is not zero throughout (or count of every flag), from 0."""
@@ -104,10 +111,37 @@ class SortedColumn:
         out[:, some] = part.of(Events(self._greatest_of_ties[at], self.ts_us[at]))
         return out
 
+    def _newest(self, k: int, span: Span) -> Span:
+        """The last k positions of every range, and those that tie with the first of them."""
+        start, end = span
+        first = np.maximum(start, end - k)
+        if not len(self._tie_start):
+            return span
+        tie = self._tie_start[np.minimum(first, len(self._tie_start) - 1)]
+        return np.where(end > start, np.maximum(start, tie), start), end
+
+    def _one_by_one(self, part: WidePart, span: Span) -> Raw:
+        out = part.empty(len(span[0]))
+        for rows, at, owner in one_by_one(span):
+            out[..., rows] = part.lift(self._events.take(at), np.flatnonzero(np.diff(owner, prepend=-1)))
+        return out
+
+    @cached_property
+    def _new(self) -> npt.NDArray[np.bool_]:
+        """Where another key or time begins."""
+        new = np.ones(len(self.values), np.bool_)
+        new[1:] = (self.ts_us[1:] != self.ts_us[:-1]) | (self.key[1:] != self.key[:-1])
+        return new
+
+    @cached_property
+    def _tie_start(self) -> Ints:
+        """At every position the first one of its key and time."""
+        return np.maximum.accumulate(np.where(self._new, np.arange(len(self._new)), 0))
+
     @cached_property
     def _greatest_of_ties(self) -> Numbers:
         """At every position the greatest value of its key and time: a range never cuts through a tie."""
-        new = np.concatenate(([True], (np.diff(self.ts_us) != 0) | (np.diff(self.key) != 0)))[: len(self.values)]
+        new = self._new
         if new.all():
             return self.values
         run = np.cumsum(new) - 1
@@ -115,6 +149,21 @@ class SortedColumn:
         last = np.flatnonzero(np.concatenate((new[1:], [True])))
         greatest: Numbers = self.values[order][last][run]
         return greatest
+
+
+def one_by_one(span: Span) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Batches of (rows, positions, index into rows of each position's owner) that cover all ranges."""
+    start, end = span
+    rows = np.flatnonzero(end > start)
+    lengths = (end - start)[rows]
+    number = (np.cumsum(lengths) - lengths) // _AT_A_TIME
+    for batch in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(number)) + 1):
+        if len(batch):
+            length = lengths[batch]
+            owner = np.repeat(np.arange(len(batch)), length)
+            before = np.cumsum(length) - length
+            at = np.arange(len(owner)) + np.repeat(start[rows[batch]] - before, length)
+            yield rows[batch], at, owner
 
 
 def range_max(codes: Raw, spans: Sequence[Span]) -> list[Raw]:

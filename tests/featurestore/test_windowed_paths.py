@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+import xxhash
 
 from featurestore.aggregation import read, tiles
 from featurestore.aggregation.read import WindowReader
@@ -40,29 +41,35 @@ class Event(NamedTuple):
     arrival: int
     x: float | None
     i: int | None
+    s: str | None = None
+
+
+COLUMNS = {"x": "DOUBLE", "i": "INT64", "s": "STRING"}
+WIDE = {"last_k": {"k": 3.0}, "count_distinct": {"cap": 12.0}, "approx_count_distinct": {}}
 
 
 def dtype_of(function, column):
-    if function == "count":
+    if function in ("count", "count_distinct", "approx_count_distinct"):
         return "INT64"
-    if column == "x" or function in ("mean", "var", "std"):
-        return "DOUBLE"
-    return "INT64"
+    dtype = "DOUBLE" if function in ("mean", "var", "std") else COLUMNS[column]
+    return dtype + "_LIST" if function == "last_k" else dtype
 
 
 AGGREGATIONS = [
     Aggregation(
         feature=f"{column}_{function}_{window}",
         column=column,
-        column_dtype={"x": "DOUBLE", "i": "INT64"}[column],
+        column_dtype=COLUMNS[column],
         function=function,
         dtype=dtype_of(function, column),
         window_us=window,
         hop_us=hop,
+        params=WIDE.get(function, {}),
     )
     for window, hop in WINDOWS
-    for column in ("x", "i")
-    for function in FUNCTIONS
+    for column in ("x", "i", "s")
+    for function in (*FUNCTIONS, *WIDE)
+    if column != "s" or "count" in function
 ]
 
 
@@ -75,16 +82,20 @@ def oracle(events, key, t, window, hop, column, *, as_known):
     found = [(e.ts, getattr(e, column)) for e in inside if getattr(e, column) is not None]
     values = [value for _, value in found]
     n = len(values)
-    if n == 0:
-        return {"count": 0}
+    counts = {"count": n, "count_distinct": len({bits(value + 0 if column != "s" else value) for value in values})}
+    counts["approx_count_distinct"] = estimated({hashed(value) for value in values})
+    if n == 0 or column == "s":
+        return counts
     strange = [value for value in values if not math.isfinite(value)]
     cut = [Fraction(int(Fraction(value) * 2**80), 2**80) for value in values if math.isfinite(value)]
     total = sum(strange) + 0.0 if strange else float(sum(cut))
     nan = any(math.isnan(value) for value in values)
-    result = {"count": n, "sum": total, "mean": total / n}
+    result = {**counts, "sum": total, "mean": total / n}
     result["min"], result["max"] = (NAN, NAN) if nan else (min(values) + 0, max(values) + 0)
     result["first"] = end(found, min)
     result["last"] = end(found, max)
+    newest = sorted(found, key=lambda pair: (pair[0], math.isnan(pair[1]), pair[1]), reverse=True)
+    result["last_k"] = [value + 0 for _, value in newest[:3]]
     if n > 1:
         spread = (n * sum(value * value for value in cut) - sum(cut) ** 2) / (n * (n - 1))
         result["var"] = NAN if strange else float(spread)
@@ -100,7 +111,41 @@ def end(found, which):
     return max((value for ts, value in found if ts == time), key=lambda value: (math.isnan(value), value)) + 0
 
 
+def hashed(value):
+    """64 bits that tell a value from others: xxh3 of strings, splitmix64 of the ordered code of numbers."""
+    if isinstance(value, str):
+        return xxhash.xxh3_64_intdigest(value.encode())
+    if isinstance(value, float):
+        value = NAN if math.isnan(value) else value + 0
+        code = struct.unpack(">Q", struct.pack(">d", value))[0]
+        code = ~code % 2**64 if code >> 63 else code + 2**63
+    else:
+        code = value + 2**63
+    x = (code + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+def estimated(hashes):
+    """How many distinct values HyperLogLog of 1,024 registers sees."""
+    registers = {}
+    for h in hashes:
+        registers[h >> 54] = max(registers.get(h >> 54, 0), 55 - (h % 2**54).bit_length())
+    if not registers:
+        return 0
+    share = sigma = 1 - len(registers) / 1024
+    power = 1.0
+    for _ in range(60):
+        share *= share
+        sigma, power = sigma + share * power, 2 * power
+    total = float(sum(Fraction(1, 2**rank) for rank in registers.values())) + 1024 * sigma
+    return round(1024 * 1024 / (2 * math.log(2)) / total)
+
+
 def bits(value):
+    if isinstance(value, list):
+        return [bits(each) for each in value]
     if isinstance(value, float):
         return "nan" if math.isnan(value) else struct.pack(">d", value)
     return value
@@ -130,6 +175,7 @@ def table(events):
             "arrival": pa.array([e.arrival for e in events], stamp),
             "x": pa.array([e.x for e in events], pa.float64()),
             "i": pa.array([e.i for e in events], pa.int64()),
+            "s": pa.array([e.s for e in events], pa.string()),
         }
     )
 
@@ -171,7 +217,7 @@ class Stream:
             places = list(zip([e.key for e in events], level.tile(ts).tolist(), strict=True))
             order = {place: code for code, place in enumerate(dict.fromkeys(places))}
             group = np.array([order[place] for place in places], np.int64)
-            new = level.aggregate(group, len(order), ts, {"x": data["x"], "i": data["i"]})
+            new = level.aggregate(group, len(order), ts, {name: data[name] for name in COLUMNS})
             blocks = [self.block(shard, level, key, tile) for key, tile in order]
             at = [tile % SPAN * level.slot_bytes for _, tile in order]
             old = b"".join(bytes(block[i : i + level.slot_bytes]) for block, i in zip(blocks, at, strict=True))
@@ -251,7 +297,8 @@ def draw(rng, cases, events=12, rows=4):
             late = int(rng.choice([0, 0, 0, -1, 1, 999_999, MINUTE_US, HOUR_US + 1, 40 * DAY_US]))
             x = None if rng.random() < 0.1 else float(rng.choice(floats))
             i = None if rng.random() < 0.1 else int(rng.choice(ints))
-            made.append(Event(key, ts, (ts or 0) + late, x, i))
+            s = None if rng.random() < 0.1 else str(rng.choice(["", "a", "b", "é"]))
+            made.append(Event(key, ts, (ts or 0) + late, x, i, s))
         asked += [(key, moments[int(rng.integers(len(moments)))]) for _ in range(rows)]
     for _ in range(max(1, cases // 20)):
         made += [
@@ -285,9 +332,9 @@ def compare_all(seed, cases):
     assert not differences(streamed(events, rows, rng), known)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_join_tiles_and_fractions_agree(seed):
-    """4,800 keys and instants on and around every edge: no path differs from another in one bit."""
+    """3,200 keys and instants on and around every edge: no path differs from another in one bit."""
     compare_all(seed, cases=100)
 
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.aggregation.errors import LeavesType, MagnitudeTooLarge, TornTiles
+from featurestore.aggregation.errors import LeavesType, MagnitudeTooLarge, TooManyDistinct, TornTiles
 from featurestore.aggregation.read import WindowReader
 from featurestore.aggregation.tiles import TileLayout
+from featurestore.aggregation.values import Events
+from featurestore.aggregation.wide import REGISTERS, WidePart, estimate
 from featurestore.errors import DefinitionError
 from featurestore.plan import Aggregation
 
@@ -32,14 +34,20 @@ def aggregation(function, column="x", column_dtype="DOUBLE", dtype="DOUBLE", **m
     )
 
 
-def all_time(function, column="x", column_dtype="DOUBLE", dtype="DOUBLE"):
-    return aggregation(function, column, column_dtype, dtype, window_us=None, hop_us=None)
+def all_time(function, column="x", column_dtype="DOUBLE", dtype="DOUBLE", **params):
+    return aggregation(function, column, column_dtype, dtype, window_us=None, hop_us=None, params=params)
 
 
 LAYOUT = TileLayout.of_aggregations(
     [all_time(function) for function in FUNCTIONS if function != "count"]
     + [all_time(function, "i", "INT64") for function in FUNCTIONS]
     + [all_time("last", "b", "BOOL", "BOOL"), all_time("count", "s", "STRING", "INT64")]
+    + [
+        all_time(function, column, dtype, "DOUBLE_LIST" if function == "last_k" else "INT64", **params)
+        for column, dtype in (("x", "DOUBLE"), ("i", "INT64"), ("s", "STRING"))
+        for function, params in (("last_k", {"k": 2}), ("count_distinct", {"cap": 3}), ("approx_count_distinct", {}))
+        if (function, column) != ("last_k", "s")
+    ]
 )
 LEVEL = LAYOUT.levels[0]
 
@@ -169,6 +177,10 @@ def test_torn_tiles_are_refused():
         all_time("mean", "i", "INT64", "INT64"),
         all_time("sum", "t", "UNIX_TIMESTAMP", "INT64"),
         all_time("max", "l", "INT64_LIST", "INT64"),
+        all_time("last_k", dtype="DOUBLE_LIST"),
+        all_time("last_k", dtype="DOUBLE_LIST", k=1.5),
+        all_time("last_k", dtype="DOUBLE", k=2),
+        all_time("count_distinct", dtype="INT64", cap=0),
     ],
 )
 def test_what_cannot_be_told_is_refused(wrong):
@@ -193,3 +205,23 @@ def test_types_return_as_they_came(dtype, arrow, values, least):
     )
     found = reader.values(0, [[[slot.tobytes()]]]).columns["x_min"]
     assert (found.type, found.to_pylist()) == (arrow, [least])
+
+
+def test_more_distinct_values_than_the_cap_are_named():
+    """An exact count is never cut at its cap."""
+    reader = WindowReader(TileLayout.of_aggregations([all_time("count_distinct", dtype="INT64", cap=2)]))
+    level = reader.layout.levels[0]
+    slot = level.aggregate(np.array([0, 0, 0, 1, 1]), 2, np.arange(5), {"x": pa.array([1.0, 2.0, 3.0, 1.0, 1.0])})
+    assert reader.values(9, [[[slot[1:].tobytes()]]]).columns["x_count_distinct"].to_pylist() == [1]
+    with pytest.raises(TooManyDistinct) as caught:
+        reader.values(9, [[[slot[1:].tobytes()]], [[slot[:1].tobytes()]]])
+    assert caught.value.rows == [1]
+
+
+def test_estimates_are_near():
+    """1,024 registers estimate within five standard errors, from one value to a million."""
+    part = WidePart("registers", "int", REGISTERS)
+    for n in (1, 10, 1_000, 5_000, 100_000, 1_000_000):
+        events = Events(np.arange(n), np.zeros(n, np.int64))
+        found = int(estimate(part.lift(events, np.array([0])))[0])
+        assert abs(found - n) <= 5 * 0.0325 * n
