@@ -108,12 +108,12 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
         """
         if not entity_keys:
             return []
-        names = requested_features or [field.name for field in table.features]
+        view = self._view(config, table, entity_keys[0])
+        names = requested_features or [field.name for field in view.features]
         values: dict[str, list[Any]] = {name: [] for name in entity_keys[0].join_keys}
         for key in entity_keys:
             for name, value in zip(key.join_keys, key.entity_values, strict=True):
                 values[name].append(scalar(value))
-        view = self._view(config, table, entity_keys[0])
         columns = self._read(config, [view], [Projection(view=view.name, features=tuple(names))], values)
         protos = [from_column(column.values, column.dtype) for column in columns]
         answer: list[tuple[datetime | None, dict[str, Value] | None]] = []
