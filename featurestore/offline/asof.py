@@ -141,6 +141,36 @@ def check_join(entity_rows: EntityRows, views: Sequence[AsOfView]) -> None:
             raise SourceError(f"{view.scan.name} has no rows")
 
 
+def as_of_sql(entities: pa.Schema, timestamp: str, views: Sequence[AsOfView], *, as_known: bool = False) -> str:
+    """The join as one DuckDB statement over a table `entity_rows`, to read and to run by hand.
+
+    It breaks ties by created time; rows that even this cannot tell apart are settled by `as_of_join` alone, and
+    features keep their source's types. Raises UsageError and SourceError for columns that do not fit.
+    """
+    place = "entity_rows"
+    selected, joins = ["asked.* EXCLUDE (__row, __t)"], []
+    for number, view in enumerate(views):
+        if view.scan.relation is not None:
+            raise UsageError(f"{view.scan.name} is no file that a statement could name")
+        columns, alias = _Columns(view), f"v{number}"
+        keys = "".join(
+            f", {entity_key(key.entity, entities.field(key.entity).type, key.dtype, place=place)} AS {name}"
+            for key, name in zip(view.keys, columns.keys, strict=True)
+        )
+        join = _join_sql(
+            columns, view.scan.sql, view.ttl_us, as_known=as_known and bool(view.created), ties=bool(view.created)
+        )
+        rows = f'WITH e AS (SELECT __row AS "row", __t AS t{keys} FROM asked WHERE __t IS NOT NULL) {join}'
+        joins.append(f'LEFT JOIN ({rows}) {alias} ON {alias}."row" = asked.__row')
+        selected += [
+            f"{alias}.{column} AS {identifier(feature.name)}"
+            for column, feature in zip(columns.features, view.features, strict=True)
+        ]
+    t = instant(timestamp, entities.field(timestamp).type, place=place)
+    asked = f"WITH asked AS (SELECT *, row_number() OVER () AS __row, {t} AS __t FROM entity_rows)"
+    return "\n".join([asked, f"SELECT {', '.join(selected)}", "FROM asked", *joins, "ORDER BY asked.__row"])
+
+
 class _Columns:
     """A view's source in SQL, under names of our own: k0.. keys, ts, c, f0.. features; all unambiguous."""
 
@@ -166,7 +196,7 @@ class _Columns:
         ]
         self._parts = parts
         self._timestamp = (view.timestamp, timestamp)
-        self.bounds = ""
+        self.bounds = f"{self._instant} IS NOT NULL"
 
     def bound(self, least_us: int | None, greatest_us: int) -> None:
         """Let row-group statistics skip what no entity row can see."""
@@ -235,7 +265,8 @@ def _entities(asked: EntityRows, view: AsOfView, columns: _Columns) -> pa.Table:
     return table if usable.all() else table.filter(pa.array(usable))
 
 
-def _join_sql(columns: _Columns, source: str, ttl_us: int, *, as_known: bool) -> str:
+def _join_sql(columns: _Columns, source: str, ttl_us: int, *, as_known: bool, ties: bool = False) -> str:
+    """Entity rows (`e`) with the source's row of each; `ties` has created time break them at the price of a struct."""
     rows = columns.select(source, features=True)
     visible = "ts"
     if as_known:
@@ -253,7 +284,11 @@ def _join_sql(columns: _Columns, source: str, ttl_us: int, *, as_known: bool) ->
         "e.row",
         *(f"h.{name}" for name in [*columns.keys, "ts", *(["c"] if as_known else []), *columns.features]),
     ]
-    conditions = [*(f"e.{name} = h.{name}" for name in columns.keys), f"e.t >= h.{visible}"]
+    least, greatest = -(1 << 63), (1 << 63) - 1
+    inequality = f"e.t >= h.{visible}"
+    if ties and not as_known:
+        inequality = f"row(e.t, {greatest}) >= row(h.ts, coalesce(h.c, {least}))"
+    conditions = [*(f"e.{name} = h.{name}" for name in columns.keys), inequality]
     expired = f" WHERE e.t - h.ts <= {ttl_us}" if ttl_us else ""
     return f"SELECT {', '.join(wanted)} FROM e ASOF JOIN ({rows}) h ON {' AND '.join(conditions)}{expired}"
 

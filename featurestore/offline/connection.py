@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 import msgspec
+import pyarrow as pa
 
-from featurestore.errors import ConfigurationError, SourceError
+from featurestore.errors import ConfigurationError, SourceError, UsageError
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +59,23 @@ def connection(limits: Limits, *, search_path: Path | None = None) -> Iterator[d
             raise SourceError(f"the data cannot be joined: {first_line(error)}") from error
         finally:
             session.close()
+
+
+def query(text: str, *, search_path: Path, limits: Limits) -> pa.Table:
+    """What the caller's own SQL selects, in its order; files it names lie relative to `search_path`.
+
+    Raises UsageError with DuckDB's reason.
+
+    >>> query("SELECT 1 AS a", search_path=Path(), limits=Limits()).to_pylist()
+    [{'a': 1}]
+    """
+    with connection(limits, search_path=search_path) as session:
+        session.execute("SET preserve_insertion_order = true")
+        try:
+            return session.sql(text).to_arrow_table()
+        except (duckdb.Error, AttributeError) as error:
+            # A statement that selects nothing has no relation.
+            raise UsageError(f"the entity rows' SQL cannot be run: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

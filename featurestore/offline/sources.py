@@ -91,7 +91,9 @@ def scan_parquet(
     log = [event_log.parse_name(file) for file in files]
     is_log = all(log)
     wanted = list(dict.fromkeys(columns))
-    hive = _hive_keys(root, files, {field for schema, _ in schemas for field in schema.names})
+    hive = partition_columns(root, files)
+    if any(column in schema.names for schema, _ in schemas for column in hive):
+        hive = []  # DuckDB would let the folder's value win over the file's own column.
     _require(
         wanted, files, [schema for schema, _ in schemas], hive, name=name, anywhere=is_log or missing_columns == "null"
     )
@@ -128,7 +130,7 @@ def local_path(path: str | Path, repo: Path) -> Path:
     """
     parsed = urlparse(str(path))
     plain = Path(unquote(parsed.path)) if parsed.scheme == "file" else Path(path)
-    return plain if plain.is_absolute() else repo / plain
+    return plain if plain.is_absolute() else (repo / plain).absolute()
 
 
 def parquet_files(root: Path, *, name: str) -> tuple[Path, ...]:
@@ -206,15 +208,18 @@ def _merged(schemas: Sequence[pa.Schema], name: str) -> pa.Schema:
         raise SourceError(f"{name}: its files disagree about a column's type: {first_line(error)}") from error
 
 
-def _hive_keys(root: Path, files: Sequence[Path], columns: set[str]) -> list[str]:
-    """Folder names of the form key=value, which are columns unless the files have a column of that name."""
+def partition_columns(root: Path, files: Sequence[Path]) -> list[str]:
+    """The columns that folder names of the form column=value give, where every file lies under the same ones.
+
+    >>> partition_columns(Path("d"), [Path("d/origin=EWR/day=2026-01-31/a.parquet")])
+    ['origin', 'day']
+    """
     if root.is_file():
         return []
     per_file = [
         [match[1] for part in file.relative_to(root).parts[:-1] if (match := _HIVE.fullmatch(part))] for file in files
     ]
-    # DuckDB would let a folder's value win over the file's own column: then the folders are not read at all.
-    return [] if columns & set(per_file[0]) or any(keys != per_file[0] for keys in per_file) else per_file[0]
+    return [] if any(keys != per_file[0] for keys in per_file) else per_file[0]
 
 
 def _with_hive_types(schema: pa.Schema, sql: str, hive: Sequence[str], name: str) -> pa.Schema:

@@ -1,0 +1,80 @@
+"""Which entity rows does the caller of Feast's SDK give: a DataFrame, an Arrow table, SQL text, or a range of dates?"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pyarrow as pa
+from feast.repo_config import RepoConfig
+
+from featurestore.errors import SourceError, UsageError
+from featurestore.offline.connection import Limits, query
+from featurestore.offline.pull import entities_between
+from featurestore.offline.stored import as_of_view
+from featurestore.plugins.requested import Wanted, limits_of, stored_view
+
+EVENT_TIMESTAMP = "event_timestamp"
+
+
+def entity_table(entity_df: pd.DataFrame | pa.Table | str, repo: Path, limits: Limits) -> pa.Table:
+    if isinstance(entity_df, str):
+        return query(entity_df, search_path=repo, limits=limits)
+    if isinstance(entity_df, pa.Table):
+        return entity_df
+    if not isinstance(entity_df, pd.DataFrame):
+        raise UsageError(
+            f"entity rows are a {type(entity_df).__name__}; give a pandas DataFrame, an Arrow table or SQL text"
+        )
+    frame = entity_df
+    for name in frame.select_dtypes("object").columns:
+        if any(isinstance(value, datetime) for value in frame[name]):
+            frame = frame.assign(
+                **{name: pd.Series([_in_utc(value) for value in frame[name]], frame.index, dtype="datetime64[us, UTC]")}
+            )
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+        raise UsageError(f"the entity rows cannot be read: {error}") from error
+
+
+def _in_utc(value: Any) -> Any:
+    if value is None or value is pd.NaT:
+        return pd.NaT
+    stamp = pd.Timestamp(value)
+    return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
+
+
+def timestamp_column(table: pa.Table) -> str:
+    if EVENT_TIMESTAMP in table.column_names:
+        return EVENT_TIMESTAMP
+    found = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+    if len(found) == 1:
+        return str(found[0])
+    raise UsageError(
+        f"entity rows have no column {EVENT_TIMESTAMP!r}, and {len(found)} other timestamps to take its place; "
+        f"their columns are {', '.join(table.column_names) or 'none'}"
+    )
+
+
+def entities_of_range(wanted: Sequence[Wanted], start_us: int, end_us: int, *, config: RepoConfig) -> pa.Table:
+    parts = []
+    for each in wanted:
+        view, scan = stored_view(each.view, config)
+        if scan is None:
+            continue
+        # The as-of view of no features has the keys and the timestamp under their stored names.
+        bare = as_of_view(view, msgspec.structs.replace(each.projection, features=()), scan, {})
+        parts.append(entities_between(scan, bare.keys, bare.timestamp, start_us, end_us, limits=limits_of(config)))
+    if not parts:
+        raise SourceError("no view has any row to take entities from; give entity rows")
+    table = pa.concat_tables(parts, promote_options="default")
+    names = sorted(table.column_names, key=lambda name: (name == EVENT_TIMESTAMP, name))
+    return (
+        table.group_by(names, use_threads=False)
+        .aggregate([])
+        .select(names)
+        .sort_by([(name, "ascending") for name in reversed(names)])
+    )

@@ -1,0 +1,134 @@
+"""What does a Feast request ask of which sources? Feast's views in, the joins' views and scans out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from feast.repo_config import RepoConfig
+from feast.type_map import pa_to_feast_value_type
+from feast.utils import _get_requested_feature_views_to_features_dict
+
+from featurestore.ddl import ddl_columns
+from featurestore.errors import UnknownName, UsageError
+from featurestore.offline.asof import AsOfView
+from featurestore.offline.connection import Limits
+from featurestore.offline.sources import Scan, local_path
+from featurestore.offline.stored import as_of_view, needed_columns
+from featurestore.plan import Projection, View
+from featurestore.plugins.definitions import is_windowed, resolve_aggregations
+from featurestore.plugins.feast_sources import scan_source
+from featurestore.plugins.views import latest_view
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A Feast view, what is asked of it, and the names its features get in the result."""
+
+    view: Any
+    projection: Projection
+    names: Mapping[str, str]
+
+
+def requested(refs: list[str], views: list[Any], on_demand: list[Any], *, full_feature_names: bool) -> list[Wanted]:
+    try:
+        requested, _ = _get_requested_feature_views_to_features_dict(refs, views, on_demand)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    wanted = []
+    for view, features in requested.items():
+        known = [field.name for field in view.features]
+        for position, name in enumerate(features):
+            if name not in known:
+                raise UnknownName(f"feature in view {view.name!r}", name, known)
+            if name in features[:position]:
+                raise UsageError(f"feature {view.projection.name_to_use()}:{name} is asked for twice")
+        prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
+        projection = Projection(
+            view=view.name,
+            alias=view.projection.name_to_use(),
+            features=tuple(features),
+            join_key_map=dict(view.projection.join_key_map or {}),
+        )
+        wanted.append(Wanted(view, projection, {name: prefix + name for name in features}))
+    return wanted
+
+
+def prepared(
+    wanted: Sequence[Wanted], config: RepoConfig
+) -> tuple[list[AsOfView], list[tuple[View, Projection, Scan | None, Mapping[str, str]]]]:
+    latest, windowed = [], []
+    for each in wanted:
+        view, scan = stored_view(each.view, config)
+        if view.kind == "windowed":
+            windowed.append((view, each.projection, scan, each.names))
+        elif scan is not None:
+            latest.append(as_of_view(view, each.projection, scan, each.names))
+    return latest, windowed
+
+
+def stored_view(feast_view: Any, config: RepoConfig) -> tuple[View, Scan | None]:
+    """A Feast view as the joins know it, and its source; no source where a topic's event log has no file yet."""
+    source = feast_view.batch_source
+    if source is None:
+        raise UsageError(f"view {feast_view.name!r} has no batch source and no history")
+    view = latest_view(feast_view)
+    if not is_windowed(feast_view):
+        return view, scan_of(source, config, needed_columns(view), view=feast_view.name)
+    if getattr(feast_view, "udf", None) is not None:
+        raise UsageError(
+            f"view {feast_view.name!r} transforms its events; its history cannot be computed from the event log"
+        )
+    streamed = type(feast_view.stream_source).__name__ == "KafkaSource"
+    scan = None if streamed and not any_file(source, config) else scan_of(source, config, [], view=feast_view.name)
+    types = _event_types(feast_view, scan)
+    view = msgspec.structs.replace(view, kind="windowed", aggregations=resolve_aggregations(feast_view, types))
+    if scan is not None:
+        scan = scan_of(source, config, needed_columns(view), view=feast_view.name)
+    return view, scan
+
+
+def _event_types(feast_view: Any, scan: Scan | None) -> dict[str, str]:
+    """The columns of a windowed view's events: as its topic declares them, else as its source has them."""
+    options = getattr(feast_view.stream_source, "kafka_options", None)
+    text = getattr(getattr(options, "message_format", None), "schema_json", "")
+    if text:
+        return {field.name: field.dtype for field in ddl_columns(text, where=feast_view.stream_source.name)}
+    mapping = feast_view.batch_source.field_mapping or {}
+    columns = {} if scan is None else {field.name: field.type for field in scan.schema}
+    return {mapping.get(name, name): dtype.name for name, dtype in value_types(columns).items()}
+
+
+def value_types(columns: Mapping[str, pa.DataType]) -> dict[str, Any]:
+    found = {}
+    for name, dtype in columns.items():
+        plain = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+        try:
+            found[name] = pa_to_feast_value_type(str(plain))
+        except KeyError:
+            continue  # A type that Feast has no name for cannot be a feature.
+    return found
+
+
+def scan_of(source: Any, config: RepoConfig, columns: Iterable[str], view: str | None = None) -> Scan:
+    return scan_source(
+        source,
+        repo=Path(config.repo_path),
+        columns=columns,
+        missing_columns=config.offline_store.missing_columns,
+        name=f"source {source.name!r}" + (f" of view {view!r}" if view else ""),
+    )
+
+
+def any_file(source: Any, config: RepoConfig) -> bool:
+    root = local_path(source.path, Path(config.repo_path))
+    return root.is_file() or any(root.rglob("*.parquet"))
+
+
+def limits_of(config: RepoConfig) -> Limits:
+    store = config.offline_store
+    return Limits(
+        memory=store.memory_limit,
+        temp_dir=None if store.temp_directory is None else local_path(store.temp_directory, Path(config.repo_path)),
+        threads=store.threads,
+    )

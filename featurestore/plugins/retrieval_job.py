@@ -1,0 +1,125 @@
+"""When does a checked request run, and in which form does its result come?"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from feast import OnDemandFeatureView
+from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+
+from featurestore.errors import UsageError
+from featurestore.offline.append import put_dataset
+from featurestore.offline.sources import local_path
+
+BATCH_ROWS = 1_000_000
+"""Entity rows that `to_arrow_batches` joins at a time."""
+_NULLABLE = {
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+}
+
+
+class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast ships no types
+    """A join that was checked and runs when its result is asked for; every call runs it again."""
+
+    def __init__(
+        self,
+        evaluate: Callable[[pa.Table | None], pa.Table],
+        *,
+        entity_rows: pa.Table | None = None,
+        on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
+        full_feature_names: bool = False,
+        metadata: RetrievalMetadata | None = None,
+        repo: Path,
+        sql: Callable[[], str] | None = None,
+    ) -> None:
+        super().__init__()
+        self._evaluate = evaluate
+        self._entity_rows = entity_rows
+        self._on_demand_feature_views = list(on_demand_feature_views)
+        self._full_feature_names = full_feature_names
+        self._metadata = metadata
+        self._repo = repo
+        self._sql = sql
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Whether features are named view__feature."""
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """The on-demand views that Feast applies to the joined table."""
+        return self._on_demand_feature_views
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        """Features, keys and the range of event times."""
+        return self._metadata
+
+    def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
+        """The result in pandas; whole numbers beside NULL are nullable integers (Int64), never floats."""
+        table = self.to_arrow(validation_reference=validation_reference, timeout=timeout)
+        frame: pd.DataFrame = table.to_pandas()
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if column.null_count and pa.types.is_integer(column.type):
+                frame[name] = column.to_pandas(types_mapper=_NULLABLE.get)
+        return frame
+
+    def to_arrow_batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """The result in pieces, on-demand features included; at most `batch_rows` entity rows are joined at once."""
+        if self._entity_rows is None:
+            yield from self.to_arrow().to_batches(max_chunksize=batch_rows)
+            return
+        for start in range(0, max(len(self._entity_rows), 1), batch_rows):
+            part = DuckDBRetrievalJob(
+                self._evaluate,
+                entity_rows=self._entity_rows.slice(start, batch_rows),
+                on_demand_feature_views=self._on_demand_feature_views,
+                full_feature_names=self._full_feature_names,
+                metadata=self._metadata,
+                repo=self._repo,
+            )
+            yield from part.to_arrow().to_batches()
+
+    def to_sql(self) -> str:
+        """The join as one DuckDB statement over a table `entity_rows`, for reading and for running by hand.
+
+        It breaks ties by created time; rows that even this cannot tell apart are settled by `to_arrow` alone.
+        """
+        if self._sql is None:
+            raise UsageError("this result is no single SQL statement")
+        return self._sql()
+
+    def persist(
+        self,
+        storage: SavedDatasetFileStorage,
+        allow_overwrite: bool = False,  # noqa: FBT001, FBT002 - Feast's signature
+        timeout: int | None = None,
+    ) -> None:
+        """Write the result, on-demand features included, as a Parquet file or folder: whole or not at all."""
+        if not isinstance(storage, SavedDatasetFileStorage):
+            raise UsageError(
+                f"datasets are saved as files; found {type(storage).__name__}, expected SavedDatasetFileStorage"
+            )
+        path = local_path(storage.file_options.uri, self._repo)
+        if path.exists() and not allow_overwrite:
+            raise SavedDatasetLocationAlreadyExists(location=str(path))
+        put_dataset(path, self.to_arrow(timeout=timeout))
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002 - a join has no timeout
+        return self._evaluate(self._entity_rows)
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
+        return frame
