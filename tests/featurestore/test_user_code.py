@@ -206,6 +206,14 @@ def test_row_wise_function_is_accepted() -> None:
     assert prove(view, VIEWS) == ()
 
 
+def test_pandas_functions_are_proved_too() -> None:
+    """A frame's columns are compared row by row: a shift is caught, arithmetic passes."""
+    source = "import pandas as pd\ndef f(df):\n    return pd.DataFrame({'y': df['wind'] * 2.0})"
+    view = on_demand(source, mode="pandas")
+    assert prove(view, VIEWS) == ()
+    assert "not row-wise" in refused(source.replace("* 2.0", ".shift(1)"), mode="pandas")
+
+
 def test_prints_do_not_spoil_the_proof() -> None:
     """What a function prints is not taken for the answer."""
     view = on_demand("def f(i):\n    print('hello')\n    return {'y': i['wind']}")

@@ -1,5 +1,6 @@
 """The API as time passes: plans change, the store goes away and comes back, the process starts and ends."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -49,7 +52,7 @@ def outcomes_while_switching(landed, project) -> set[tuple[str, int]]:
         thread.start()
         try:
             body = {"feature_service": "brief", "entities": {"origin": ["EWR"]}}
-            assert api.post("/get-online-features", json=body).status_code == 404
+            assert api.post("/get-online-features", json=body).status_code != 200
             PlanStore(landed, project.name).publish(newer)
             until(lambda: api.post("/get-online-features", json=body).status_code == 200, "version 2")
             assert "featurestore_plan_version 2.0" in api.get("/metrics").text
@@ -201,33 +204,85 @@ def address_of(process: subprocess.Popen) -> str:
     raise AssertionError(f"ended with {process.wait()} and never listened")
 
 
-def test_serve_starts_answers_and_drains(repo: Path, project) -> None:
-    """The command serves from the embedded store with a moved clock, and ends by SIGTERM with exit code 0."""
+@contextlib.contextmanager
+def landed_repo(repo: Path, project) -> Iterator[EmbeddedServer]:
+    """The repo's embedded store, live, with rows and a plan in force."""
     with EmbeddedServer(repo / "data") as server:
         client = connect(OnlineSettings(url=f"unix://{server.address}"), repo)
         project.land(client)
         PlanStore(client, project.name).publish(project.make_plan())
-        offset_s = project.NOW_US / 1e6 - time.time()
-        process = start(repo, "--clock-offset-s", str(offset_s))
-        try:
+        client.close()
+        yield server
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen) -> Iterator[None]:
+    """Whatever happens inside, the process is gone afterwards."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def post(url: str, body: dict) -> dict:
+    with urllib.request.urlopen(f"{url}/get-online-features", json.dumps(body).encode(), timeout=10) as response:
+        return json.load(response)
+
+
+def test_serve_starts_and_answers(repo: Path, project) -> None:
+    """The command serves from the embedded store with a moved clock, in less than 150 MB."""
+    with landed_repo(repo, project):
+        process = start(repo, "--clock-offset-s", str(project.NOW_US / 1e6 - time.time()))
+        with ended(process):
             url = address_of(process)
             until(lambda: status(f"{url}/ready") == 200, "readiness")
-            body = json.dumps(GOOD).encode()
-            with urllib.request.urlopen(f"{url}/get-online-features", body, timeout=10) as response:
-                answer = json.load(response)
+            answer = post(url, GOOD)
             assert answer["results"][1]["values"] == [39.02]
             assert answer["metadata"]["instant"].startswith("2024-06-01T12:00")
-            resident_mb = int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1024
-            assert resident_mb < 150
-            process.send_signal(signal.SIGTERM)
+            resident_kb = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]
+            assert int(resident_kb) / 1024 < 150
+
+
+def test_sigterm_lets_open_requests_finish(repo: Path, project) -> None:
+    """A request that waits for the store when SIGTERM arrives still gets its answer; then the process ends."""
+    with landed_repo(repo, project) as server:
+        process = start(repo)
+        with ended(process):
+            url = address_of(process)
+            until(lambda: status(f"{url}/ready") == 200, "readiness")
+            pid, answers = server.pid, []
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                waiting = threading.Thread(target=lambda: answers.append(post(url, GOOD)))
+                waiting.start()
+                time.sleep(0.3)
+                process.send_signal(signal.SIGTERM)
+                time.sleep(0.3)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            waiting.join()
             process.communicate(timeout=30)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
+        assert answers[0]["metadata"]["feature_names"] == ["origin", "temp_f"]
         # uvicorn ends by the signal it was sent once every request is answered.
         assert process.returncode in (0, -signal.SIGTERM)
-        client.close()
+
+
+@pytest.mark.slow
+def test_several_workers(repo: Path, project) -> None:
+    """Several workers share one address, and none of them outlives the command."""
+    with landed_repo(repo, project):
+        process = start(repo, "--workers", "2")
+        with ended(process):
+            url = address_of(process)
+            until(lambda: status(f"{url}/ready") == 200, "readiness")
+            assert post(url, GOOD)["metadata"]["feature_names"] == ["origin", "temp_f"]
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+        assert len(children) >= 2
+        until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), "the end of the workers")
 
 
 def status(url: str) -> int:
@@ -237,6 +292,8 @@ def status(url: str) -> int:
     except urllib.error.HTTPError as error:
         error.close()
         return error.code
+    except OSError:
+        return 0
 
 
 def test_serve_refuses_the_network_without_keys(repo: Path) -> None:
@@ -246,6 +303,23 @@ def test_serve_refuses_the_network_without_keys(repo: Path) -> None:
     assert process.returncode == 2
     assert told.startswith("--host 0.0.0.0")
     assert "API key" in told
+
+
+def test_pandas_views_run_where_pandas_was_kept_out() -> None:
+    """The process that keeps pandas out of pyarrow still runs an on-demand view that uses pandas."""
+    script = """
+import sys
+from featurestore.api.process import keep_pandas_out
+keep_pandas_out()
+from featurestore.plan import Field, Function, OnDemandView
+from featurestore.user_code import run_on_demand
+source = "def f(df):\\n    df['y'] = df['x'] * 2\\n    return df"
+view = OnDemandView(name="v", features=(Field(name="y", dtype="INT64"),), request=(Field(name="x", dtype="INT64"),),
+                    inputs=(), mode="pandas", singleton=False, function=Function(name="f", source=source))
+print(run_on_demand(view, {"x": [1, None, (1 << 60) + 1]}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "{'y': [2, None, 2305843009213693954]}", done.stderr
 
 
 def test_what_serves_never_imports_feast() -> None:
