@@ -12,7 +12,7 @@ spares replaying ranges in which nothing had to be stored; ranges may overlap, r
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import quote
@@ -25,6 +25,9 @@ from featurestore.errors import FeatureStoreError
 from featurestore.offline.event_log import next_offset, write_events
 from streaming.pipeline import Judged
 from streaming.source.records import TopicPartition
+from validation.contract import Contract
+from validation.quarantine import Origin, QuarantineSink
+from validation.quarantine import Rejected as RejectedRow
 
 FLUSH_ROWS: Final = 100_000
 FLUSH_AGE_US: Final = 5_000_000
@@ -183,3 +186,50 @@ class EventLog(msgspec.Struct, frozen=True):
             first=first,
             last=last,
         )
+
+
+class Quarantine(msgspec.Struct, frozen=True):
+    """Rejected events, whole and with their reasons, as `validation.quarantine` keeps them under `root`."""
+
+    root: Path
+    contracts: Mapping[str, Contract]
+    """By topic; a topic without one is kept under its own name."""
+
+    def folder(self, topic: str) -> Path:
+        """One folder a source."""
+        return self._sink(topic).folder
+
+    def cursor(self, partition: TopicPartition) -> int | None:
+        """See Storage."""
+        return self._sink(partition.topic).next_offset(_origin(partition))
+
+    def rows(self, judged: Judged) -> int:
+        """Rejected events."""
+        return len(judged.rejected)
+
+    def store(self, partition: TopicPartition, batches: Sequence[Judged], first: int, last: int) -> None:
+        """See Storage."""
+        rejected = [
+            RejectedRow(
+                offset=item.record.offset,
+                row=item.record.value or b"",
+                reason=item.reason,
+                detail=item.detail,
+                rule_ids=item.rule_ids,
+                arrival_us=item.record.timestamp_us,
+                key=item.record.key,
+            )
+            for judged in batches
+            for item in judged.rejected
+        ]
+        self._sink(partition.topic).store(_origin(partition), first, last, rejected)
+
+    def _sink(self, topic: str) -> QuarantineSink:
+        contract = self.contracts.get(topic)
+        if contract is None:
+            return QuarantineSink(self.root, source=topic)
+        return QuarantineSink(self.root, source=contract.source, contract=contract.name, version=contract.version)
+
+
+def _origin(partition: TopicPartition) -> Origin:
+    return Origin(name=partition.topic, id=partition.topic_id, partition=partition.partition)

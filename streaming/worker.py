@@ -15,7 +15,7 @@ the results. So each event counts once in the tiles and once in the files, whate
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -131,13 +131,9 @@ class Worker:
         self._pace = pace
         self._sleep = sleep
         self._start_over = start_over
-        contracts = contracts_by_source(plan)
+        contracts = contracts_by_topic(plan, views)
         self._topics = {
-            topic: TopicPipeline(
-                readers,
-                contracts.get(topic) or contracts.get(readers[0].source.name),
-                ahead_tolerance_us=ahead_tolerance_us,
-            )
+            topic: TopicPipeline(readers, contracts.get(topic), ahead_tolerance_us=ahead_tolerance_us)
             for topic, readers in by_topic(views).items()
         }
         self._views = {
@@ -362,6 +358,11 @@ class Worker:
         )
 
 
-def contracts_by_source(plan: Plan) -> dict[str, Contract]:
-    """The Plan's contracts by the source that they are about: a topic, or the batch source that is its event log."""
-    return {contract.source: contract for contract in plan.contracts.values()}
+def contracts_by_topic(plan: Plan, views: Iterable[View]) -> dict[str, Contract]:
+    """The contract of each topic that has one: about the topic by name, or about the source that is its event log."""
+    by_source = {contract.source: contract for contract in plan.contracts.values()}
+    found = {
+        topic: by_source.get(topic) or by_source.get(readers[0].source.name)
+        for topic, readers in by_topic(views).items()
+    }
+    return {topic: contract for topic, contract in found.items() if contract is not None}

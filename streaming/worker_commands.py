@@ -175,10 +175,14 @@ def build_worker(
 ) -> "Worker":
     """A worker over these views with the deployment's store and files."""
     from streaming.commit import ShardStore
-    from streaming.sinks import EventLog, RangeSink
-    from streaming.worker import ClaimRecord, Worker
+    from streaming.sinks import EventLog, Quarantine, RangeSink
+    from streaming.worker import ClaimRecord, Worker, contracts_by_topic
 
-    storages = (EventLog(settings.event_log),)
+    views = tuple(views)
+    storages = (
+        EventLog(settings.event_log),
+        Quarantine(settings.data_dir / "quarantine", contracts_by_topic(plan, views)),
+    )
     return Worker(
         source,
         ShardStore(client, clock),
@@ -187,7 +191,7 @@ def build_worker(
             for storage in storages
         ],
         plan,
-        views=tuple(views),
+        views=views,
         record=ClaimRecord(settings.event_log),
         clock=clock,
         new_token=lambda: secrets.token_hex(8),

@@ -20,6 +20,7 @@ from streaming.embedded.server import EmbeddedBroker
 from streaming.rehearsal import START_US, TOPIC, shop_events, shop_plan
 from streaming.source.kafka import KafkaSettings, KafkaSource
 from streaming.source.publisher import Publisher
+from validation.quarantine import read_quarantine
 
 PARTITIONS = 4
 PATIENCE_S = 60
@@ -88,6 +89,8 @@ class Deployment:
                 assert audit.exact, f"{len(audit.different)} of {audit.compared} differ in {shard}"
                 compared += audit.compared
         assert compared > 20
+        kept = read_quarantine(self.settings.data_dir / "quarantine", TOPIC)
+        assert len(events) + len(kept) == self.sent
         return len(events)
 
 

@@ -21,10 +21,11 @@ from streaming.audit import audit_shard
 from streaming.commit import ShardStore
 from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import TOPIC, shop_events, shop_plan
-from streaming.sinks import EventLog, RangeSink
+from streaming.sinks import EventLog, Quarantine, RangeSink
 from streaming.source.records import Batch
 from streaming.source.scripted import Crash, ScriptedLog, ScriptedSource, Shuffle, Stray
 from streaming.worker import ClaimRecord, Pace, Worker
+from validation.quarantine import read_quarantine
 
 PARTITIONS = 3
 EVENTS = 900
@@ -57,11 +58,16 @@ class FlakyStore(ShardStore):
         return done
 
 
-class FlakyLog(EventLog, frozen=True):
-    """An event log whose disk is full at times, and whose writer dies before or after the file is there."""
+class Flaky:
+    """Files whose disk is full at times, and whose writer dies before or after the file is there."""
 
-    dice: random.Random
-    calm: list[bool]
+    def __init__(self, storage, dice, calm):
+        self.storage = storage
+        self.dice = dice
+        self.calm = calm
+
+    def __getattr__(self, name):
+        return getattr(self.storage, name)
 
     def store(self, partition, batches, first, last):
         fate = 1.0 if self.calm[0] else self.dice.random()
@@ -69,7 +75,7 @@ class FlakyLog(EventLog, frozen=True):
             raise OSError(28, "scripted: no space left on device")
         if fate < 0.10:
             raise KilledError
-        super().store(partition, batches, first, last)
+        self.storage.store(partition, batches, first, last)
         if fate < 0.15:
             raise KilledError
 
@@ -116,8 +122,11 @@ class World:
     def spawn(self):
         source = ScriptedSource(self.log, [TOPIC], max_records=self.dice.randrange(5, 60))
         store = FlakyStore(self.client, lambda: self.now_us, self.dice, calm=lambda: self.calm[0])
-        storage = FlakyLog(self.folder, self.dice, self.calm)
-        sinks = [RangeSink(storage, lambda: self.now_us, flush_rows=self.dice.randrange(5, 150))]
+        storages = [EventLog(self.folder), Quarantine(self.folder.parent / "quarantine", self.plan.contracts)]
+        sinks = [
+            RangeSink(Flaky(storage, self.dice, self.calm), lambda: self.now_us, flush_rows=self.dice.randrange(5, 150))
+            for storage in storages
+        ]
         worker = Worker(
             source,
             store,
@@ -221,11 +230,14 @@ class World:
         topic = TopicPipeline(tuple(self.plan.views.values()), self.plan.contracts[TOPIC])
         held = Counter(zip(events[PARTITION].to_pylist(), events[OFFSET].to_pylist(), strict=True))
         assert set(held.values()) == {1}
-        parts = []
+        parts, rejected = [], []
         for partition in range(PARTITIONS):
             records = tuple(record for record in self.log.partition(TOPIC, partition).records if record is not None)
             judged = topic.judge(Batch(TOPIC, "id/1", partition, records, 0, records[-1].offset + 1))
             assert len(judged.events) + len(judged.rejected) == len(records)
+            rejected += [
+                (partition, item.record.offset, item.record.value or b"", item.reason) for item in judged.rejected
+            ]
             parts.append(judged.events.append_column(PARTITION, pa.array([partition] * len(judged.events), pa.int32())))
         names = [*topic.event_schema.names, PARTITION]
         order = [(PARTITION, "ascending"), (OFFSET, "ascending")]
@@ -233,6 +245,9 @@ class World:
         assert events.select(names).sort_by(order).to_pylist() == expected.to_pylist()
         assert set(events[TOPIC_ID].to_pylist()) == {"id/1"}
         assert events[ARRIVAL].null_count == 0
+        kept = read_quarantine(self.folder.parent / "quarantine", TOPIC)
+        columns = [kept[name].to_pylist() for name in ("partition", "offset", "row", "reason")]
+        assert list(zip(*columns, strict=True)) == sorted(rejected)
 
 
 @pytest.mark.parametrize("seed", range(12))
