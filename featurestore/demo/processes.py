@@ -71,6 +71,11 @@ class Processes:
         self._handlers: dict[int, signal.Handlers | Callable[[int, FrameType | None], object] | int | None] = {}
         self._held = 0
         self._asked = False
+        self._last: list[Callable[[], None]] = []
+
+    def at_last(self, stop: Callable[[], None]) -> None:
+        """Has `stop` called once all children have ended, signals still held; the last one given comes first."""
+        self._last.append(stop)
 
     def start(self, name: str, command: Sequence[str], **environ: str) -> Child:
         """Starts a child with these variables added to the environment; returns at once."""
@@ -114,6 +119,7 @@ class Processes:
             time.sleep(_POLL_S)
         if child.process.returncode:
             raise child.failure(f"failed with exit code {child.process.returncode}")
+        self.stop(child)
 
     def check(self) -> None:
         """Raises ChildFailed where a child has ended badly."""
@@ -121,10 +127,12 @@ class Processes:
             if child.process.poll():
                 raise child.failure(f"ended with exit code {child.process.returncode}")
 
-    def wait_for_interrupt(self) -> None:
+    def wait_for_interrupt(self, tick: Callable[[], object] | None = None) -> None:
         """Keeps the children running until the demo is asked to end (raises Interrupted) or one of them fails."""
         while True:
             self.check()
+            if tick:
+                tick()
             time.sleep(10 * _POLL_S)
 
     def stop(self, child: Child) -> None:
@@ -158,6 +166,8 @@ class Processes:
     def _stop_all(self) -> None:
         for child in reversed(self._children.copy()):
             self.stop(child)
+        while self._last:
+            self._last.pop()()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._held:

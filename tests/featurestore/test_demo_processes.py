@@ -50,6 +50,16 @@ def test_a_child_announces_itself_and_ends_with_the_block(tmp_path: Path) -> Non
     assert gone(grandchild)
 
 
+def test_what_children_use_ends_after_them(tmp_path: Path) -> None:
+    """Whatever is to be stopped at last finds every child gone; the newest goes first."""
+    seen: list[tuple[str, bool]] = []
+    with Processes(tmp_path, os.environ) as processes:
+        child = processes.start("sleeper", python("import time; time.sleep(60)"))
+        processes.at_last(lambda: seen.append(("first", alive(child.pid))))
+        processes.at_last(lambda: seen.append(("second", alive(child.pid))))
+    assert seen == [("second", False), ("first", False)]
+
+
 def test_an_error_in_the_block_ends_the_children(tmp_path: Path) -> None:
     """The children go whatever ends the block."""
     with pytest.raises(ZeroDivisionError), Processes(tmp_path, os.environ) as processes:  # noqa: PT012 - the block is it
