@@ -8,7 +8,8 @@
     ends           4 bytes a feature of varying length: where its bytes end, from the end of this table
     bytes          text, bytes, lists, packed maps
 
-Features lie in the order of their names, those of fixed width first, so that reordering a view changes nothing.
+Features lie in the order of their types and names, those of fixed width first, so that reordering a view changes
+nothing and the values of one type are decoded together.
 Equal values have equal bytes, so the greatest row bytes order rows that time cannot. A list is its length (4 bytes,
 the top bit set where items are null), then where needed a byte per item that says so, then the items; items of
 varying length are preceded by all their lengths.
@@ -17,6 +18,7 @@ varying length are preceded by all their lengths.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import msgspec
 import numpy as np
@@ -55,7 +57,7 @@ class RowCodec:
     """Encodes and decodes the rows of one view as its features are declared; stateless once made."""
 
     def __init__(self, features: Sequence[Field]) -> None:
-        self.features = tuple(sorted(features, key=lambda field: (field.dtype not in FIXED, field.name)))
+        self.features = tuple(sorted(features, key=lambda field: (field.dtype not in FIXED, field.dtype, field.name)))
         self.schema = msgspec.json.encode([LAYOUT, [[field.name, field.dtype] for field in self.features]])
         """The layout as JSON, from which `of_schema` makes this codec again."""
         self.fingerprint = hashlib.blake2b(self.schema, digest_size=8).digest()
@@ -70,6 +72,8 @@ class RowCodec:
             self._place[field.name] = (at, at + size)
             at, self._width = at + size, self._width + size
         self._ends = at
+        groups = groupby(self._fixed, key=lambda field: field.dtype)
+        self._blocks = [(dtype, [field.name for field in fields]) for dtype, fields in groups]
 
     @classmethod
     def of_schema(cls, schema: bytes) -> "RowCodec":
@@ -127,21 +131,24 @@ class RowCodec:
             _refuse_torn(lengths < self._width)
             head = flat[starts[:, None] + np.arange(self._width)]
         ends = np.ascontiguousarray(head[:, self._ends :]).view("<u4").astype(np.int64)
-        held = ends[:, -1] if self._varying else 0
-        _refuse_torn(lengths != self._width + held)
+        _refuse_torn(lengths != self._width + (ends[:, -1] if self._varying else 0))
         nulls = np.unpackbits(head[:, _HEAD : _HEAD + self._null_bytes], axis=1, bitorder="little").view(np.bool_)
+        masks = dict(zip([field.name for field in self.features], np.ascontiguousarray(nulls.T), strict=False))
+        wanted = masks.keys() if names is None else masks.keys() & names
         columns = {}
-        for i, field in enumerate(self.features):
-            if names is not None and field.name not in names:
+        for dtype, members in self._blocks:
+            if wanted.isdisjoint(members):
                 continue
-            if i < len(self._fixed):
-                start, end = self._place[field.name]
-                columns[field.name] = _fixed_column(head[:, start:end], field.dtype, nulls[:, i])
-            else:
-                j = i - len(self._fixed)
+            start, end = self._place[members[0]][0], self._place[members[-1]][1]
+            values = head[:, start:end].reshape(count, len(members), (end - start) // len(members))
+            for name, raw in zip(members, np.ascontiguousarray(values.transpose(1, 0, 2)), strict=True):
+                if name in wanted:
+                    columns[name] = _fixed_column(raw, dtype, masks[name])
+        for j, field in enumerate(self._varying):
+            if field.name in wanted:
                 begin = ends[:, j - 1] if j else np.zeros(count, np.int64)
                 at = starts + self._width + begin
-                columns[field.name] = _varying_column(flat, at, ends[:, j] - begin, field.dtype, nulls[:, i])
+                columns[field.name] = _varying_column(flat, at, ends[:, j] - begin, field.dtype, masks[field.name])
         return Rows(_instants(head[:, 0:8]), _instants(head[:, 8:16]), columns)
 
 

@@ -17,7 +17,6 @@ from featurestore.online.writer import EXPIRY_SLACK_MS
 from featurestore.plan import Field, View
 
 Positions = npt.NDArray[np.int64]
-_NONE = np.uint8(0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,17 +67,12 @@ class LatestView:
         # Subtracted from the instant: an event time near the end of int64 must not overflow.
         expired = ~missing & (event_us < instant_us - ttl) if ttl else np.zeros(len(place), np.bool_)
         gone = missing | expired
-        common = np.where(
-            missing, np.uint8(Status.NOT_FOUND), np.where(expired, np.uint8(Status.OUTSIDE_MAX_AGE), _NONE)
-        )
+        base = np.where(missing, np.uint8(Status.NOT_FOUND), np.uint8(Status.PRESENT))
+        base[expired] = Status.OUTSIDE_MAX_AGE
         whole = not gone.any() and len(place) == len(rows.event_us) and bool((place == np.arange(len(place))).all())
         index = None if whole else pa.array(place, mask=gone)
-        return [
-            _column(
-                alias, field, rows.columns[field.name], statuses[field.name], place, index, common, event_us, instant_us
-            )
-            for field in fields
-        ]
+        frame = _Frame(alias, place, index, gone, int(gone.sum()), base, event_us, instant_us)
+        return [frame.column(field, rows.columns[field.name], statuses[field.name]) for field in fields]
 
     def _decode(
         self, rows: list[bytes], fields: Sequence[Field]
@@ -125,29 +119,31 @@ class LatestView:
             )
 
 
-def _column(
-    alias: str,
-    field: Field,
-    values: pa.Array,
-    lacking: npt.NDArray[np.bool_] | None,
-    place: Positions,
-    index: pa.Array | None,
-    common: npt.NDArray[np.uint8],
-    event_us: Instants,
-    instant_us: Instants,
-) -> Column:
-    if index is not None:
-        values = values.take(index)
-    statuses = common
-    if index is None and not values.null_count:
-        statuses = np.full(len(common), Status.PRESENT, np.uint8)
-    else:
-        null = values.is_null().to_numpy(zero_copy_only=False)
-        own = np.where(null, np.uint8(Status.NULL_VALUE), np.uint8(Status.PRESENT))
-        if lacking is not None:
-            own = np.where((place >= 0) & lacking[place], np.uint8(Status.NOT_FOUND), own)
-        statuses = np.where(common != _NONE, common, own)
-    return Column(alias, field.name, field.dtype, values, statuses, event_us, instant_us)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Frame:
+    """What the columns of one view in one answer share."""
+
+    alias: str
+    place: Positions
+    index: pa.Array | None
+    """`place` with nulls where there is no value to give; None where the rows are the answer as they are."""
+    gone: npt.NDArray[np.bool_]
+    gone_count: int
+    statuses: npt.NDArray[np.uint8]
+    """Those of a column without nulls; one array for all such columns, so that an encoder sees it once."""
+    event_us: Instants
+    instant_us: Instants
+
+    def column(self, field: Field, values: pa.Array, lacking: npt.NDArray[np.bool_] | None) -> Column:
+        if self.index is not None:
+            values = values.take(self.index)
+        statuses = self.statuses
+        if values.null_count > self.gone_count:
+            statuses = statuses.copy()
+            statuses[values.is_null().to_numpy(zero_copy_only=False) & ~self.gone] = Status.NULL_VALUE
+            if lacking is not None:
+                statuses[~self.gone & lacking[self.place]] = Status.NOT_FOUND
+        return Column(self.alias, field.name, field.dtype, values, statuses, self.event_us, self.instant_us)
 
 
 def _converted(column: pa.Array | None, stored: str | None, field: Field) -> pa.Array | None:
