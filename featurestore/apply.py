@@ -64,8 +64,8 @@ def apply(settings: Settings, clock: Clock | None = None) -> Applied:
         store, contents, plan = _desired(settings, clock or system_clock(settings.clock_offset_us))
         plans = PlanStore(connect(settings.online, settings.data_dir), settings.project)
         plans.version()  # the store must answer before anything changes
-        to_apply, to_delete, _, _ = extract_objects_for_apply_delete(settings.project, store.registry, contents)
         with _quiet():
+            to_apply, to_delete, _, _ = extract_objects_for_apply_delete(settings.project, store.registry, contents)
             store.apply(to_apply, objects_to_delete=to_delete, partial=False)
     write_plan_file(settings.plan_path, plan)
     plans.publish(plan)
@@ -77,10 +77,10 @@ def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoConten
     contents = _parse(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with _quiet():
-        store = FeatureStore(config=config)
+        store = _store(settings, config)
         try:
             store.plan(contents)  # validates and infers types in place; writes nothing
-        except (FeastError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # Feast calls the repo's own functions, which may raise anything
             raise DefinitionError(f"{settings.repo}: Feast refuses the definitions: {error}") from error
     definitions = Definitions(
         entities=[*contents.entities, DUMMY_ENTITY],
@@ -91,6 +91,15 @@ def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoConten
     contracts = load_contracts(settings.repo / "contracts").values()
     plan = compile_plan(settings.project, definitions, contracts, previous=_in_force(settings), now_us=clock())
     return store, contents, plan
+
+
+def _store(settings: Settings, config: RepoConfig) -> FeatureStore:
+    try:
+        store = FeatureStore(config=config)
+        _ = store.provider.batch_engine  # imported on first use: better now than half-way through
+    except (FeastError, ValueError, AttributeError) as error:
+        raise ConfigurationError(f"{settings.repo / FILE_NAME}: {error}") from error
+    return store
 
 
 def repo_config(settings: Settings) -> RepoConfig:

@@ -9,11 +9,15 @@ from typing import Annotated
 
 import typer
 
+from featurestore.cli.serve import serve
 from featurestore.cli.settings import HERE, Repo, settings_of
 from featurestore.dataset.commands import app as dataset
+from featurestore.demo.command import demo
 
 app = typer.Typer()
 app.add_typer(dataset, name="dataset")
+app.command()(serve)
+app.command()(demo)
 
 
 @app.command()

@@ -132,7 +132,8 @@ def test_what_cannot_be_honoured_changes_nothing(repo, replacement, said):
         apply(settings)
     assert said in str(caught.value)
     assert not settings.plan_path.exists()
-    assert not (settings.data_dir / "registry.db").exists()
+    registry = settings.data_dir / "registry.db"  # Feast makes an empty one when it first looks
+    assert not registry.exists() or b"spending" not in registry.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["streaming.py", "validation.py", "json.py"])
