@@ -1,0 +1,191 @@
+"""Which commands do contracts and quarantine offer?
+
+Every command imports what it runs inside its own body: `featurestore --help` must not wait for it.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from validation.compiled.batch import Fallback
+    from validation.contract import Contract
+    from validation.verdict import Verdict
+
+BROKEN_EXIT = 3
+NO_DATA_EXIT = 4
+
+app = typer.Typer()
+contract_app = typer.Typer(help="Data contracts: what producers promise.", no_args_is_help=True)
+quarantine_app = typer.Typer(help="Rows that were set aside, and why.", no_args_is_help=True)
+app.add_typer(contract_app, name="contract")
+app.add_typer(quarantine_app, name="quarantine")
+
+Contracts = Annotated[Path, typer.Option("--contracts", help="The folder of the contracts.")]
+Quarantine = Annotated[Path, typer.Option("--folder", help="The folder of the quarantine.")]
+FailOn = Literal["critical", "warning", "info"]
+CONTRACTS = Path("feature_repo/contracts")
+QUARANTINE = Path("data/quarantine")
+
+
+@contract_app.command("lint")
+def lint_command(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Contract files or folders; default: --contracts.")] = None,
+    *,
+    contracts: Contracts = CONTRACTS,
+) -> None:
+    """Read contracts and say what a reviewer would. Exit code 1 where there is something to say."""
+    from validation.contract import lint, load_contract
+
+    remarks = 0
+    for path in _contract_files(paths or [contracts]):
+        contract = load_contract(path)
+        found = lint(contract)
+        remarks += len(found)
+        typer.echo(f"{path}: {contract.source} {contract.version}: {len(contract.rules)} rules, {len(found)} remarks")
+        for remark in found:
+            typer.echo(f"  {remark}")
+    if remarks:
+        raise typer.Exit(1)
+
+
+@contract_app.command("test")
+def judge_command(
+    file: Annotated[Path, typer.Argument(help="A file of rows: .parquet, .csv, .jsonl.")],
+    *,
+    contract: Annotated[Path | None, typer.Option("--contract", help="The contract file.")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="The source whose contract is meant.")] = None,
+    contracts: Contracts = CONTRACTS,
+    fail_on: Annotated[FailOn, typer.Option("--fail-on", help="The least severity that fails.")] = "warning",
+    quarantine: Annotated[
+        Path | None, typer.Option("--quarantine", help="Keep rejected rows below this folder.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write the violation report (JSON) here.")] = None,
+) -> None:
+    """Judge a file by its contract, without any server.
+
+    Exit code 0: the rules hold; 1: the data is bad; 2: the contract or the call is wrong; 3: a check broke; 4: no data.
+    """
+    import time
+
+    from validation.judging import judge_file
+
+    meant = _contract_of(file, contract, source, contracts)
+    fallback: Fallback | None = None
+    if any(meaning.check is None for meaning in meant.expectations()):
+        from validation.suite import judge  # takes seconds: only for rules that it alone can judge
+
+        fallback = judge
+    outcome = judge_file(file, meant, now_us=time.time_ns() // 1000, quarantine=quarantine, fallback=fallback)
+    if report is not None:
+        report.write_bytes(outcome.report.encode())
+    for line in outcome.lines:
+        typer.echo(line)
+    raise typer.Exit(_exit_code(outcome.verdict, fail_on))
+
+
+@contract_app.command("export")
+def export_command(
+    path: Annotated[Path, typer.Argument(help="A contract file.")],
+    *,
+    to: Annotated[Literal["great-expectations"], typer.Option("--to", help="The form to export to.")],
+) -> None:
+    """Print a contract as a Great Expectations suite (JSON)."""
+    import json
+
+    from validation.contract import load_contract
+    from validation.suite import suite_of
+
+    forms = {"great-expectations": suite_of}
+    typer.echo(json.dumps(forms[to](load_contract(path)).to_json_dict(), indent=2, ensure_ascii=False))
+
+
+@quarantine_app.command("list")
+def list_command(
+    source: Annotated[str | None, typer.Argument(help="One source; default: all.")] = None,
+    *,
+    folder: Quarantine = QUARANTINE,
+) -> None:
+    """Count what lies in quarantine, by source, contract version and reason."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from validation.instant import iso
+    from validation.quarantine import read_quarantine, summaries
+
+    found = summaries(read_quarantine(folder, source))
+    if not found:
+        typer.echo(f"{folder}: nothing is in quarantine")
+        return
+    shown = Table("rows", "source", "contract", "reason", "first arrival", "last arrival")
+    for one in found:
+        times = ["" if at is None else iso(at) for at in (one.first_us, one.last_us)]
+        contract = f"{one.contract} {one.contract_version}".strip()
+        shown.add_row(str(one.rows), one.source, contract, one.reason, *times)
+    Console(width=None if Console().is_terminal else 200).print(shown)
+
+
+@quarantine_app.command("show")
+def show_command(
+    source: Annotated[str, typer.Argument(help="The source.")],
+    *,
+    folder: Quarantine = QUARANTINE,
+    rule: Annotated[str | None, typer.Option("--rule", help="Only rows that broke this rule.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many rows at most.")] = 20,
+) -> None:
+    """Print rows in quarantine whole, one JSON object a line, with reason and origin. They may hold personal data."""
+    import msgspec
+
+    from validation.quarantine import read_quarantine
+
+    shown = 0
+    for row in read_quarantine(folder, source).to_pylist():
+        if shown == limit:
+            break
+        if rule is None or rule in row["rule_ids"]:
+            text = row.pop("row").decode("utf-8", "backslashreplace")
+            row["key"] = None if row["key"] is None else row["key"].decode("utf-8", "backslashreplace")
+            typer.echo(msgspec.json.encode({**row, "row": text}).decode())
+            shown += 1
+    if not shown:
+        typer.echo(f"{source}: no row in quarantine" + (f" broke rule {rule!r}" if rule else ""), err=True)
+
+
+def _contract_files(paths: list[Path]) -> list[Path]:
+    from validation.errors import ContractError
+
+    files: list[Path] = []
+    for path in paths:
+        found = sorted(path.glob("*.odcs.yaml")) if path.is_dir() else [path]
+        if not found:
+            raise ContractError(f"{path}: no contract (*.odcs.yaml) in this folder")
+        files += found
+    return files
+
+
+def _contract_of(file: Path, contract: Path | None, source: str | None, contracts: Path) -> "Contract":
+    """The contract that is meant: the file named, else that of the source named, else of the data file's name."""
+    from validation.contract import load_contract, load_contracts
+    from validation.errors import ContractError, did_you_mean
+
+    if contract is not None:
+        return load_contract(contract)
+    known = load_contracts(contracts)
+    wanted = source or file.name.split(".")[0]
+    if wanted not in known:
+        raise ContractError(
+            f"{contracts}: no contract of source {wanted!r}; {did_you_mean(wanted, known)}; or --contract"
+        )
+    return known[wanted]
+
+
+def _exit_code(verdict: "Verdict", fail_on: FailOn) -> int:
+    severities = ("critical", "warning", "info")
+    counted = severities[: severities.index(fail_on) + 1]
+    found = {rule.outcome for rule in verdict.rules if rule.severity in counted}
+    if "broken" in found:
+        return BROKEN_EXIT
+    if "failed" in found:
+        return 1
+    return NO_DATA_EXIT if verdict.rows == 0 else 0

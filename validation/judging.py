@@ -1,0 +1,81 @@
+"""Does a producer's file keep its contract?
+
+The file is read, judged, told about, and split: every row is either accepted or quarantined.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from validation.compiled.batch import Fallback, compile_batch
+from validation.contract import Contract
+from validation.files import digest_of, read_data
+from validation.quarantine import Origin, QuarantineSink, rejected_rows
+from validation.report import ViolationReport, event_time_column, event_window, report_of
+from validation.verdict import RuleVerdict, Verdict
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a file."""
+
+    verdict: Verdict
+    report: ViolationReport
+    accepted: int
+    quarantined: int
+    lines: tuple[str, ...]
+    """For a reader: a line per rule that did not pass, and a summary."""
+
+
+def judge_file(
+    file: Path, contract: Contract, *, now_us: int, quarantine: Path | None = None, fallback: Fallback | None = None
+) -> Outcome:
+    """The verdict on a file; with `quarantine` the rows that quarantining rules reject are kept below that folder.
+
+    A file without `_arrival` arrived when it was last modified. Raises UnreadableData.
+    """
+    try:
+        arrival_us = file.stat().st_mtime_ns // 1000
+    except OSError:
+        arrival_us = None
+    table = read_data(file, contract, arrival_us=arrival_us)
+    check = compile_batch(contract)
+    verdict = check.run(table, fallback=fallback)
+    accepted, rejected = check.split(table)
+    assert accepted.num_rows + len(rejected) == table.num_rows, "a row was neither accepted nor rejected"
+    digest = digest_of(file)
+    if quarantine is not None:
+        sink = QuarantineSink(quarantine, source=contract.source, contract=contract.name, version=contract.version)
+        rows = list(rejected_rows(table, rejected, arrival_us))
+        if table.num_rows:
+            sink.store(Origin(name=str(file), id=digest), 0, table.num_rows - 1, rows)
+    report = report_of(
+        verdict,
+        contract,
+        report_id=f"{contract.name}-{contract.version}-{digest[:16]}",
+        now_us=now_us,
+        boundary="producer",
+        origin=str(file),
+        origin_range=(0, table.num_rows - 1) if table.num_rows else None,
+        event_window=event_window(table, event_time_column(contract)),
+        quarantined=len(rejected),
+    )
+    told = [_line(rule, file) for rule in verdict.rules if rule.outcome in {"failed", "broken"}]
+    counts = f"{table.num_rows} rows: {accepted.num_rows} accepted, {len(rejected)} to quarantine"
+    summary = f"{file}: contract {contract.name} {contract.version}: {verdict.outcome}; {counts}"
+    return Outcome(
+        verdict=verdict,
+        report=report,
+        accepted=accepted.num_rows,
+        quarantined=len(rejected),
+        lines=(*told, summary),
+    )
+
+
+def _line(rule: RuleVerdict, file: Path) -> str:
+    head = f"{rule.severity}: {rule.rule_id} ({rule.mode})"
+    if rule.outcome == "broken":
+        return f"{head}: the check broke: {rule.reason}"
+    if rule.unexpected is None:
+        return f"{head}: observed {rule.observed!r}"
+    rows = ", ".join(str(sample.row) for sample in rule.samples[:5])
+    return f"{head}: {rule.unexpected} of {rule.evaluated} rows, e.g. rows {rows} of {file.name}"
