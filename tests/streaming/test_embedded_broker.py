@@ -148,7 +148,8 @@ def test_groups_are_told_apart_and_can_be_forgotten(broker: Broker, producer: Ka
     producer.send(topic, value=b"v").get(10)
     group, tp = f"left-{topic}", TopicPartition(topic, 0)
     settings = {"bootstrap_servers": broker.bootstrap_servers, "group_id": group, "enable_auto_commit": False}
-    consumer = KafkaConsumer(topic, auto_offset_reset="earliest", **settings)
+    consumer = KafkaConsumer(auto_offset_reset="earliest", **settings)
+    consumer.assign([tp])
     deadline = time.monotonic() + 20
     while not consumer.poll(200) and time.monotonic() < deadline:
         pass
