@@ -93,7 +93,8 @@ class Registered(msgspec.Struct, frozen=True):
 
     topic_id: str
     partition: int
-    complete_from_us: int
+    complete_from_us: int | None
+    """Windows that reach before it lack events; None: it has seen every event there ever was."""
 
 
 class Control(msgspec.Struct, frozen=True):
@@ -194,9 +195,9 @@ class ShardStore:
         )
 
     def register(self, shard: Shard, complete_from_us: int, *, only_new: bool = False) -> None:
-        """List the shard for readers, or correct its `complete_from_us`; repeating it changes nothing."""
+        """List the shard for readers, or correct its `complete_from_us` (0: ever); repeating it changes nothing."""
         key = shards_key(shard.project, shard.view, shard.version)
-        entry = Registered(shard.topic_id, shard.partition, complete_from_us)
+        entry = Registered(shard.topic_id, shard.partition, complete_from_us or None)
         while True:
             held = self._run(self._client.get, key) or b""
             listed = msgspec.json.decode(held, type=list[Registered]) if held else []

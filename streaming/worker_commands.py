@@ -138,7 +138,7 @@ def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
                 "never claimed" if control is None else str(offset),
                 "?" if end is None else str(max(end - offset, 0)),
                 iso(control.watermark_us) if control and control.watermark_us is not None else "-",
-                "ever" if complete == 0 else "unknown" if complete == NOT_YET else iso(complete),
+                "ever" if complete is None else "unknown" if complete == NOT_YET else iso(complete),
                 str(control.plan_version) if control else "-",
             )
     Console().print(table)
