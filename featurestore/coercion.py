@@ -7,12 +7,13 @@ What user code returns and what a caller sends are held to the declared type her
 import math
 import struct
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from featurestore.errors import UsageError
+from featurestore.online.nested import pack
 
 _INT_BITS = {"INT32": 31, "INT64": 63}
 _PLAIN: dict[str, frozenset[type]] = {
@@ -22,6 +23,8 @@ _PLAIN: dict[str, frozenset[type]] = {
 }
 """Column types that need no look at the single values."""
 _NESTED = frozenset({"MAP", "MAP_LIST", "STRUCT", "STRUCT_LIST", "VALUE_LIST", "VALUE_SET", "SCALAR_MAP"})
+_DEEPEST = 64
+"""Deeper values would exhaust the stack of what encodes them."""
 
 
 def coerce(values: Sequence[object], dtype: str) -> list[Any]:
@@ -142,9 +145,22 @@ def _collection(value: object, dtype: str, item: str) -> list[Any]:
 
 
 def _nested(value: object, dtype: str) -> object:
-    if isinstance(value, dict if dtype in ("MAP", "STRUCT", "SCALAR_MAP") else (list, tuple, set)):
-        return value
-    raise _refusal(value, dtype)
+    if not isinstance(value, dict if dtype in ("MAP", "STRUCT", "SCALAR_MAP") else (list, tuple, set)):
+        raise _refusal(value, dtype)
+    level: list[object] = [value]
+    for _ in range(_DEEPEST):
+        level = [item for each in level for item in _members(each)]
+        if not level:
+            # What cannot be stored cannot be answered either: integers beyond 64 bits, half surrogate pairs.
+            pack(value)
+            return value
+    raise _refusal(value, dtype, f"a value nested more than {_DEEPEST} deep")
+
+
+def _members(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    return value if isinstance(value, (list, tuple, set, frozenset)) else ()
 
 
 def _text(value: object) -> str:

@@ -12,5 +12,5 @@ class Limits:
     features: int = 2_000
     values: int = 1_000_000
     """Entities times features."""
-    text_bytes: int = 4_096
-    """Of one join key value."""
+    text_chars: int = 4_096
+    """Of one join key value, feature reference or service name, in characters."""

@@ -114,8 +114,8 @@ def _column(entities: Mapping[str, list[Any]], name: str, selection: Selection) 
 def _typed_keys(name: str, values: list[Any], dtype: str, limits: Limits) -> list[Any]:
     plain = str if dtype == "STRING" else int if dtype in ("INT32", "INT64", "UNIX_TIMESTAMP") else None
     made: list[Any] = [value if type(value) is plain or value is None else _key(name, value, dtype) for value in values]
-    if plain is not int and any(len(value) > limits.text_bytes for value in made if value):
-        raise Refused(422, "too_large", f"join key {name!r}: a value longer than {limits.text_bytes} characters")
+    if plain is not int and any(len(value) > limits.text_chars for value in made if value):
+        raise Refused(422, "too_large", f"join key {name!r}: a value longer than {limits.text_chars} characters")
     return made
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from featurestore.api.answer import ENCODERS, Answered, reading_instant
+from featurestore.api.faults import Refused
 from featurestore.api.limits import Limits
 from featurestore.api.metrics import Metrics
 from featurestore.api.request import FeatureRequest, entity_columns, instant_of, within
@@ -76,6 +77,9 @@ class Serving:
         found = self._selections.get(key)
         if found is None:
             within(1, len(request.features), self._limits)
+            # The search for a similar name would take seconds for one of megabytes.
+            if any(len(name) > self._limits.text_chars for name in [*request.features, request.feature_service or ""]):
+                raise Refused(422, "too_large", f"a feature or service name longer than {self._limits.text_chars}")
             found = select(
                 self.plan, request.features, request.feature_service, full_feature_names=request.full_feature_names
             )

@@ -1,5 +1,6 @@
 """Values held to their declared Feast type."""
 
+import functools
 import math
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
@@ -63,6 +64,10 @@ def test_lossless_changes_are_made(value: object, dtype: str, expected: object) 
         (1e300, "UNIX_TIMESTAMP"),
         (5, "INT64_LIST"),
         ([5.5], "INT64_LIST"),
+        ([1], "MAP"),
+        ({"a": 10**30}, "MAP"),
+        ({"a": ["\ud800"]}, "MAP"),
+        (functools.reduce(lambda inner, _: [inner], range(65), 1), "VALUE_LIST"),
     ],
 )
 def test_losses_are_refused_without_the_value(value: object, dtype: str) -> None:

@@ -80,6 +80,15 @@ def make_plan(version: int = 1) -> Plan:
         singleton=False,
         function=Function(name="trip", source=TRIP),
     )
+    echo = OnDemandView(
+        name="echo",
+        features=fields(back="MAP"),
+        request=fields(sent="MAP"),
+        inputs=(),
+        mode="python",
+        singleton=False,
+        function=Function(name="echo", source="def echo(inputs):\n    return {'back': inputs['sent']}"),
+    )
     delay = Service(
         name="delay",
         projections=(
@@ -101,7 +110,7 @@ def make_plan(version: int = 1) -> Plan:
         digest=f"digest-{version}",
         created_us=NOW_US,
         views={"weather": weather, "planes": planes},
-        on_demand={"trip": trip},
+        on_demand={"trip": trip, "echo": echo},
         services={"delay": delay, "pair": pair},
     )
 
@@ -143,7 +152,7 @@ def make_app(client: StoreClient, **changes: object) -> FastAPI:
         "clock": lambda: NOW_US,
         "metrics": Metrics(CollectorRegistry()),
         "keys": ApiKeys(()),
-        "limits": Limits(body_bytes=20_000, entities=50, features=20, values=300, text_bytes=100),
+        "limits": Limits(body_bytes=20_000, entities=50, features=20, values=300, text_chars=100),
         "poll_s": 0.05,
     }
     return create_app(**(parts | changes))

@@ -6,6 +6,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
+from featurestore.client import FeatureClient
 from featurestore.online.writer import RowWriter
 from featurestore.plan_store import PlanStore
 
@@ -50,6 +51,14 @@ def test_every_type_has_feasts_json_form(ask) -> None:
     assert column(answer, "wind_mph")["values"] == [10.0, "NaN"]
     answer = ask(["planes:logo", "planes:made", "planes:tags", "planes:seats"], {"plane": [7]})
     assert [result["values"] for result in answer["results"]] == [[7], ["AP8="], [915148800], [["a", "b"]], [55]]
+
+
+def test_nested_values_pass_through(api, ask) -> None:
+    """A map comes back as it was sent, in JSON and through the client's Arrow."""
+    sent = [{"a": [1, None, {"b": "x"}], "c": 1.5}, None]
+    assert column(ask(["echo:back"], {"sent": sent}), "back")["values"] == sent
+    with FeatureClient(str(api.base_url)) as client:
+        assert client.get_online_features(["echo:back"], {"sent": sent}).to_dict() == {"back": sent}
 
 
 def test_full_feature_names(ask) -> None:

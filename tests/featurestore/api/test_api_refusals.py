@@ -55,6 +55,8 @@ def refusal(api, body: object, **options: object) -> dict:
             "invalid_request",
             "request column 'sched_hour': declared INT64, found str",
         ),
+        (GOOD | {"features": ["x" * 101 + ":y"]}, 422, "too_large", "longer than 100"),
+        ({"features": ["echo:back"], "entities": {"sent": [{"a": 10**30}]}}, 422, "invalid_request", "nested value"),
         (GOOD | {"as_of": "yesterday"}, 422, "invalid_request", "RFC 3339"),
         (GOOD | {"as_of": -1}, 422, "invalid_request", "microseconds"),
         (GOOD | {"as_of": "2999-01-01T00:00:00Z"}, 422, "not_exact", "future"),
@@ -82,7 +84,7 @@ def test_wrong_requests(api, body: object, status: int, code: str, said: str) ->
 
 def test_what_exists_is_listed(api) -> None:
     """An unknown name comes with all names that would have been right."""
-    assert refusal(api, GOOD | {"features": ["wether:temp_f"]})["exists"] == ["planes", "trip", "weather"]
+    assert refusal(api, GOOD | {"features": ["wether:temp_f"]})["exists"] == ["echo", "planes", "trip", "weather"]
 
 
 def test_a_body_without_length_is_cut(api) -> None:
@@ -119,13 +121,12 @@ WHOLE = {
         "sched_hour": [19, 7],
         "from": ["EWR", ""],
         "to": ["", ""],
+        "sent": [{}, None],
     },
 }
+REFS = st.sampled_from(["weather:temp_f", "planes:seats", "trip:headwind", "echo:back", "weather:", ":"])
 FIELDS = {
-    "features": st.lists(
-        st.sampled_from(["weather:temp_f", "planes:seats", "trip:headwind", "weather:", ":"]) | st.text(max_size=3),
-        max_size=3,
-    ),
+    "features": st.lists(REFS | st.text(max_size=3), max_size=3),
     "feature_service": st.sampled_from(["delay", "pair", "x", None]),
     "full_feature_names": st.booleans(),
     "as_of": st.integers() | st.datetimes().map(str) | st.datetimes().map(lambda when: when.isoformat() + "Z"),
@@ -137,6 +138,7 @@ COLUMNS = {
     "sched_hour": st.integers() | st.booleans(),
     "from": st.integers(),
     "to": st.none(),
+    "sent": st.dictionaries(st.text(max_size=3), VALUES),
 }
 
 
@@ -145,7 +147,7 @@ def bodies(draw: st.DrawFn) -> dict:
     """A good request with up to three things changed: mostly to something plausible, sometimes to anything."""
     body: dict = WHOLE | {"entities": dict(WHOLE["entities"])}
     if draw(st.booleans()):
-        body |= {"feature_service": None, "features": ["weather:temp_f", "planes:seats"]}
+        body |= {"feature_service": None, "features": ["weather:temp_f", "planes:seats", "echo:back"]}
     for _ in range(draw(st.integers(0, 3))):
         wild = draw(st.integers(0, 3)) == 0
         if draw(st.booleans()):
