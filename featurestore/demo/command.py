@@ -17,6 +17,9 @@ def demo(
     keep_running: Annotated[
         bool, typer.Option("--keep-running", help="Leave API, stream and broker up until Ctrl-C.")
     ] = False,
+    days: Annotated[
+        int, typer.Option(min=28, max=366, help="Days of the year to replay, counted from its end: fewer is quicker.")
+    ] = 366,
     data: Annotated[
         Path | None, typer.Option(help="Folder to work in, with a copy of the repo; default: the repo's data folder.")
     ] = None,
@@ -28,6 +31,7 @@ def demo(
     import importlib.util
     import os
     import time
+    import warnings
 
     from rich.console import Console
 
@@ -37,6 +41,8 @@ def demo(
         raise ConfigurationError(
             "the demo trains with scikit-learn, which is missing; pip install 'featurestore[demo]'"
         )
+    # Feast says so of every stream view, each time it reads one.
+    warnings.filterwarnings("ignore", message="Stream feature views are experimental", category=RuntimeWarning)
     console = Console()
     began = time.monotonic()
     console.print("Replaying the flights of 2013 …")
@@ -53,7 +59,7 @@ def demo(
     # Feast's plug-ins are loaded into this process and read its environment.
     os.environ.clear()
     os.environ.update(environ)
-    options = Options(repo=repo, data=data, as_recorded=as_recorded, keep_running=keep_running)
+    options = Options(repo=repo, data=data, days=days, as_recorded=as_recorded, keep_running=keep_running)
     try:
         with Bars(console) as bars:
 

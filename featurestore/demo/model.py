@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from featurestore.demo.civil_time import DAY_US, HOUR_US
 from featurestore.errors import UsageError
@@ -95,7 +96,9 @@ def train(training_set: pa.Table, columns: Sequence[str], *, cutoff_us: int, see
         early_stopping=False, categorical_features=text, random_state=seed,
     )  # fmt: skip
     model = Model(columns=tuple(columns), codes=codes, classifier=classifier)
-    classifier.fit(matrix(model, early), early[LABEL].to_numpy())
+    # One thread: OpenMP's threads wait for each other by spinning, for minutes where the machine is busy.
+    with threadpool_limits(limits=1, user_api="openmp"):
+        classifier.fit(matrix(model, early), early[LABEL].to_numpy())
     auc = float(roc_auc_score(late[LABEL].to_numpy(), predict(model, late)))
     return Trial(model=model, train_rows=early.num_rows, test_rows=late.num_rows, auc=auc)
 

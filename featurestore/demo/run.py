@@ -56,7 +56,7 @@ from featurestore.demo.model import (
     train,
 )
 from featurestore.demo.processes import Processes
-from featurestore.demo.recorded import package_folder, read_recorded
+from featurestore.demo.recorded import latest, package_folder, read_recorded
 from featurestore.demo.workspace import prepare
 from featurestore.materialize import materialize
 from featurestore.offline.event_log import stored_ranges
@@ -64,6 +64,8 @@ from featurestore.online.server import EmbeddedServer
 from featurestore.plan import Plan
 
 TRAINING_DAYS = 120
+LONGEST_WINDOW_DAYS = 7
+"""Training starts when the windows are full."""
 TEST_SHARE = 0.2
 TOPICS = {"departures": "origin", "arrivals": "tailnum"}
 """Topic -> the column that is its message key."""
@@ -76,6 +78,8 @@ class Options:
 
     repo: Path
     data: Path | None = None
+    days: int = 366
+    """How many days of the year are replayed, counted from its end."""
     as_recorded: bool = False
     keep_running: bool = False
 
@@ -142,7 +146,7 @@ def run(
     landing = settings.data_dir / "flights"
     with Processes(settings.data_dir / "logs", environ) as processes:
         with steps.step("Land the raw files"):
-            past = _history(clock(), as_recorded=options.as_recorded)
+            past = _history(clock(), options)
             landed = land(past, landing)
         with steps.step("Start the online store and the broker"):
             store = EmbeddedServer(settings.data_dir)
@@ -162,8 +166,9 @@ def run(
         events = sum(landed[topic] for topic in TOPICS)
         with steps.step("Stream events into windows and event log, materialize facts", total=events) as progress:
             worker = start_worker(processes, settings.repo, broker=broker, until_caught_up=True)
+            facts = [view.name for view in plan.views.values() if view.kind == "latest"]
             # A generator: each view is loaded when its line is asked for.
-            for _ in materialize(settings, [], None, None):
+            for _ in materialize(settings, facts, None, None):
                 pass
             streamed = finish_worker(processes, worker, lambda: progress(lambda: _logged(settings)))
         with steps.step("Build the training set, train with and without its features"):
@@ -182,8 +187,9 @@ def run(
     return outcome
 
 
-def _history(now_us: int, *, as_recorded: bool) -> History:
-    return history(read_recorded(package_folder()), now_us=now_us, weeks=0 if as_recorded else weeks_until(now_us))
+def _history(now_us: int, options: Options) -> History:
+    recorded = latest(read_recorded(package_folder()), options.days)
+    return history(recorded, now_us=now_us, weeks=0 if options.as_recorded else weeks_until(now_us))
 
 
 def _logged(settings: Settings) -> int:
@@ -192,7 +198,9 @@ def _logged(settings: Settings) -> int:
 
 
 def _learn(past: History, plan: Plan, settings: Settings, clock: Clock) -> Learned:
-    rows = entity_rows(past.schedule, from_us=past.now_us - TRAINING_DAYS * DAY_US, until_us=past.now_us)
+    full_us = pc.min(past.departures["event_timestamp"]).cast(pa.int64()).as_py() + LONGEST_WINDOW_DAYS * DAY_US
+    from_us = max(past.now_us - TRAINING_DAYS * DAY_US, full_us + LEAD_US)
+    rows = entity_rows(past.schedule, from_us=from_us, until_us=past.now_us)
     cutoff = cutoff_us(rows, test_share=TEST_SHARE)
     request = Request(
         name=SERVICE, features=(f"service:{SERVICE}",), split=Split(cutoff_us=cutoff), full_feature_names=True

@@ -12,7 +12,7 @@ from featurestore.demo.civil_time import DAY_US, HOUR_US, MINUTE_US, civil, inst
 from featurestore.demo.flights import History, history, recorded_end_us, weeks_until
 from featurestore.demo.landing import FILES, land
 from featurestore.demo.movements import movements
-from featurestore.demo.recorded import HOME_ZONE, Recorded, package_folder, read_recorded
+from featurestore.demo.recorded import HOME_ZONE, Recorded, latest, package_folder, read_recorded
 from featurestore.errors import SourceError
 
 NOW_US = int(instants(np.array([wall_us(2026, 3, 20) + 9 * HOUR_US], dtype=np.int64), HOME_ZONE)[0])
@@ -189,6 +189,13 @@ def test_landing_replaces_files_whole(replayed: History, tmp_path: Path) -> None
     assert {name: pq.read_table(tmp_path / relative).num_rows for name, relative in FILES.items()} == rows
     assert pq.read_table(tmp_path / FILES["departures"]).equals(replayed.departures)
     assert not list(tmp_path.rglob("*.unfinished"))
+
+
+def test_a_part_of_the_year_is_its_end(recorded: Recorded) -> None:
+    """The last days keep every flight of theirs, and nothing before."""
+    part = latest(recorded, 30).flights
+    assert part.num_rows == 27_148
+    assert set(part["month"].unique().to_pylist()) == {12}
 
 
 def test_a_torn_package_file_is_named(tmp_path: Path) -> None:
