@@ -38,6 +38,10 @@ class TooManyDistinct(NoResult):
     """A window holds more distinct values than the cap that its count_distinct declares."""
 
 
+class BelowSketch(NoResult):
+    """A percentile of values so widely spread that their sketch does not reach down to it."""
+
+
 class TornTiles(FeatureStoreError):
     """Stored tiles whose length is no whole number of slots: another layout's, or cut short."""
 

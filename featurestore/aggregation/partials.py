@@ -8,7 +8,7 @@ be merged in any order and grouping with the same bits. `Part.of` lifts events, 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from featurestore.aggregation.values import (
     present_of,
     whole,
 )
-from featurestore.aggregation.wide import REGISTERS, WidePart
+from featurestore.aggregation.wide import BUCKETS, REGISTERS, WidePart
 from featurestore.errors import DefinitionError
 from featurestore.plan import Aggregation
 
@@ -35,15 +35,15 @@ Raw = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-PartName = Literal["n", "sum", "odd", "square", "min", "max", "first", "last", "last_k", "distinct", "registers"]
-_Narrow = Literal["n", "sum", "odd", "square", "min", "max", "first", "last"]
-_Wide = Literal["last_k", "distinct", "registers"]
+_Narrow: TypeAlias = Literal["n", "sum", "odd", "square", "min", "max", "first", "last"]
+_Wide: TypeAlias = Literal["last_k", "distinct", "registers", "buckets"]
+PartName: TypeAlias = _Narrow | _Wide
 
 NAN, PLUS_INF, MINUS_INF = 1, 2, 4
 """Flags of the part `odd`: which non-finite floats were among the events; they are kept out of the sums."""
 
 _NARROW: tuple[_Narrow, ...] = ("n", "sum", "odd", "square", "min", "max", "first", "last")
-_WIDE: tuple[_Wide, ...] = ("last_k", "distinct", "registers")
+_WIDE: tuple[_Wide, ...] = ("last_k", "distinct", "registers", "buckets")
 _PARTS = {
     "count": ("n",),
     "sum": ("n", "sum", "odd"),
@@ -57,11 +57,13 @@ _PARTS = {
     "last_k": ("n", "last_k"),
     "count_distinct": ("n", "distinct"),
     "approx_count_distinct": ("n", "registers"),
+    "approx_percentile": ("n", "buckets"),
 }
+_FIXED_SIZES = {"approx_count_distinct": REGISTERS, "approx_percentile": BUCKETS}
 _COUNTS = ("approx_count_distinct", "count", "count_distinct")
 _SIZES = {"last_k": ("k", 1024), "count_distinct": ("cap", 4096)}
 """The parameter that sets a function's width, and the largest one allowed: every slot is that wide."""
-_FLOAT_RESULTS = {"mean", "var", "std"}
+_FLOAT_RESULTS = {"mean", "var", "std", "approx_percentile"}
 
 
 @dataclass(frozen=True)
@@ -220,10 +222,8 @@ def _column(column: str, aggregations: Sequence[Aggregation]) -> ColumnParts:
 
 def size_of(aggregation: Aggregation) -> int:
     """k of last_k, the cap of count_distinct; raises DefinitionError where it is not declared or too large."""
-    if aggregation.function == "approx_count_distinct":
-        return REGISTERS
     if aggregation.function not in _SIZES:
-        return 0
+        return _FIXED_SIZES.get(aggregation.function, 0)
     name, largest = _SIZES[aggregation.function]
     size = aggregation.params.get(name)
     if size is None or size != int(size) or not 1 <= size <= largest:
@@ -242,9 +242,11 @@ def check(aggregation: Aggregation) -> None:
     if function not in _PARTS:
         raise DefinitionError(f"{where}: no such function here; what exists: {', '.join(_PARTS)}")
     size_of(aggregation)
+    if function == "approx_percentile" and not 0 <= aggregation.params.get("p", -1) <= 1:
+        raise DefinitionError(f"{where}: needs a p from 0 to 1; say it in the view's tag '{aggregation.feature}.p'")
     if kind == "bytes" and function not in _COUNTS:
         raise DefinitionError(f"{where}: of strings and bytes only {', '.join(_COUNTS)} can be told")
-    if column == "UNIX_TIMESTAMP" and function in ("sum", "mean", "var", "std"):
+    if column == "UNIX_TIMESTAMP" and function in _FLOAT_RESULTS | {"sum"}:
         raise DefinitionError(f"{where}: instants have no {function}")
     if dtype not in _results(function, column, kind):
         raise DefinitionError(f"{where}: declare the feature {' or '.join(_results(function, column, kind))}")

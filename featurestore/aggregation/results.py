@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.aggregation import fixedpoint as fp
-from featurestore.aggregation.errors import LeavesType, TooManyDistinct
+from featurestore.aggregation.errors import BelowSketch, LeavesType, TooManyDistinct
 from featurestore.aggregation.partials import MINUS_INF, NAN, PLUS_INF, Ints, Mask, PartName, Raw, size_of
 from featurestore.aggregation.values import Kind, arrow_type, from_ascending, from_descending
 from featurestore.aggregation.variance import variance
-from featurestore.aggregation.wide import estimate
+from featurestore.aggregation.wide import BUCKETS, estimate, percentile
 from featurestore.plan import Aggregation
 
 Floats = npt.NDArray[np.float64]
@@ -90,6 +90,8 @@ class ColumnResult:
                 return self._variance(at), n < 2
             case "std":
                 return np.sqrt(self._variance(at)), n < 2
+            case "approx_percentile":
+                return self._percentile(aggregation, at), n == 0
             case other:
                 return self._chosen(other, at), n == 0
 
@@ -110,6 +112,17 @@ class ColumnResult:
         values = _typed(item, from_ascending(codes, self.kind), None)
         offsets = pa.array(np.concatenate(([0], np.cumsum(length))), pa.int32())
         return pa.ListArray.from_arrays(offsets, values, type=arrow_type(aggregation.dtype), mask=pa.array(length == 0))
+
+    def _percentile(self, aggregation: Aggregation, at: slice) -> Floats:
+        values, lost = percentile(self.parts["buckets"][:, at], self.n[at], aggregation.params["p"])
+        if lost.any():
+            raise BelowSketch(
+                aggregation.feature,
+                np.flatnonzero(lost).tolist(),
+                reason=f"lies below the greatest {BUCKETS} buckets of values",
+                advice="ask for a higher percentile, or aggregate values that span fewer powers of two",
+            )
+        return values
 
     def _distinct(self, aggregation: Aggregation, at: slice) -> Ints:
         count: Ints = self.parts["distinct"][0, at].astype(np.int64)

@@ -1,8 +1,9 @@
-"""Which parts hold more than a number or two: the last k values, distinct values, and a sketch of how many there are?
+"""Which parts hold more than a number or two: the last k values, distinct values, sketches?
 
 Each has a fixed number of bytes, whatever the events, so that tiles keep them in slots, and each is a commutative
 monoid to the bit: the k greatest (time, value) pairs; the set of distinct codes, or "more than the cap"; HyperLogLog
-registers (greatest ranks).
+registers (greatest ranks); the counts of the greatest BUCKETS buckets of values (a DDSketch whose buckets are the
+leading bits of a double: what lies below them is dropped, in whatever order it came).
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.aggregation.values import Events, Kind, Numbers, ascending
+from featurestore.aggregation.values import Events, Kind, Numbers, ascending, from_ascending, tidy
 
 Raw = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -22,6 +23,12 @@ HASH = "splitmix64/1 of numbers, xxh3_64 of strings and bytes"
 REGISTER_BITS = 10
 REGISTERS = 1 << REGISTER_BITS
 """The standard error of an estimate is 1.04 / sqrt(REGISTERS): 3.25 %."""
+BUCKETS = 256
+"""Buckets that a sketch of values keeps: eight powers of two on one side of zero."""
+_BUCKET_SHIFT = np.uint64(47)
+"""Sign, exponent and 5 bits of mantissa remain: a bucket is 1/32 of its power of two wide."""
+_COUNT_BITS = np.uint64(40)
+_COUNT_MASK = np.uint64((1 << 40) - 1)
 _RANKS = 64 - REGISTER_BITS
 _INF_ALPHA = 0.7213475204444817
 """1 / (2 ln 2)."""
@@ -31,10 +38,10 @@ _INF_ALPHA = 0.7213475204444817
 class WidePart:
     """One kind of wide part; raw arrays have the groups on their last axis."""
 
-    name: Literal["last_k", "distinct", "registers"]
+    name: Literal["last_k", "distinct", "registers", "buckets"]
     kind: Kind
     size: int
-    """k of last_k, the cap of distinct, the number of registers."""
+    """k of last_k, the cap of distinct, the number of registers or buckets."""
 
     @property
     def dtype(self) -> Any:
@@ -46,6 +53,8 @@ class WidePart:
                 return ("<u8", (self.size + 1,))
             case "registers":
                 return ("u1", (self.size,))
+            case "buckets":
+                return ("<u8", (self.size,))
 
     def empty(self, groups: int) -> Raw:
         """The part of no events, for that many groups."""
@@ -65,6 +74,9 @@ class WidePart:
                 return self._distinct(group, codes_of(values, self.kind), np.zeros(0, np.int64), len(starts))
             case "registers":
                 return self._ranks(group, hashes_of(values, self.kind), len(starts))
+            case "buckets":
+                bucket = ascending(values.astype(np.float64)) >> _BUCKET_SHIFT
+                return self._counted(group, bucket, np.ones(len(group), np.uint64), len(starts))
 
     def reduce(self, raw: Raw, starts: Ints) -> Raw:
         """The merge of contiguous runs; `starts` are the positions, ascending, where runs begin."""
@@ -82,6 +94,10 @@ class WidePart:
                 return self._distinct(group[of], raw[1:][used, of], over, len(starts))
             case "registers":
                 return np.maximum.reduceat(raw, starts, axis=-1)
+            case "buckets":
+                used, of = np.nonzero(raw)
+                words = raw[used, of]
+                return self._counted(group[of], words >> _COUNT_BITS, words & _COUNT_MASK, len(starts))
 
     def merge(self, a: Raw, b: Raw) -> Raw:
         """Group by group, the part of the events of both."""
@@ -123,6 +139,22 @@ class WidePart:
         out[1 + place[kept], group[kept]] = codes[kept]
         return out
 
+    def _counted(self, group: Ints, bucket: Codes, count: Codes, groups: int) -> Raw:
+        """(bucket, count) words of every group, greatest buckets first; those beyond the size are dropped."""
+        out = self.empty(groups)
+        order = np.lexsort((bucket, group))
+        group, bucket, count = group[order], bucket[order], count[order]
+        new = np.ones(len(group), np.bool_)
+        new[1:] = (group[1:] != group[:-1]) | (bucket[1:] != bucket[:-1])
+        starts = np.flatnonzero(new)
+        if not len(starts):
+            return out
+        group, bucket, count = group[starts], bucket[starts], np.add.reduceat(count, starts)
+        place = np.cumsum(np.bincount(group, minlength=groups))[group] - 1 - np.arange(len(group))
+        kept = np.flatnonzero(place < self.size)
+        out[place[kept], group[kept]] = bucket[kept] << _COUNT_BITS | count[kept]
+        return out
+
     def _ranks(self, group: Ints, hashes: Codes, groups: int) -> Raw:
         """The greatest rank that each register of each group has seen."""
         out = self.empty(groups)
@@ -153,6 +185,35 @@ def hashes_of(values: Numbers, kind: Kind) -> Codes:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return cast(Codes, x ^ (x >> np.uint64(31)))
+
+
+def percentile(buckets: Raw, n: Ints, p: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """The nearest-rank percentile of k groups of n values, and in which of them it lies below the kept buckets.
+
+    The middle of the bucket that holds the value of rank ceil(p * n): off by at most 1/64 of the value. NaN ranks
+    above all numbers. 0 where a group is empty.
+
+    >>> part = WidePart("buckets", "float", BUCKETS)
+    >>> words = part.lift(Events(np.arange(1.0, 101.0), np.arange(100)), np.array([0]))
+    >>> percentile(words, np.array([100]), 0.5)
+    (array([50.5]), array([False]))
+    """
+    count = (buckets & _COUNT_MASK).astype(np.int64)
+    above = n - np.clip(np.ceil(p * n).astype(np.int64), 1, None)
+    reached = np.cumsum(count, axis=0) > above
+    lost = ~reached[-1] & (n > 0)
+    chosen = (buckets[np.argmax(reached, axis=0), np.arange(len(n))] >> _COUNT_BITS).astype(np.uint64)
+    # Buckets below zero mirror those above it.
+    negative = chosen < _ZERO
+    size = np.where(negative, _MIRROR - chosen, chosen)
+    low = from_ascending(size << _BUCKET_SHIFT, "float")
+    high = from_ascending((size + np.uint64(1)) << _BUCKET_SHIFT, "float")
+    # What begins at zero is told as zero; the last bucket of finite numbers and infinity as their beginning.
+    middle = low.copy()
+    inner = np.flatnonzero(np.isfinite(high) & (low > 0))
+    middle[inner] = low[inner] / 2 + high[inner] / 2
+    middle = np.where(negative, -middle, middle)
+    return np.where((n > 0) & ~lost, tidy(middle), 0.0), lost
 
 
 def estimate(registers: Raw) -> Ints:
@@ -187,6 +248,10 @@ def _sigma(share: float) -> float:
 _HIGH = np.array([2 ** (32 - rank) if 1 <= rank <= 32 else 0 for rank in range(256)], np.int64)
 _LOW = np.array([2 ** (64 - rank) if 32 < rank <= 64 else 0 for rank in range(256)], np.int64)
 _SIGMA = np.array([REGISTERS * _sigma(zeros / REGISTERS) for zeros in range(REGISTERS + 1)])
+
+
+_ZERO = ascending(np.zeros(1))[0] >> _BUCKET_SHIFT
+_MIRROR = np.uint64(2) * _ZERO - np.uint64(1)
 
 
 def _groups(starts: Ints, length: int) -> Ints:

@@ -23,8 +23,8 @@ from featurestore.plan import Aggregation
 
 CHUNK_ROWS = 1_000_000
 """Events and entity rows that are worked on at a time; a chunk holds whole keys."""
-BATCH_ROWS = 200_000
-"""Entity rows that are answered at a time."""
+BATCH_BYTES = 200_000_000
+"""Memory for the parts of the entity rows that are answered at a time."""
 
 _FAR = 1 << 62
 
@@ -66,13 +66,14 @@ def windowed_join(
     if as_known and arrival is None:
         raise UsageError("an as-known join needs the events' arrival column; name it, or join without as_known")
     row_code = np.where(asked, row_code, -1)
+    batch_rows = max(1_000, BATCH_BYTES // _row_bytes(windows))
     values: dict[str, list[Any]] = {aggregation.feature: [] for aggregation in aggregations}
     answered: list[Ints] = []
     for chosen, rows in _chunks(known, row_code, codes, chunk_rows):
         chunk = KnownChunk(known.take(chosen)) if as_known else Chunk(known.take(chosen))
         rows = rows[np.lexsort((t_us[rows], row_code[rows]))]
-        for start in range(0, len(rows), BATCH_ROWS):
-            batch = rows[start : start + BATCH_ROWS]
+        for start in range(0, len(rows), batch_rows):
+            batch = rows[start : start + batch_rows]
             answered.append(batch)
             for feature, column in _answers(chunk, windows, row_code[batch], t_us[batch], batch):
                 values[feature].append(column)
@@ -129,6 +130,11 @@ def _by_chunk(code: Ints, number: Ints, count: int) -> list[Ints]:
     order = np.argsort(chunk, kind="stable")
     ends = np.cumsum(np.bincount(chunk, minlength=count + 1))
     return np.split(order, ends)[:count]
+
+
+def _row_bytes(windows: Sequence[Window]) -> int:
+    parts = [part for window in windows for kept in window.columns for part in kept.parts]
+    return sum(part.empty(1).nbytes for part in parts)
 
 
 def _answers(

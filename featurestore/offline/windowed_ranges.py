@@ -75,7 +75,7 @@ class SortedColumn:
                 return [self._end(part, span) for span in spans]
             case "last_k":
                 return [self._one_by_one(part, self._newest(part.size, span)) for span in spans]
-            case "distinct" | "registers":
+            case "distinct" | "registers" | "buckets":
                 return [self._one_by_one(part, span) for span in spans]
 
     def _prefix(self, part: Part) -> dict[int, Ints]:

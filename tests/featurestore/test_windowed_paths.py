@@ -45,13 +45,18 @@ class Event(NamedTuple):
 
 
 COLUMNS = {"x": "DOUBLE", "i": "INT64", "s": "STRING"}
-WIDE = {"last_k": {"k": 3.0}, "count_distinct": {"cap": 12.0}, "approx_count_distinct": {}}
+WIDE = {
+    "last_k": {"k": 3.0},
+    "count_distinct": {"cap": 12.0},
+    "approx_count_distinct": {},
+    "approx_percentile": {"p": 0.4},
+}
 
 
 def dtype_of(function, column):
     if function in ("count", "count_distinct", "approx_count_distinct"):
         return "INT64"
-    dtype = "DOUBLE" if function in ("mean", "var", "std") else COLUMNS[column]
+    dtype = "DOUBLE" if function in ("mean", "var", "std", "approx_percentile") else COLUMNS[column]
     return dtype + "_LIST" if function == "last_k" else dtype
 
 
@@ -70,6 +75,8 @@ AGGREGATIONS = [
     for column in ("x", "i", "s")
     for function in (*FUNCTIONS, *WIDE)
     if column != "s" or "count" in function
+    # Wide parts make slots of kilobytes: two windows, one of them the only one of its hop, are enough.
+    if function not in WIDE or window in (HOUR_US, 10 * MINUTE_US)
 ]
 
 
@@ -96,6 +103,9 @@ def oracle(events, key, t, window, hop, column, *, as_known):
     result["last"] = end(found, max)
     newest = sorted(found, key=lambda pair: (pair[0], math.isnan(pair[1]), pair[1]), reverse=True)
     result["last_k"] = [value + 0 for _, value in newest[:3]]
+    result["approx_percentile"] = bucket_middle(
+        sorted(values, key=lambda v: (math.isnan(v), v))[math.ceil(0.4 * n) - 1]
+    )
     if n > 1:
         spread = (n * sum(value * value for value in cut) - sum(cut) ** 2) / (n * (n - 1))
         result["var"] = NAN if strange else float(spread)
@@ -141,6 +151,18 @@ def estimated(hashes):
         sigma, power = sigma + share * power, 2 * power
     total = float(sum(Fraction(1, 2**rank) for rank in registers.values())) + 1024 * sigma
     return round(1024 * 1024 / (2 * math.log(2)) / total)
+
+
+def bucket_middle(value):
+    """The middle of the bucket of a value: a 32nd of a power of two."""
+    value = float(value)
+    if not math.isfinite(value):
+        return value
+    if abs(value) < 2.0**-1022:
+        return 0.0  # the cases hold no larger ones below the normal doubles
+    width = 2.0 ** (math.frexp(value)[1] - 6)
+    place = int(abs(value) / width)
+    return math.copysign(place * width / 2 + (place + 1) * width / 2, value)
 
 
 def bits(value):
@@ -332,9 +354,9 @@ def compare_all(seed, cases):
     assert not differences(streamed(events, rows, rng), known)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(10))
 def test_join_tiles_and_fractions_agree(seed):
-    """3,200 keys and instants on and around every edge: no path differs from another in one bit."""
+    """4,000 keys and instants on and around every edge: no path differs from another in one bit."""
     compare_all(seed, cases=100)
 
 

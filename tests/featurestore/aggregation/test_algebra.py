@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.aggregation.errors import LeavesType, MagnitudeTooLarge, TooManyDistinct, TornTiles
+from featurestore.aggregation.errors import BelowSketch, LeavesType, MagnitudeTooLarge, TooManyDistinct, TornTiles
 from featurestore.aggregation.read import WindowReader
 from featurestore.aggregation.tiles import TileLayout
 from featurestore.aggregation.values import Events
-from featurestore.aggregation.wide import REGISTERS, WidePart, estimate
+from featurestore.aggregation.wide import REGISTERS, WidePart, estimate, percentile
 from featurestore.errors import DefinitionError
 from featurestore.plan import Aggregation
 
@@ -26,6 +26,8 @@ INTS = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.sampled_from([-
 EVENTS = st.lists(
     st.tuples(st.integers(-3, 3), FLOATS, INTS, st.none() | st.booleans(), st.none() | st.text(max_size=1))
 )
+# Machines are shared, and the first use of Arrow imports more of it.
+unhurried = settings(deadline=None)
 
 
 def aggregation(function, column="x", column_dtype="DOUBLE", dtype="DOUBLE", **more):
@@ -48,6 +50,7 @@ LAYOUT = TileLayout.of_aggregations(
         for function, params in (("last_k", {"k": 2}), ("count_distinct", {"cap": 3}), ("approx_count_distinct", {}))
         if (function, column) != ("last_k", "s")
     ]
+    + [all_time("approx_percentile", p=0.5)]
 )
 LEVEL = LAYOUT.levels[0]
 
@@ -65,12 +68,14 @@ def slots(events, group=None):
     )
 
 
+@unhurried
 @given(EVENTS, EVENTS)
 def test_merge_commutes(a, b):
     """Which side comes first cannot be told from the bytes."""
     assert LEVEL.merge(slots(a), slots(b)).tobytes() == LEVEL.merge(slots(b), slots(a)).tobytes()
 
 
+@unhurried
 @given(EVENTS, EVENTS, EVENTS)
 def test_merge_associates(a, b, c):
     """How merges are grouped cannot be told from the bytes."""
@@ -78,6 +83,7 @@ def test_merge_associates(a, b, c):
     assert LEVEL.merge(LEVEL.merge(a, b), c).tobytes() == LEVEL.merge(a, LEVEL.merge(b, c)).tobytes()
 
 
+@unhurried
 @given(EVENTS)
 def test_zeros_are_the_identity(events):
     """All-zero bytes are the slot of no events."""
@@ -86,6 +92,7 @@ def test_zeros_are_the_identity(events):
     assert LEVEL.merge(slots(events), zeros).tobytes() == slots(events).tobytes()
 
 
+@unhurried
 @given(EVENTS.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))
 def test_parts_equal_one_by_one(both):
     """Aggregated at once, in any order, and merged one event at a time: the same bytes."""
@@ -96,6 +103,7 @@ def test_parts_equal_one_by_one(both):
     assert one_by_one.tobytes() == slots(events).tobytes()
 
 
+@unhurried
 @given(EVENTS.filter(len).flatmap(lambda events: st.tuples(st.just(events), st.permutations(range(len(events))))))
 def test_groups_do_not_mix(both):
     """Every group of a batch gets the slot that its own events alone would give."""
@@ -107,6 +115,7 @@ def test_groups_do_not_mix(both):
         assert found[code].tobytes() == alone[0].tobytes()
 
 
+@unhurried
 @given(EVENTS)
 def test_reduce_equals_merges(events):
     """A run of slots reduced is the merge of its slots."""
@@ -181,6 +190,7 @@ def test_torn_tiles_are_refused():
         all_time("last_k", dtype="DOUBLE_LIST", k=1.5),
         all_time("last_k", dtype="DOUBLE", k=2),
         all_time("count_distinct", dtype="INT64", cap=0),
+        all_time("approx_percentile", p=50),
     ],
 )
 def test_what_cannot_be_told_is_refused(wrong):
@@ -225,3 +235,31 @@ def test_estimates_are_near():
         events = Events(np.arange(n), np.zeros(n, np.int64))
         found = int(estimate(part.lift(events, np.array([0])))[0])
         assert abs(found - n) <= 5 * 0.0325 * n
+
+
+def test_percentiles_are_near():
+    """Off by at most a 64th of the value, at any rank of values on both sides of zero."""
+    values = np.random.default_rng(0).normal(0, 10, 1_001)
+    part = WidePart("buckets", "float", 4_096)
+    words = part.lift(Events(values, np.arange(1_001)), np.array([0]))
+    for p in (0.0, 0.01, 0.3, 0.5, 0.99, 1.0):
+        exact = float(np.quantile(values, p, method="inverted_cdf"))
+        found, lost = percentile(words, np.array([1_001]), p)
+        assert not lost[0]
+        assert abs(found[0] - exact) <= abs(exact) / 64
+
+
+def test_percentile_below_its_sketch_is_named():
+    """A percentile that the kept buckets do not reach is never guessed, however the sketch was merged."""
+    values = 2.0 ** np.arange(-200, 200)
+    reader = WindowReader(TileLayout.of_aggregations([all_time("approx_percentile", p=0.1)]))
+    level = reader.layout.levels[0]
+    parts = [
+        level.aggregate(np.zeros(100, np.int64), 1, np.arange(100), {"x": pa.array(some)})
+        for some in (values[::4], values[1::4], values[2::4], values[3::4])
+    ]
+    whole = level.aggregate(np.zeros(400, np.int64), 1, np.arange(400), {"x": pa.array(values)})
+    slots = np.concatenate(parts)
+    assert level.reduce(slots[[2, 0, 3, 1]], np.array([0]))["x.buckets"].tobytes() == whole["x.buckets"].tobytes()
+    with pytest.raises(BelowSketch):
+        reader.values(400, [[[whole.tobytes()]]])

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.aggregation import fixedpoint as fp
@@ -14,11 +14,15 @@ FINITE = st.floats(-(2.0**77), 2.0**77) | st.sampled_from([1e9, 1e9 + 0.1, 0.1, 
 LISTS = st.lists(FINITE, min_size=1, max_size=120)
 """Longer and shorter than what is left to Python's integers."""
 
+# Machines are shared, and the first use of Arrow imports more of it.
+unhurried = settings(deadline=None)
+
 
 def prefixes(limbs):
     return np.cumsum(limbs, axis=1)
 
 
+@unhurried
 @given(LISTS)
 def test_limbs_are_the_fixed_point(values):
     """Vectors and scalars cut alike."""
@@ -27,6 +31,7 @@ def test_limbs_are_the_fixed_point(values):
     assert fp.to_ints(fp.square_limbs(fp.cut(x))) == [fp.to_fixed(value) ** 2 for value in values]
 
 
+@unhurried
 @given(LISTS)
 def test_cut_is_towards_zero(values):
     """A float is cut to a multiple of 2**-80, exact from 2**-27."""
@@ -34,6 +39,7 @@ def test_cut_is_towards_zero(values):
     assert cut == [float(Fraction(int(Fraction(value) * 2**80), 2**80)) for value in values]
 
 
+@unhurried
 @given(LISTS)
 def test_sums_are_rounded_once(values):
     """Every running sum is the nearest double of the exact one."""
@@ -42,6 +48,7 @@ def test_sums_are_rounded_once(values):
     assert fp.round_to_float(sums).tolist() == [float(Fraction(m, 2**80)) for m in exact]
 
 
+@unhurried
 @given(LISTS)
 def test_packed_limbs_return(values):
     """The wire format keeps every bit of any sum, negative ones too."""
@@ -50,6 +57,7 @@ def test_packed_limbs_return(values):
         assert fp.to_ints(fp.unpack(fp.pack(sums.copy()))) == fp.to_ints(sums)
 
 
+@unhurried
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=120))
 def test_integers_are_exact(values):
     """Sums and squares of any int64 are exact."""
@@ -58,6 +66,7 @@ def test_integers_are_exact(values):
     assert fp.to_ints(fp.int_square_limbs(x)) == [value * value for value in values]
 
 
+@unhurried
 @given(LISTS)
 def test_variances_are_rounded_once(values):
     """Many at once or a few: the nearest double of the one exact rational."""
