@@ -30,7 +30,7 @@ from featurestore.plan import (
     View,
     definitions_digest,
 )
-from featurestore.plugins.definitions import is_windowed, resolve_aggregations
+from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
 from featurestore.user_code import extract_source, prove
 from validation.contract import Contract
 
@@ -93,7 +93,7 @@ def compile_plan(
 def _view(view: FeatureView, entities: Sequence[Entity], previous: Plan | None) -> View:
     source = _source(view)
     join_keys = _join_keys(view, entities)
-    features = tuple(_field(field) for field in view.features)
+    features = tuple(_field(field) for field in feature_fields(view))
     windowed = isinstance(view, StreamFeatureView) and is_windowed(view)
     columns: tuple[Field, ...] = ()
     aggregations: tuple[Any, ...] = ()

@@ -25,13 +25,19 @@ def is_windowed(view: Any) -> bool:
     return bool(getattr(view, "aggregations", None))
 
 
+def feature_fields(view: Any) -> list[Any]:
+    """The features of a Feast view: a stream view that comes back from the registry lists its join keys among them."""
+    keys = {field.name for field in getattr(view, "entity_columns", None) or []}
+    return [field for field in view.features if field.name not in keys]
+
+
 def resolve_aggregations(view: Any, column_types: Mapping[str, str]) -> tuple[Aggregation, ...]:
     """The aggregations of a StreamFeatureView in the order of its features; `column_types` are the event's columns.
 
     Raises DefinitionError where an aggregation has no feature of its name or a feature no aggregation, two have one
     feature, a column is unknown, a hop does not divide its window, or a function does not suit its types.
     """
-    fields = {field.name: field.dtype.to_value_type().name for field in view.features}
+    fields = {field.name: field.dtype.to_value_type().name for field in feature_fields(view)}
     tags = dict(view.tags or {})
     found: dict[str, Aggregation] = {}
     for declared in view.aggregations:

@@ -17,7 +17,7 @@ from featurestore.offline.connection import Limits
 from featurestore.offline.sources import Scan, local_path
 from featurestore.offline.stored import as_of_view, needed_columns
 from featurestore.plan import Projection, View
-from featurestore.plugins.definitions import is_windowed, resolve_aggregations
+from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
 from featurestore.plugins.feast_sources import scan_source
 from featurestore.plugins.views import latest_view
 
@@ -37,7 +37,7 @@ def requested(refs: list[str], views: list[Any], on_demand: list[Any], *, full_f
         raise UsageError(str(error)) from error
     wanted = []
     for view, features in requested.items():
-        known = [field.name for field in view.features]
+        known = [field.name for field in feature_fields(view)]
         for position, name in enumerate(features):
             if name not in known:
                 raise UnknownName(f"feature in view {view.name!r}", name, known)
