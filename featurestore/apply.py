@@ -4,36 +4,26 @@ Feast parses the repo and keeps its registry; we compile the Plan first, so that
 before anything changes.
 """
 
-import contextlib
 import importlib.util
-import io
-import logging
-import os
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 from feast import FeatureStore
-from feast.errors import FeastError
 from feast.feature_view import DUMMY_ENTITY
-from feast.repo_config import RepoConfig, load_repo_config
 from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete, get_repo_files, parse_repo
-from pydantic import ValidationError
 
 from featurestore.changes import Change, changes
 from featurestore.clock import Clock, system_clock
 from featurestore.compile import Definitions, compile_plan
-from featurestore.config import FILE_NAME, Settings
-from featurestore.errors import ConfigurationError, DefinitionError
+from featurestore.config import Settings
+from featurestore.errors import DefinitionError
+from featurestore.feast_repo import in_repo, open_store, quiet, without_repo
 from featurestore.online.connection import connect
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
 from validation.contract import load_contracts
-
-log = logging.getLogger(__name__)
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -64,7 +54,7 @@ def apply(settings: Settings, clock: Clock | None = None) -> Applied:
         store, contents, plan = _desired(settings, clock or system_clock(settings.clock_offset_us))
         plans = PlanStore(connect(settings.online, settings.data_dir), settings.project)
         plans.version()  # the store must answer before anything changes
-        with _quiet():
+        with quiet():
             to_apply, to_delete, _, _ = extract_objects_for_apply_delete(settings.project, store.registry, contents)
             store.apply(to_apply, objects_to_delete=to_delete, partial=False)
     write_plan_file(settings.plan_path, plan)
@@ -73,11 +63,10 @@ def apply(settings: Settings, clock: Clock | None = None) -> Applied:
 
 
 def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoContents, Plan]:
-    config = repo_config(settings)
     contents = _parse(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with _quiet():
-        store = _store(settings, config)
+    with quiet():
+        store = open_store(settings)
         try:
             store.plan(contents)  # validates and infers types in place; writes nothing
         except Exception as error:  # Feast calls the repo's own functions, which may raise anything
@@ -93,28 +82,11 @@ def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoConten
     return store, contents, plan
 
 
-def _store(settings: Settings, config: RepoConfig) -> FeatureStore:
-    try:
-        store = FeatureStore(config=config)
-        _ = store.provider.batch_engine  # imported on first use: better now than half-way through
-    except (FeastError, ValueError, AttributeError) as error:
-        raise ConfigurationError(f"{settings.repo / FILE_NAME}: {error}") from error
-    return store
-
-
-def repo_config(settings: Settings) -> RepoConfig:
-    """Feast's own view of feature_store.yaml; raises ConfigurationError where Feast refuses it."""
-    try:
-        return load_repo_config(settings.repo, settings.repo / FILE_NAME)
-    except (ValidationError, FeastError, ValueError) as error:
-        raise ConfigurationError(f"{settings.repo / FILE_NAME}: {error}") from error
-
-
 def _parse(settings: Settings) -> RepoContents:
     for path in get_repo_files(settings.repo):
         _check_module_name(path, settings.repo)
     try:
-        with _quiet():
+        with quiet():
             contents = parse_repo(settings.repo)
     except (ImportError, SyntaxError, NameError, TypeError, ValueError, AttributeError) as error:
         raise DefinitionError(f"{settings.repo}: the definitions cannot be imported: {error}") from error
@@ -131,7 +103,7 @@ def _check_module_name(path: Path, repo: Path) -> None:
     origin = getattr(loaded, "__file__", None)
     taken = loaded is not None
     if not taken:
-        with _without(repo):
+        with without_repo(repo):
             spec = importlib.util.find_spec(name)
         taken, origin = spec is not None, spec.origin if spec else None
     if taken and not (origin and Path(origin).is_relative_to(repo)):
@@ -143,43 +115,3 @@ def _check_module_name(path: Path, repo: Path) -> None:
 
 def _in_force(settings: Settings) -> Plan | None:
     return load_plan_file(settings.plan_path) if settings.plan_path.exists() else None
-
-
-@contextlib.contextmanager
-def in_repo(settings: Settings) -> Iterator[None]:
-    """Feast resolves modules and paths against the current folder; both are put back, the modules forgotten."""
-    here, path, known = Path.cwd(), list(sys.path), set(sys.modules)
-    bytecode = sys.dont_write_bytecode
-    os.chdir(settings.repo)
-    sys.path.insert(0, str(settings.repo))
-    sys.dont_write_bytecode = True
-    try:
-        yield
-    finally:
-        os.chdir(here)
-        sys.path[:] = path
-        sys.dont_write_bytecode = bytecode
-        for name in set(sys.modules) - known:
-            origin = getattr(sys.modules[name], "__file__", None)
-            if origin and Path(origin).is_relative_to(settings.repo):
-                del sys.modules[name]
-
-
-@contextlib.contextmanager
-def _without(repo: Path) -> Iterator[None]:
-    path = list(sys.path)
-    sys.path[:] = [entry for entry in path if Path(entry or ".").resolve() != repo.resolve()]
-    try:
-        yield
-    finally:
-        sys.path[:] = path
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Feast prints and warns about being alpha; what matters reaches the user as our own lines."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as printed:
-        warnings.simplefilter("ignore")
-        yield
-    if text := printed.getvalue().strip():
-        log.debug("feast: %s", text)

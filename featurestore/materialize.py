@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from feast import FeatureStore
 from feast.infra.common.materialization_job import MaterializationTask
 
-from featurestore.apply import in_repo, repo_config
 from featurestore.clock import parse_instant, system_clock
 from featurestore.config import Settings
 from featurestore.errors import UnknownName, UsageError
+from featurestore.feast_repo import in_repo, open_store, quiet
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -27,16 +26,18 @@ def materialize(settings: Settings, names: Sequence[str], start: str | None, end
     if first >= last:
         raise UsageError(f"nothing lies between {first.isoformat()} and {last.isoformat()}; start comes before end")
     with in_repo(settings):
-        store = FeatureStore(config=repo_config(settings))
-        registered = [*store.list_batch_feature_views(), *store.list_stream_feature_views()]
+        with quiet():
+            store = open_store(settings)
+            registered = [*store.list_batch_feature_views(), *store.list_stream_feature_views()]
         views = {view.name: view for view in registered if view.online}
         for name in names:
             if name not in views:
                 raise UnknownName("online feature view", name, views)
         for view in [views[name] for name in names] or views.values():
             task = MaterializationTask(project=settings.project, feature_view=view, start_time=first, end_time=last)
-            (job,) = store.provider.batch_engine.materialize(store.registry, task)
-            store.registry.apply_materialization(view, settings.project, first, last)
+            with quiet():
+                (job,) = store.provider.batch_engine.materialize(store.registry, task)
+                store.registry.apply_materialization(view, settings.project, first, last)
             yield job.note
 
 
