@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from brokers import Broker
@@ -9,6 +10,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka import TopicPartition as ClientPartition
 
 from featurestore.errors import UnknownName
+from streaming.embedded.server import EmbeddedBroker
 from streaming.source.kafka import KafkaSettings, KafkaSource
 from streaming.source.records import (
     Assigned,
@@ -382,3 +384,29 @@ def test_a_cluster_that_is_not_there_is_named() -> None:
     """One line that says where was looked."""
     with pytest.raises(SourceUnavailable, match=r"127\.0\.0\.1:1 did not answer"):
         KafkaSource(KafkaSettings("127.0.0.1:1", request_timeout_ms=500), ["t"], group="g")
+
+
+def test_a_broker_that_restarts_is_found_again(tmp_path: Path) -> None:
+    """The reader sees an idle spell, no error, and goes on from its position: nothing lost, nothing twice."""
+    running = EmbeddedBroker(tmp_path).start()
+    port = running.address.port
+    servers = str(running.address)
+    writer = KafkaProducer(bootstrap_servers=servers)
+    writer.send("t", value=b"before").get(10)
+    source = KafkaSource(KafkaSettings(servers, session_timeout_ms=6_000), ["t"], group="g")
+    [partition] = claim(source)
+    assert values(read(source, 1)) == [b"before"]
+    running.stop()
+    assert source.poll(300) == []
+    with EmbeddedBroker(tmp_path, port=port):
+        writer.send("t", value=b"after").get(20)
+        got: list[bytes | None] = []
+        deadline = time.monotonic() + 20
+        while not got and time.monotonic() < deadline:
+            got = values(source.poll(200))
+            for change in source.drain_rebalances():
+                if isinstance(change, Assigned):
+                    source.seek(partition, 1)
+        assert got == [b"after"]
+        source.close()
+        writer.close()
