@@ -10,9 +10,9 @@ import fcntl
 import importlib.util
 import os
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from featurestore.errors import ConfigurationError, StoreUnavailable
+from featurestore.online.watchdog import alive, forget_address, recorded_address, shut_down, wait_until_gone
 
 SOCKET_PATH_BYTES = 100
 """Longest socket path that every platform accepts (sun_path is 104 to 108 bytes)."""
@@ -30,9 +31,9 @@ _POLL_S = 0.01
 class EmbeddedServer:
     """A share in the embedded server of one data folder: `start` takes it, `stop` gives it back; a context manager.
 
-    The first to take a share starts the server, the last to give one back (or to end, however) stops it, in
-    whichever process. What was written survives a stop; a crash of the machine loses at most the last second
-    (`appendfsync everysec`). The server has no port, only a unix socket inside a folder of mode 0700.
+    The first to take a share starts the server, the last to give one back stops it, in whichever process; where
+    that one is killed, a watchdog does. What was written survives a stop; a crash of the machine loses at most the
+    last second (`appendfsync everysec`). There is no port, only a unix socket inside a folder of mode 0700.
     """
 
     def __init__(self, data_dir: Path, *, patience_s: float = 30.0) -> None:
@@ -69,7 +70,6 @@ class EmbeddedServer:
         try:
             with (self.folder / "lock").open("wb") as lock, contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._reap()
                 # The server inherits the lock's file description: the lock ends with the last of us and it.
                 self._spawn(lock.fileno())
             self._await_answer()
@@ -79,7 +79,7 @@ class EmbeddedServer:
         return self
 
     def stop(self) -> None:
-        """Give the share back; the last one stops the server, politely, so that its file is flushed. Idempotent."""
+        """Give the share back; the last one stops the server and returns when it is gone. Idempotent."""
         if self._share is None:
             return
         with self._share as share:
@@ -87,8 +87,13 @@ class EmbeddedServer:
             try:
                 fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                return
-            self._shut_down()
+                if _shared(share):
+                    return
+                # The watchdog was quicker than we.
+                wait_until_gone(self.folder, self._patience_s)
+            else:
+                shut_down(self.folder, self._patience_s)
+        self._reap()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -113,7 +118,7 @@ class EmbeddedServer:
         if len(os.fsencode(address)) > SOCKET_PATH_BYTES:
             address = Path(tempfile.mkdtemp(prefix="featurestore-")) / "redis.sock"
         # Under the lock, before the server runs: whoever finds the lock taken finds this server's address.
-        self._forget_address()
+        forget_address(self.folder)
         _replace(self.folder / "address", f"{address}\n")
         for stale in ("pid", "server.log"):
             (self.folder / stale).unlink(missing_ok=True)
@@ -133,22 +138,18 @@ class EmbeddedServer:
         command = [str(_binary())]
         for name, value in settings.items():
             command += [f"--{name}", value]
-        # A session of its own: Ctrl-C in a terminal reaches us, and we stop the server in order.
-        _children[self.folder] = subprocess.Popen(  # noqa: S603 - our own binary, no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(lock_fd,),
-            start_new_session=True,
+        server = _background(command, lock_fd)
+        watchdog = _background(
+            [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py")), str(self.folder)]
         )
+        _children.setdefault(self.folder, []).extend([server, watchdog])
 
     def _await_answer(self) -> None:
         deadline = time.monotonic() + self._patience_s
         while time.monotonic() < deadline:
             if running(self.folder.parent):
                 return
-            if not _locked(self.folder):
+            if not alive(self.folder):
                 raise StoreUnavailable(self._why_it_ended())
             time.sleep(_POLL_S)
         raise StoreUnavailable(
@@ -168,31 +169,34 @@ class EmbeddedServer:
             )
         return f"{place}; see {log}"
 
-    def _shut_down(self) -> None:
-        # The lock, not the process id, says that there is something to stop: an id could have been reused.
-        for stop_signal in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + self._patience_s
-            if _locked(self.folder):
-                with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
-                    os.kill(int((self.folder / "pid").read_text()), stop_signal)
-            while _locked(self.folder) and time.monotonic() < deadline:
-                time.sleep(_POLL_S)
-        self._reap()
-        self._forget_address()
-
     def _reap(self) -> None:
-        if child := _children.pop(self.folder, None):
+        for child in _children.pop(self.folder, []):
             child.wait()
 
-    def _forget_address(self) -> None:
-        recorded = _recorded(self.folder)
-        if recorded is not None and recorded.parent != self.folder:
-            shutil.rmtree(recorded.parent, ignore_errors=True)
-        (self.folder / "address").unlink(missing_ok=True)
+
+_children: dict[Path, list[subprocess.Popen[bytes]]] = {}
+"""Servers and watchdogs that this process spawned, by folder: whoever stops them, their parent must reap them."""
 
 
-_children: dict[Path, subprocess.Popen[bytes]] = {}
-"""Servers that this process spawned, by folder: whoever stops one, its parent must reap it."""
+def _background(command: list[str], *kept_fds: int) -> subprocess.Popen[bytes]:
+    # A session of its own: Ctrl-C in a terminal reaches us, and we stop the server in order.
+    return subprocess.Popen(  # noqa: S603 - our own programs, no shell
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=kept_fds,
+        start_new_session=True,
+    )
+
+
+def _shared(users: IO[bytes]) -> bool:
+    """Whether others hold a share; False where the watchdog holds the lock alone."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def running(data_dir: Path) -> Path | None:
@@ -201,26 +205,8 @@ def running(data_dir: Path) -> Path | None:
     An address left behind by a server that is gone does not count: its lock is free, its socket refuses.
     """
     folder = data_dir.resolve() / "redis"
-    address = _recorded(folder)
-    return address if address is not None and _locked(folder) and _answers(address) else None
-
-
-def _recorded(folder: Path) -> Path | None:
-    try:
-        return Path((folder / "address").read_text().rstrip("\n"))
-    except FileNotFoundError:
-        return None
-
-
-def _locked(folder: Path) -> bool:
-    try:
-        with (folder / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
+    address = recorded_address(folder)
+    return address if address is not None and alive(folder) and _answers(address) else None
 
 
 def _answers(address: Path) -> bool:

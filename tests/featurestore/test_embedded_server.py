@@ -79,6 +79,33 @@ def test_another_process_finds_it_and_may_outlive_its_starter(tmp_path: Path) ->
     assert running(tmp_path) is None
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_users_that_are_killed_leave_no_server_behind(tmp_path: Path, number: signal.Signals) -> None:
+    """Where the last user ends without a word the watchdog stops the server; while one is left, it does not."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom featurestore.online.server import EmbeddedServer\n"
+        f"server = EmbeddedServer(Path({str(tmp_path)!r})).start()\nprint(server.pid, flush=True)\nsys.stdin.read()"
+    )
+    users = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    pids = {int(user.stdout.readline()) for user in users if user.stdout}
+    assert len(pids) == 1
+    users[0].send_signal(number)
+    users[0].communicate()
+    time.sleep(0.2)
+    assert running(tmp_path) is not None
+    users[1].send_signal(number)
+    users[1].communicate()
+    deadline = time.monotonic() + 10
+    while running(tmp_path) is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert running(tmp_path) is None
+    with EmbeddedServer(tmp_path) as again:
+        assert again.pid not in pids
+
+
 def test_a_killed_server_is_noticed_and_started_again(tmp_path: Path) -> None:
     """After kill -9 the stale address counts for nothing, and start brings the written values back."""
     with EmbeddedServer(tmp_path) as server:
