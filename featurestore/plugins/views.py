@@ -5,7 +5,7 @@ from typing import Any
 from feast.feature_view import DUMMY_ENTITY_ID
 
 from featurestore.plan import Field, JoinKey, Source, View
-from featurestore.plugins.definitions import feature_fields, is_windowed
+from featurestore.plugins.definitions import is_windowed
 
 
 def latest_view(table: Any, key: Any = None) -> View:  # Feast ships no types for its views
@@ -21,7 +21,7 @@ def latest_view(table: Any, key: Any = None) -> View:  # Feast ships no types fo
         values = zip(key.join_keys, key.entity_values, strict=True)
         declared = [(name, _dtype(value)) for name, value in values]
     # Feast's registry gives a stream view its join keys as features too.
-    features = [field for field in feature_fields(table) if field.name not in dict(declared)]
+    features = [field for field in table.features if field.name not in dict(declared)]
     join_keys = [JoinKey(entity=name, name=name, dtype=dtype) for name, dtype in declared if name != DUMMY_ENTITY_ID]
     source = getattr(table, "batch_source", None)
     ttl = getattr(table, "ttl", None)
