@@ -68,10 +68,10 @@ class EmbeddedServer:
             fcntl.flock(share, fcntl.LOCK_SH)
             self._share = share
         try:
-            with (self.folder / "lock").open("wb") as lock, contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The server inherits the lock's file description: the lock ends with the last of us and it.
-                self._spawn(lock.fileno())
+            with (self.folder / "lock").open("wb") as lock:
+                if self._take(lock):
+                    # The server inherits the lock's file description: the lock ends with the last of us and it.
+                    self._spawn(lock.fileno())
             self._await_answer()
         except BaseException:
             self.stop()
@@ -112,6 +112,18 @@ class EmbeddedServer:
                 f"the embedded server needs the folder {self.folder}: {error.strerror}; "
                 "set data_dir in feature_store.yaml to a folder that you can write"
             ) from error
+
+    def _take(self, lock: IO[bytes]) -> bool:
+        """Whether the server's lock is ours now, so that there is a server to start."""
+        # Again for a moment: `alive` in another process holds the lock while it looks.
+        for _ in range(20):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            if running(self.folder.parent):
+                break
+            time.sleep(_POLL_S)
+        return False
 
     def _spawn(self, lock_fd: int) -> None:
         address = self.folder / "redis.sock"

@@ -79,6 +79,23 @@ def test_another_process_finds_it_and_may_outlive_its_starter(tmp_path: Path) ->
     assert running(tmp_path) is None
 
 
+def test_processes_that_start_it_at_once_share_one(tmp_path: Path) -> None:
+    """However they interleave, one server is started and all reach it; the last one out stops it."""
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom featurestore.online.server import EmbeddedServer\n"
+        f"start, folder = float(sys.argv[1]), Path({str(tmp_path)!r})\ntime.sleep(max(0, start - time.time()))\n"
+        "server = EmbeddedServer(folder).start()\nprint(server.pid, flush=True)\nsys.stdin.read()\nserver.stop()"
+    )
+    command = [sys.executable, "-c", code, str(time.time() + 2)]
+    users = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(5)]
+    pids = {int(user.stdout.readline()) for user in users if user.stdout}
+    for user in users:
+        user.communicate("")
+    assert len(pids) == 1
+    assert [user.returncode for user in users] == [0] * len(users)
+    assert running(tmp_path) is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_users_that_are_killed_leave_no_server_behind(tmp_path: Path, number: signal.Signals) -> None:
     """Where the last user ends without a word the watchdog stops the server; while one is left, it does not."""
