@@ -7,11 +7,12 @@ callers see `StoreUnavailable`, which names the address and what to do.
 
 import atexit
 import contextlib
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import ConstantBackoff
@@ -100,12 +101,8 @@ def without_password(url: str) -> str:
     >>> without_password("rediss://app:s3cret@cache:6380/0")
     'rediss://app:***@cache:6380/0'
     """
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    return urlunsplit(parts._replace(netloc=f"{name}{colon and ':***'}@{host}"))
+    url = re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", url)
 
 
 def _retry() -> Retry:

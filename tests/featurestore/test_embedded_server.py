@@ -207,3 +207,18 @@ def test_messages_never_show_the_password(tmp_path: Path) -> None:
     assert "s3cret" not in str(caught.value)
     assert "redis://app:***@127.0.0.1:1/0" in str(caught.value)
     assert without_password("unix:///tmp/x.sock") == "unix:///tmp/x.sock"
+    assert without_password("unix://app@/x.sock?db=1&password=s3cret") == "unix://app@/x.sock?db=1&password=***"
+
+
+def test_an_acl_user_connects_and_a_wrong_password_is_a_configuration_error(tmp_path: Path) -> None:
+    """User and password of the URL are used; a refusal says what to check, not what was sent."""
+    with EmbeddedServer(tmp_path) as server:
+        admin = connect(Address(f"unix://{server.address}"), tmp_path)
+        admin.execute_command("ACL", "SETUSER", "app", "on", ">s3cret", "~fs:*", "+@all")
+        app = connect(Address(f"unix://app@{server.address}?password=s3cret"), tmp_path)
+        assert app.set("fs:x", "1")
+        assert app.execute_command("ACL", "WHOAMI") == b"app"
+        stranger = connect(Address(f"unix://app@{server.address}?password=wr0ng"), tmp_path)
+        with pytest.raises(ConfigurationError, match="refused the user or password") as caught:
+            stranger.get("fs:x")
+        assert "wr0ng" not in str(caught.value)
