@@ -96,7 +96,7 @@ CASES = [
 def test_rows_that_sql_would_judge_otherwise_are_judged_in_python(
     logical: str, values: list[Any], physical: pa.DataType, type_: str, arguments: dict[str, Any], unexpected: int
 ) -> None:
-    """Other physical types than promised, patterns that RE2 reads otherwise, constants beyond a float: as for events."""
+    """Other physical types, patterns that RE2 reads otherwise, constants that no float holds: as for events."""
     check = compile_batch(contract(rule("r", type_, column="x", **arguments), x=logical))
     table = pa.table({"x": pa.array(values, physical)})
     told = check.run(table).rule("r")

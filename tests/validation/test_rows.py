@@ -106,7 +106,7 @@ def test_a_value_of_another_type_breaks_its_rules_and_no_others(wrong: object) -
     ],
 )
 def test_rules_of_many_events_observe_only(type_: str, arguments: dict[str, Any], why: str) -> None:
-    """With the mode quarantine they are refused, with the rule's name and the reason; otherwise they let events pass."""
+    """With the mode quarantine they are refused with name and reason; otherwise they let events pass."""
     with pytest.raises(ContractError, match=f"rule 'r0': mode quarantine cannot be kept for events: .*{why}"):
         compile_rows(contract((type_, arguments), x="number"))
     check = compile_rows(contract((type_, arguments), modes="observe", x="number"))
