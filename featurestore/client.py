@@ -16,17 +16,26 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
+import msgspec
 import orjson
 import pyarrow as pa
 
-from featurestore.errors import FeatureStoreError, StoreUnavailable, UsageError
+from featurestore.errors import FeatureStoreError, StoreUnavailable, UnknownName, UsageError
 from featurestore.online.types import to_python
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _ARROW = "application/vnd.apache.arrow.stream"
-_FEAST_TYPE = "feast_type:"
+
+
+class _Feature(msgspec.Struct, frozen=True, array_like=True):
+    """Where the statuses and times of a column stand in the API's Arrow answer."""
+
+    name: str
+    dtype: str
+    status: int
+    times: int
 
 
 class RequestRefused(UsageError):
@@ -42,11 +51,8 @@ class OnlineFeatures:
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
-        self._types: dict[str, str] = {
-            key.decode().removeprefix(_FEAST_TYPE): value.decode()
-            for key, value in (table.schema.metadata or {}).items()
-            if key.startswith(_FEAST_TYPE.encode())
-        }
+        told = table.schema.metadata[b"features"]
+        self._features = {each.name: each for each in msgspec.json.decode(told, type=list[_Feature])}
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -54,7 +60,7 @@ class OnlineFeatures:
     @property
     def names(self) -> list[str]:
         """The join keys and features, in the order of the answer."""
-        return list(self._types)
+        return list(self._features)
 
     @property
     def instant(self) -> str:
@@ -77,20 +83,27 @@ class OnlineFeatures:
     def to_dict(self) -> dict[str, list[Any]]:
         """Join keys and features as lists of Python values; maps and structs as dicts."""
         return {
-            name: to_python(self._table.column(name).combine_chunks(), dtype) for name, dtype in self._types.items()
+            name: to_python(self._table.column(name).combine_chunks(), each.dtype)
+            for name, each in self._features.items()
         }
 
     def statuses(self, name: str) -> list[str]:
         """PRESENT, NULL_VALUE, NOT_FOUND, OUTSIDE_MAX_AGE or INCOMPLETE for every row of a feature."""
-        return list(self._table.column(f"status:{name}").to_pylist())
+        return list(self._table.column(f"status:{self._of(name).status}").to_pylist())
 
     def event_timestamps(self, name: str) -> list[datetime | None]:
         """The event time of every value of a feature, in UTC; None where there is none."""
-        return list(self._table.column(f"event_timestamp:{name}").to_pylist())
+        return list(self._table.column(f"event_timestamp:{self._of(name).times}").to_pylist())
 
     def instants(self, name: str) -> list[datetime | None]:
         """The instant that every value of a feature holds at, in UTC; None for join keys and computed features."""
-        return list(self._table.column(f"instant:{name}").to_pylist())
+        return list(self._table.column(f"instant:{self._of(name).times}").to_pylist())
+
+    def _of(self, name: str) -> "_Feature":
+        try:
+            return self._features[name]
+        except KeyError:
+            raise UnknownName("feature in this answer", name, self._features) from None
 
 
 class FeatureClient:

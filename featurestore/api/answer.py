@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -29,6 +30,7 @@ MEDIA_TYPES = (JSON, ROWS, ARROW)
 _NAMES = [b'""', *(orjson.dumps(status.name) for status in Status)]
 _TEXT_NAMES = ["", *(status.name for status in Status)]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_WHEN = pa.timestamp("us", tz="UTC")
 _FIRST_US = -62_135_596_800_000_000
 _LAST_US = 253_402_300_799_999_999
 _INSTANTS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
@@ -108,48 +110,85 @@ def feast_json(columns: Sequence[Answered], instant_us: int) -> bytes:
 
 
 def rows_json(columns: Sequence[Answered], instant_us: int) -> bytes:
-    """The answer row by row: values, statuses, event times and, where later than `instant`, the values' instants.
+    """The answer row by row: by name values, statuses, event times (null where there is none) and, in rows where any
+    value holds at a later instant than `instant`, the values' instants.
 
     Timestamps are RFC 3339 text to the microsecond.
     """
-    values = [json_values(column.values, column.dtype, seconds=False) for column in columns]
-    rows = []
-    for row in range(len(values[0]) if values else 0):
-        entry: dict[str, dict[str, Any]] = {"values": {}, "statuses": {}, "event_timestamps": {}}
-        for column, column_values in zip(columns, values, strict=True):
-            entry["values"][column.name] = column_values[row]
-            entry["statuses"][column.name] = _TEXT_NAMES[column.statuses[row]]
-            if column.event_us[row]:
-                entry["event_timestamps"][column.name] = rfc3339(int(column.event_us[row]))
-            if column.instant_us is not None and column.instant_us[row] != instant_us:
-                entry.setdefault("instants", {})[column.name] = rfc3339(int(column.instant_us[row]))
-        rows.append(entry)
     names = [column.name for column in columns]
-    return orjson.dumps({"instant": rfc3339(instant_us), "feature_names": names, "rows": rows})
+    values = [json_values(column.values, column.dtype, seconds=False) for column in columns]
+    statuses = [[_TEXT_NAMES[status] for status in column.statuses.tobytes()] for column in columns]
+    count = len(columns[0].values)
+    times = _texts([column.event_us for column in columns], count)
+    instants = _texts([column.instant_us for column in columns], count)
+    base = rfc3339(instant_us)
+    rows = []
+    by_row = [zip(*each, strict=True) for each in (values, statuses, times, instants)]
+    for held, told, since, at in zip(*by_row, strict=True):
+        row = {
+            "values": dict(zip(names, held, strict=True)),
+            "statuses": dict(zip(names, told, strict=True)),
+            "event_timestamps": dict(zip(names, since, strict=True)),
+        }
+        if any(instant not in (None, base) for instant in at):
+            row["instants"] = dict(zip(names, at, strict=True))
+        rows.append(row)
+    return orjson.dumps({"instant": base, "feature_names": names, "rows": rows})
+
+
+def _texts(arrays: Sequence[Instants | None], rows: int) -> list[list[str | None]]:
+    """The instants of each array as text, None for 0; arrays that are the same one are written once."""
+    written: dict[int, list[str | None]] = {}
+    for instants_us in arrays:
+        if instants_us is not None and id(instants_us) not in written:
+            texts = orjson.loads(_times(instants_us))
+            written[id(instants_us)] = [
+                text if instant else None for text, instant in zip(texts, instants_us.tolist(), strict=True)
+            ]
+    return [[None] * rows if instants_us is None else written[id(instants_us)] for instants_us in arrays]
+
+
+class ArrowFeature(msgspec.Struct, frozen=True, array_like=True):
+    """Where a column's statuses and times stand in an Arrow answer."""
+
+    name: str
+    dtype: str
+    status: int
+    """Its statuses are the column `status:N`."""
+    times: int
+    """Its event times and instants are the columns `event_timestamp:N` and `instant:N`."""
 
 
 def arrow_stream(columns: Sequence[Answered], instant_us: int) -> bytes:
     """The answer as an Arrow IPC stream of one batch, typed as declared.
 
-    First every column under its name, then for each `status:NAME` (text), `event_timestamp:NAME` and `instant:NAME`
-    (microseconds, UTC; null where there is none). The schema's metadata holds `instant`, and `feast_type:NAME`.
+    First every column under its name, then statuses (text), event times and instants (microseconds, UTC; null where
+    there is none), each distinct one once. The schema's metadata holds `instant` and, as JSON, `features`: for each
+    column [name, Feast type, number of its statuses, number of its times].
     """
     arrays: dict[str, pa.Array] = {
         column.name: from_python(column.values, column.dtype, name=column.name) for column in columns
     }
-    when = pa.timestamp("us", tz="UTC")
-    labels = pa.array(_TEXT_NAMES, pa.string())
-    empty = np.zeros(len(columns[0].values) if columns else 0, np.int64)
+    statuses: dict[bytes, int] = {}
+    times: dict[tuple[int, int], int] = {}
+    features = []
     for column in columns:
-        arrays[f"status:{column.name}"] = labels.take(pa.array(column.statuses))
-        arrays[f"event_timestamp:{column.name}"] = pa.array(column.event_us, when, mask=column.event_us == 0)
-        instant = empty if column.instant_us is None else column.instant_us
-        arrays[f"instant:{column.name}"] = pa.array(instant, when, mask=instant == 0)
-    table = pa.table(arrays)
-    told = {"instant": rfc3339(instant_us)} | {f"feast_type:{column.name}": column.dtype for column in columns}
+        status = statuses.setdefault(column.statuses.tobytes(), len(statuses))
+        if f"status:{status}" not in arrays:
+            arrays[f"status:{status}"] = pa.array(
+                [_TEXT_NAMES[each] for each in column.statuses.tobytes()], pa.string()
+            )
+        time = times.setdefault((id(column.event_us), id(column.instant_us)), len(times))
+        if f"instant:{time}" not in arrays:
+            instants_us = np.zeros_like(column.event_us) if column.instant_us is None else column.instant_us
+            arrays[f"event_timestamp:{time}"] = pa.array(column.event_us, _WHEN, mask=column.event_us == 0)
+            arrays[f"instant:{time}"] = pa.array(instants_us, _WHEN, mask=instants_us == 0)
+        features.append(ArrowFeature(column.name, column.dtype, status, time))
+    batch = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+    told = {"instant": rfc3339(instant_us), "features": msgspec.json.encode(features)}
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema.with_metadata(told)) as stream:
-        stream.write_table(table.replace_schema_metadata(told))
+    with pa.ipc.new_stream(sink, batch.schema.with_metadata(told)) as stream:
+        stream.write_batch(batch.replace_schema_metadata(told))
     return bytes(sink.getvalue())
 
 

@@ -1,5 +1,6 @@
 """What the API answers: Feast's JSON, rows, Arrow; from stored and computed features."""
 
+import json
 from datetime import UTC, datetime
 
 import msgspec
@@ -57,6 +58,9 @@ def test_nested_values_pass_through(api, ask) -> None:
     """A map comes back as it was sent, in JSON and through the client's Arrow."""
     sent = [{"a": [1, None, {"b": "x"}], "c": 1.5}, None]
     assert column(ask(["echo:back"], {"sent": sent}), "back")["values"] == sent
+    body = {"features": ["echo:back"], "entities": {"sent": sent}}
+    rows = api.post("/get-online-features", json=body, headers={"Accept": ROWS}).json()["rows"]
+    assert [row["values"]["back"] for row in rows] == sent
     with FeatureClient(str(api.base_url)) as client:
         assert client.get_online_features(["echo:back"], {"sent": sent}).to_dict() == {"back": sent}
 
@@ -109,12 +113,16 @@ def test_rows(api) -> None:
             {
                 "values": {"origin": "EWR", "temp_f": 39.02, "note": ""},
                 "statuses": {"origin": "PRESENT", "temp_f": "PRESENT", "note": "PRESENT"},
-                "event_timestamps": {"temp_f": "2024-06-01T11:30:00Z", "note": "2024-06-01T11:30:00Z"},
+                "event_timestamps": {
+                    "origin": None,
+                    "temp_f": "2024-06-01T11:30:00Z",
+                    "note": "2024-06-01T11:30:00Z",
+                },
             },
             {
                 "values": {"origin": "XXX", "temp_f": None, "note": None},
                 "statuses": {"origin": "PRESENT", "temp_f": "NOT_FOUND", "note": "NOT_FOUND"},
-                "event_timestamps": {},
+                "event_timestamps": {"origin": None, "temp_f": None, "note": None},
             },
         ],
     }
@@ -132,9 +140,13 @@ def test_arrow(api) -> None:
     assert table.column("station").to_pylist() == [(1 << 60) + 1, None]
     assert table.column("wind_mph").null_count == 0
     assert table.column("is_evening").to_pylist() == [True, False]
-    assert table.column("status:station").to_pylist() == ["PRESENT", "NULL_VALUE"]
-    assert table.column("event_timestamp:station")[0].as_py() == datetime(2024, 6, 1, 11, 30, tzinfo=UTC)
-    assert table.column("instant:is_evening").null_count == 2
+    features = {name: rest for name, *rest in json.loads(table.schema.metadata[b"features"])}
+    dtype, status, times = features["station"]
+    assert dtype == "INT64"
+    assert table.column(f"status:{status}").to_pylist() == ["PRESENT", "NULL_VALUE"]
+    assert table.column(f"event_timestamp:{times}")[0].as_py() == datetime(2024, 6, 1, 11, 30, tzinfo=UTC)
+    assert features["wind_mph"][2] == times
+    assert table.column(f"instant:{features['is_evening'][2]}").null_count == 2
     assert table.schema.metadata[b"instant"] == b"2024-06-01T12:00:00Z"
 
 
@@ -155,8 +167,11 @@ def test_values_ahead_of_the_clock_say_so(landed, project) -> None:
     with project.serve(project.make_app(landed)) as api:
         body = {"features": ["weather:temp_f"], "entities": {"origin": ["EWR", "SFO"]}}
         answer = api.post("/get-online-features", json=body).json()
+        rows = api.post("/get-online-features", json=body, headers={"Accept": ROWS}).json()["rows"]
     assert answer["metadata"]["instant"] == "2024-06-01T12:00:00Z"
     assert column(answer, "temp_f")["instants"] == ["2024-06-01T12:00:00Z", "2024-06-01T12:00:02Z"]
+    assert "instants" not in rows[0]
+    assert rows[1]["instants"] == {"origin": None, "temp_f": "2024-06-01T12:00:02Z"}
 
 
 def test_as_of_is_exact_or_refused(api, ask) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore.client import FeatureClient, RequestRefused
-from featurestore.errors import StoreUnavailable, UsageError
+from featurestore.errors import StoreUnavailable, UnknownName, UsageError
 
 
 @pytest.fixture
@@ -29,6 +29,8 @@ def test_typed_answers(client) -> None:
     assert answer.statuses("seats") == ["PRESENT", "NOT_FOUND"]
     assert answer.event_timestamps("temp_f")[0] == datetime(2024, 6, 1, 11, 30, tzinfo=UTC)
     assert answer.event_timestamps("headwind") == [None, None]
+    with pytest.raises(UnknownName, match="did you mean 'temp_f'"):
+        answer.statuses("tempf")
     assert answer.instant == "2024-06-01T12:00:00Z"
     assert answer.instants("temp_f") == [datetime(2024, 6, 1, 12, tzinfo=UTC)] * 2
 
