@@ -28,7 +28,7 @@ def serve(
 
     from featurestore.api.access import check_bind, keys_of
     from featurestore.api.process import REPO
-    from featurestore.cli.commands import settings_of
+    from featurestore.cli.settings import settings_of
 
     if clock_offset_s is not None:
         os.environ["FEATURESTORE_CLOCK_OFFSET_S"] = str(clock_offset_s)
