@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -49,6 +50,7 @@ _NAME = re.compile(
     r"(?P<topic>.+)-(?P<partition>\d+)-(?P<first>\d+)-(?P<last>\d+)-(?P<part>\d+)of(?P<parts>\d+)\.parquet"
 )
 _DAY_US = 86_400_000_000
+_WRITERS = 8
 
 
 class OffsetRange(msgspec.Struct, frozen=True, order=True):
@@ -108,13 +110,17 @@ def write_events(
     table = _with_provenance(events, covered)
     days = pc.cast(table[ARRIVAL], pa.int64()).to_numpy() // _DAY_US
     present = np.unique(days)
-    paths = []
-    for part, day in enumerate(present, start=1):
+
+    def write_day(part: int) -> Path:
+        day = present[part - 1]
         target = folder / f"day={np.datetime64(int(day), 'D')}" / file_name(covered, part, len(present))
-        rows = table if len(present) == 1 else table.filter(pa.array(days == day))
-        write_whole(rows, target)
-        paths.append(target)
-    return tuple(paths)
+        write_whole(table if len(present) == 1 else table.filter(pa.array(days == day)), target)
+        return target
+
+    # A replay of history writes hundreds of days at once and would wait for the disk most of the time; the parts'
+    # order means nothing, for the range counts when all of them are there.
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        return tuple(writers.map(write_day, range(1, len(present) + 1)))
 
 
 def read_events(folder: Path, *, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
