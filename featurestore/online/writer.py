@@ -26,8 +26,8 @@ EXPIRY_SLACK_MS = 24 * 3_600_000
 LEAST = -(1 << 63)
 """The created time of a row whose created column is null: below every other."""
 _SCRIPT = files(__package__).joinpath("newest_row.lua").read_text()
-_KEYS_PER_SCRIPT = 1_000
-"""Few enough for the stack of a script, and for other clients to wait well under a millisecond or two."""
+_KEYS_PER_SCRIPT = 256
+"""Few enough that other clients wait for about a millisecond at most while a script runs."""
 _ROWS_PER_ROUND = 50_000
 """Bounds the memory of a write, whatever the size of its table."""
 
@@ -50,7 +50,7 @@ class RowWriter:
     """Writes rows of one latest-value view.
 
     Of all rows ever written for an entity key, by any number of writers in any order, with repetitions, the one
-    with the greatest (event time, created time, row bytes) stays. One script makes the choice for up to a thousand
+    with the greatest (event time, created time, row bytes) stays. One script makes the choice for up to 256
     keys, atomically; nothing is promised across scripts. Every call can be repeated. A row may vanish a day after
     its ttl has passed, counted from `clock`.
     """
@@ -143,7 +143,7 @@ class RowWriter:
         raise AssertionError("unreachable")
 
     def _chunks(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> Iterator[tuple[list[bytes], list[bytes]]]:
-        """Keys and rows, at most a thousand of one hash tag at a time."""
+        """Keys and rows, at most 256 of one hash tag at a time."""
         tags = np.fromiter(map(zlib.crc32, keys), np.int64, len(keys)) % ROW_TAGS
         order = np.argsort(tags, kind="stable").tolist()
         bounds = np.searchsorted(tags[order], np.arange(ROW_TAGS + 1)).tolist()

@@ -4,6 +4,7 @@ import multiprocessing
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -71,20 +72,30 @@ def plain_set(client: StoreClient, of: View, rows: pa.Table) -> None:
     client.mset({row_key(prefixes, key): row for key, row in zip(keys, packed, strict=True) if key is not None})
 
 
-KEYS, WRITERS = 3_000, 4
+class Load(NamedTuple):
+    """How much the concurrency check writes."""
+
+    writers: int
+    keys: int
+    rows: int
+    """Of each writer; all of them twice."""
 
 
-def _rows(seed: int) -> list[tuple[int, int, int, int]]:
+LOAD = Load(writers=4, keys=3_000, rows=8_000)
+
+
+def _rows(load: Load, seed: int) -> list[tuple[int, int, int, int]]:
     """A writer's rows: some keys, few distinct times, so that ties in event and created time abound."""
     rng = random.Random(seed)
     return [
-        (rng.randrange(KEYS), NOW - rng.randrange(5), NOW + rng.randrange(3), rng.randrange(4)) for _ in range(8_000)
+        (rng.randrange(load.keys), NOW - rng.randrange(5), NOW + rng.randrange(3), rng.randrange(4))
+        for _ in range(8_000)
     ]
 
 
-def _process(url: str, seed: int, put: Callable[[StoreClient, View, pa.Table], None]) -> None:
+def _process(url: str, load: Load, seed: int, put: Callable[[StoreClient, View, pa.Table], None]) -> None:
     client = connect(type("Address", (), {"url": url}), Path())
-    rows = _rows(seed)
+    rows = _rows(load, seed)
     order = random.Random(seed + 100)
     for _ in range(2):  # everything twice, in another order: duplicates and replays
         order.shuffle(rows)
@@ -92,26 +103,34 @@ def _process(url: str, seed: int, put: Callable[[StoreClient, View, pa.Table], N
             put(client, view(), table(list(rows[start : start + 500])))
 
 
-def stale_keys(client: StoreClient, url: str, put: Callable[[StoreClient, View, pa.Table], None]) -> int:
+def stale_keys(
+    client: StoreClient, url: str, put: Callable[[StoreClient, View, pa.Table], None], load: Load = LOAD
+) -> int:
     """How many keys do not hold the greatest of all rows that several processes wrote at once."""
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_process, args=(url, seed, put)) for seed in range(WRITERS)]
+    processes = [context.Process(target=_process, args=(url, load, seed, put)) for seed in range(load.writers)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0] * WRITERS
+    assert [process.exitcode for process in processes] == [0] * load.writers
     greatest: dict[int, tuple[int, int, int]] = {}
-    for seed in range(WRITERS):
-        for driver, *row in _rows(seed):
+    for seed in range(load.writers):
+        for driver, *row in _rows(load, seed):
             greatest[driver] = max(greatest.get(driver, (0, 0, 0)), (row[0], row[1], row[2]))
-    found = held(client, view(), range(KEYS))
+    found = held(client, view(), range(load.keys))
     return sum(found.get(driver) != row for driver, row in greatest.items())
 
 
 def test_concurrent_writers_leave_no_stale_value(store: StoreClient, online_url: str) -> None:
     """Several processes, random order, everything twice: every key holds its greatest row."""
     assert stale_keys(store, online_url, write) == 0
+
+
+@pytest.mark.nightly
+def test_many_writers_leave_no_stale_value(store: StoreClient, online_url: str) -> None:
+    """The same with 8 processes and 100,000 keys."""
+    assert stale_keys(store, online_url, write, Load(writers=8, keys=100_000, rows=100_000)) == 0
 
 
 def test_the_same_check_catches_a_plain_set(store: StoreClient, online_url: str) -> None:
