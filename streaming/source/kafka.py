@@ -23,6 +23,7 @@ from kafka.errors import (
 )
 
 from featurestore.errors import UnknownName
+from streaming.source.flat_records import read_flat
 from streaming.source.records import (
     Assigned,
     Batch,
@@ -30,7 +31,6 @@ from streaming.source.records import (
     NotAssigned,
     OffsetGone,
     Rebalance,
-    Record,
     Revoked,
     SourceUnavailable,
     TopicPartition,
@@ -154,6 +154,7 @@ class KafkaSource:
         except UnknownName:
             self._admin.close()
             raise
+        read_flat(self._consumer)
         self._consumer.subscribe(list(topics), listener=_Listener(self._changes))
         for topic in topics:
             self._consumer.partitions_for_topic(topic)  # or the first generation would assign nothing
@@ -189,21 +190,17 @@ class KafkaSource:
             position = self._consumer._subscription.position(held)  # noqa: SLF001
             if position is None or position.offset == before:
                 continue
-            records = [
-                Record(
-                    message.partition,
-                    message.offset,
-                    message.key,
-                    message.value,
-                    message.timestamp * 1000,
-                    tuple(message.headers) if message.headers else (),
-                )
-                for message in fetched.get(held, ())
-            ]
             partition = self._partitions[held]
             self._positions[held] = position.offset
             batches.append(
-                Batch(partition.topic, partition.topic_id, partition.partition, records, before, position.offset)
+                Batch(
+                    partition.topic,
+                    partition.topic_id,
+                    partition.partition,
+                    fetched.get(held, ()),
+                    before,
+                    position.offset,
+                )
             )
         return batches
 
