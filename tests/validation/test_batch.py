@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from validation.compiled.batch import compile_batch
@@ -136,6 +136,7 @@ def test_rules_without_a_compiled_form_go_to_the_fallback() -> None:
     assert [told.rule_id for told in verdict.rules] == ["trend", "nulls"]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.one_of(st.none(), st.floats(), st.sampled_from([0.0, 1.0, -1.0])), max_size=30))
 def test_every_row_is_accepted_or_quarantined(values: list[float | None]) -> None:
     """In = accepted + quarantined: no row is lost, none is doubled, and exactly the breaking ones are aside."""

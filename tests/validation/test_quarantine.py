@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from validation import quarantine
@@ -128,6 +128,7 @@ def test_a_source_cannot_leave_the_folder(tmp_path: Path) -> None:
     assert read_quarantine(tmp_path / "q").column("source").to_pylist() == ["../../etc"]
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.lists(st.one_of(st.none(), st.floats()), max_size=40), st.integers(1, 7))
 def test_in_is_accepted_plus_quarantined(values: list[float | None], size: int) -> None:
     """Through compile, split, sink and reader, in batches that are stored twice, no row is lost or doubled."""

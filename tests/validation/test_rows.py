@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from validation.compiled.rows import compile_rows
@@ -136,6 +136,7 @@ def test_no_text_of_a_contract_becomes_code(text: str) -> None:
     assert text not in check.source or text in {"k0", "v0", "e", "get", "masks"}
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text(min_size=1), st.text(), st.floats(allow_nan=False, allow_infinity=False))
 def test_the_generated_text_depends_on_the_shape_alone(name: str, value: str, bound: float) -> None:
     """Two contracts that differ in names and values only have the same generated text."""
