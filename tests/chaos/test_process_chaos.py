@@ -57,8 +57,7 @@ class Deployment:
         self.publisher.flush()
 
     def start(self, name, *more):
-        command = [sys.executable, "-c", "from streaming.commands import stream; stream()", "run"]
-        command += ["--repo", str(self.repo)]
+        command = [sys.executable, "-m", "featurestore.cli.main", "stream", "run", "--repo", str(self.repo)]
         command += ["--flush-s", "0.3", "--flush-rows", "200", "--batch", "100", *more]
         command += ["--clock-offset-s", str(self.offset_s), "--instance-id", name]
         environ = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.servers}

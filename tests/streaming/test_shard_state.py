@@ -1,0 +1,130 @@
+"""Does the cache of a shard ever know better than the store?"""
+
+import random
+
+import pyarrow as pa
+import pytest
+
+from featurestore.online.keys import Shard
+from streaming.audit import expected_blocks
+from streaming.pipeline import TopicPipeline, ViewPipeline
+from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_events, shop_plan
+from streaming.shard_state import ShardState
+from streaming.source.records import Batch, Record
+
+SHARD = Shard("shop", "user_orders", 1, "id-1", 0)
+PLAN = shop_plan()
+TOPICS = TopicPipeline(tuple(PLAN.views.values()), shop_contract())
+VIEW = ViewPipeline(PLAN.view("user_orders"))
+
+
+def judged_batches(seed, count=400, size=37):
+    events = list(shop_events(random.Random(seed), count, users=6))
+    for first in range(0, count, size):
+        part = events[first : first + size]
+        records = tuple(
+            Record(0, first + number, event.key, event.value, event.arrival_us) for number, event in enumerate(part)
+        )
+        yield TOPICS.judge(Batch(TOPIC, "id-1", 0, records, first, first + len(records)))
+
+
+class Blocks:
+    """The store: blocks by key, written as SETRANGE does; counts what is read."""
+
+    def __init__(self):
+        self.held = {}
+        self.reads = 0
+
+    def read(self, keys):
+        self.reads += len(keys)
+        return {key: self.held.get(key) for key in keys}
+
+    def write(self, change):
+        for write in change.writes:
+            block = bytearray(self.held.get(write.key, b""))
+            for at, data in write.runs:
+                block.extend(b"\0" * (at + len(data) - len(block)))
+                block[at : at + len(data)] = data
+            self.held[write.key] = bytes(block)
+
+
+def fold(state, blocks, judged, *, committed=True):
+    partials = VIEW.partials(judged, now_us=START_US)
+    change = state.merge(partials, blocks.read(state.missing(partials)), slack_us=VIEW.slack_us)
+    if committed:
+        blocks.write(change)
+        state.advance(change)
+    return change
+
+
+def in_log(batches):
+    tables = [judged.events for judged in batches]
+    events = pa.concat_tables(tables)
+    return events.append_column("_topic_id", pa.array(["id-1"] * len(events))).append_column(
+        "_partition", pa.array([0] * len(events), pa.int32())
+    )
+
+
+def stripped(blocks):
+    return {key: block.rstrip(b"\0") for key, block in blocks.items()}
+
+
+@pytest.mark.parametrize("slots_kept", [0, 7, 100_000])
+@pytest.mark.parametrize("seed", range(3))
+def test_batch_by_batch_is_as_if_all_at_once(seed, slots_kept):
+    """Whatever is cached or dropped between batches, the store ends with the bytes of one aggregation of all."""
+    batches = list(judged_batches(seed))
+    state, blocks = ShardState(SHARD, slots_kept=slots_kept), Blocks()
+    for judged in batches:
+        fold(state, blocks, judged)
+    expected = expected_blocks(VIEW.view, SHARD, in_log(batches), 10_000)
+    assert stripped(blocks.held) == stripped({key: block for key, (block, _) in expected.items()})
+
+
+def test_a_merge_that_is_not_committed_changes_nothing():
+    """The core is pure: the same batch merges to the same writes again, until it is advanced."""
+    first, second, *_ = judged_batches(1)
+    state, blocks = ShardState(SHARD), Blocks()
+    fold(state, blocks, first)
+    once = fold(state, blocks, second, committed=False)
+    again = fold(state, blocks, second)
+    assert {write.key: write.runs for write in once.writes} == {write.key: write.runs for write in again.writes}
+
+
+def test_a_dropped_cache_is_read_again():
+    """A new claim starts from the store alone and writes the same."""
+    first, second, *_ = judged_batches(2)
+    kept, blocks = ShardState(SHARD), Blocks()
+    fold(kept, blocks, first)
+    warm = fold(kept, blocks, second, committed=False)
+    cold = fold(ShardState(SHARD), blocks, second, committed=False)
+    assert {write.key: write.runs for write in warm.writes} == {write.key: write.runs for write in cold.writes}
+
+
+def test_a_block_is_read_once():
+    """What the cache has, or knows to be empty, is not asked for again."""
+    [judged, *_] = judged_batches(3, size=200)
+    state, blocks = ShardState(SHARD), Blocks()
+    fold(state, blocks, judged)
+    reads = blocks.reads
+    fold(state, blocks, judged)
+    assert blocks.reads == reads > 0
+
+
+def test_the_cache_is_bounded():
+    """Above its bound it is dropped and grows anew."""
+    state, blocks = ShardState(SHARD, slots_kept=20), Blocks()
+    for judged in judged_batches(4):
+        fold(state, blocks, judged)
+        assert len(state) <= 20 + 2 * 37
+
+
+def test_a_block_says_when_no_window_needs_it():
+    """End of its last tile, the longest window of its hop, one hop, and the slack."""
+    [judged, *_] = judged_batches(5, size=1)
+    change = fold(ShardState(SHARD), Blocks(), judged)
+    minute = 60_000_000
+    by_hop = {int(write.key.split(b"}:")[1].split(b":")[0]): write for write in change.writes}
+    for hop, window in ((5 * minute, 360 * minute), (60 * minute, 1440 * minute)):
+        block = int(by_hop[hop].key.split(b"}:")[1].split(b":")[1])
+        assert by_hop[hop].expires_us == (block + 1) * 32 * hop + window + hop + VIEW.slack_us

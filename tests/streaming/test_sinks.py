@@ -1,0 +1,163 @@
+"""Is every offset in a sink's files once its cursor says so, and in none before?"""
+
+import random
+
+import pytest
+
+from featurestore.offline.event_log import OFFSET, read_events, stored_ranges
+from streaming.pipeline import TopicPipeline
+from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event, shop_plan
+from streaming.sinks import EventLog, Quarantine, RangeSink, SinkUnavailable
+from streaming.source.records import Batch, Record, TopicPartition
+from validation.quarantine import read_quarantine
+
+PARTITION = TopicPartition(TOPIC, "id-1", 0)
+PIPELINE = TopicPipeline(tuple(shop_plan().views.values()), shop_contract())
+
+
+class Clock:
+    def __init__(self):
+        self.now_us = START_US
+
+    def __call__(self):
+        return self.now_us
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def judged(first, last, *, broken=()):
+    """Offsets `first` to before `last`; those in `broken` are set aside."""
+    records = tuple(
+        Record(
+            0,
+            offset,
+            b"1",
+            b"torn" if offset in broken else shop_event(random.Random(offset), offset, START_US, 9),
+            START_US,
+        )
+        for offset in range(first, last)
+    )
+    return PIPELINE.judge(Batch(TOPIC, "id-1", 0, records, first, last))
+
+
+def event_log(folder, clock, **options):
+    return RangeSink(EventLog(folder), clock, **options)
+
+
+def offsets(folder):
+    return sorted(read_events(folder / TOPIC, schema=PIPELINE.event_schema)[OFFSET].to_pylist())
+
+
+def test_nothing_is_stored_before_it_is_due(tmp_path, clock):
+    """Buffered events are in no file, and the cursor says so."""
+    sink = event_log(tmp_path, clock)
+    assert sink.open(PARTITION, 0) == 0
+    sink.add(judged(0, 10))
+    sink.flush_due()
+    assert (sink.cursor(PARTITION), offsets(tmp_path)) == (None, [])
+
+
+@pytest.mark.parametrize("due", ["rows", "age", "asked"])
+def test_a_flush_moves_the_cursor_past_what_it_stored(tmp_path, clock, due):
+    """By rows, by age, or at the end: the next life goes on behind it."""
+    sink = event_log(tmp_path, clock, flush_rows=10 if due == "rows" else 11, flush_age_us=1_000)
+    sink.open(PARTITION, 0)
+    sink.add(judged(0, 10))
+    if due == "age":
+        clock.now_us += 1_000
+    if due == "asked":
+        sink.flush(PARTITION)
+    else:
+        sink.flush_due()
+    assert offsets(tmp_path) == list(range(10))
+    assert event_log(tmp_path, clock).open(PARTITION, 0) == 10
+
+
+def test_a_sink_skips_what_it_has(tmp_path, clock):
+    """A replay from a lower offset adds only what is new."""
+    sink = event_log(tmp_path, clock)
+    sink.open(PARTITION, 0)
+    sink.add(judged(0, 10))
+    sink.flush(PARTITION)
+    later = event_log(tmp_path, clock)
+    assert later.open(PARTITION, 0) == 10
+    later.add(judged(0, 8))
+    later.add(judged(8, 15))
+    later.flush(PARTITION)
+    assert offsets(tmp_path) == list(range(15))
+    assert [(each.first, each.last) for each in stored_ranges(tmp_path / TOPIC)] == [(0, 9), (10, 14)]
+
+
+def test_the_files_alone_tell_the_cursor(tmp_path, clock):
+    """The hint may be lost, torn or behind: names are enough."""
+    sink = event_log(tmp_path, clock)
+    sink.open(PARTITION, 0)
+    sink.add(judged(0, 10))
+    sink.flush(PARTITION)
+    [hint] = (tmp_path / TOPIC / "_cursors").iterdir()
+    for content in ("", "7", None):
+        hint.unlink() if content is None else hint.write_text(content)
+        assert event_log(tmp_path, clock).cursor(PARTITION) == 10
+
+
+def test_ranges_with_nothing_to_store_are_not_replayed_and_leave_no_gap(tmp_path, clock):
+    """A quarantine that stays empty moves its cursor all the same; its next file covers the silence."""
+    sink = RangeSink(Quarantine(tmp_path, {TOPIC: shop_contract()}), clock)
+    sink.open(PARTITION, 0)
+    sink.add(judged(0, 10, broken=[3]))
+    sink.flush(PARTITION)
+    sink.add(judged(10, 50))
+    sink.flush(PARTITION)
+    later = RangeSink(Quarantine(tmp_path, {TOPIC: shop_contract()}), clock)
+    assert later.open(PARTITION, 0) == 50
+    later.add(judged(50, 60, broken=[55]))
+    later.flush(PARTITION)
+    names = sorted(path.name for path in (tmp_path / TOPIC).glob("*.parquet"))
+    assert names == ["id-1-0-0-9.parquet", "id-1-0-10-59.parquet"]
+    assert read_quarantine(tmp_path)["offset"].to_pylist() == [3, 55]
+
+
+def test_a_full_disk_stores_nothing_and_loses_nothing(tmp_path, clock):
+    """The cursor stays; what was buffered is read again."""
+
+    class Full(EventLog, frozen=True):
+        def store(self, partition, batches, first, last):
+            raise OSError(28, "No space left on device")
+
+    sink = RangeSink(Full(tmp_path), clock)
+    sink.open(PARTITION, 0)
+    sink.add(judged(0, 10))
+    with pytest.raises(SinkUnavailable, match="No space left"):
+        sink.flush(PARTITION)
+    assert sink.cursor(PARTITION) is None
+    assert event_log(tmp_path, clock).open(PARTITION, 0) == 0
+
+
+def test_a_rejected_event_is_kept_whole_with_its_reason(tmp_path, clock):
+    """Enough to repair and replay it, and to tell its producer."""
+    sink = RangeSink(Quarantine(tmp_path, {TOPIC: shop_contract()}), clock)
+    sink.open(PARTITION, 0)
+    sink.add(judged(0, 3, broken=[1]))
+    sink.flush(PARTITION)
+    [row] = read_quarantine(tmp_path).to_pylist()
+    assert (row["row"], row["key"], row["reason"], row["offset"], row["origin"]) == (
+        b"torn",
+        b"1",
+        "malformed",
+        1,
+        TOPIC,
+    )
+    assert (row["contract"], row["contract_version"], row["attempt"]) == (TOPIC, "1.0.0", 1)
+
+
+def test_a_closed_partition_is_forgotten(tmp_path, clock):
+    """What another owner will replay is not stored here as well."""
+    sink = event_log(tmp_path, clock)
+    sink.open(PARTITION, 0)
+    sink.add(judged(0, 10))
+    sink.close(PARTITION)
+    sink.flush(PARTITION)
+    assert offsets(tmp_path) == []
