@@ -104,7 +104,7 @@ def ours_as_known(case: Case) -> pa.Table:
 
 def by_hand(case: Case) -> pa.Table:
     """What one writes who knows that nothing is tied and who needs no order."""
-    config: dict[str, Any] = {"preserve_insertion_order": False}
+    config: dict[str, Any] = {"preserve_insertion_order": False, "enable_progress_bar": False}
     config |= {"memory_limit": case.memory} if case.memory else {}
     config |= {"threads": case.threads} if case.threads else {}
     joins, columns = [], ["e.*"]
@@ -230,9 +230,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         case = Case(Path(folder), options.views, options.features, options.memory, options.threads)
         generate(case, int(options.history), int(options.rows))
-        print(
-            f"{options.history:.0e} history rows, {options.rows:.0e} entity rows, {case.views} x {case.features} features"
-        )
+        size = f"{options.history:.0e} history rows, {options.rows:.0e} entity rows"
+        print(f"{size}, {case.views} x {case.features} features")
         results = {}
         for contender in contenders:
             name = contender.__name__

@@ -37,6 +37,7 @@ def connection(limits: Limits, *, search_path: Path | None = None) -> Iterator[d
             "temp_directory": spill,
             "autoinstall_known_extensions": False,
             "preserve_insertion_order": False,
+            "enable_progress_bar": False,
         }
         if limits.memory is not None:
             config["memory_limit"] = limits.memory
