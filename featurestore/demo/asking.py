@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from featurestore.client import FeatureClient, OnlineFeatures
 from featurestore.demo.model import ENTITY_COLUMNS
+from featurestore.errors import FeatureStoreError
 from featurestore.offline.history import historical_features
 from featurestore.plan import Plan
 
@@ -57,9 +58,12 @@ def offline(plan: Plan, rows: pa.Table, instants_us: Mapping[str, npt.NDArray[np
     """The same features of the same rows read offline, each value at its own instant.
 
     Computed features hold at the latest instant of their row (all values of a row have one instant, except where a key
-    has an event ahead of the clock).
+    has an event ahead of the clock). Raises FeatureStoreError where the API left a feature out.
     """
-    names = list(instants_us)
+    projections = plan.service(SERVICE).projections
+    names = [f"{projection.name}__{feature}" for projection in projections for feature in projection.features]
+    if missing := sorted(set(names) - set(instants_us)):
+        raise FeatureStoreError(f"the API left out {', '.join(missing)} of the service {SERVICE!r}")
     wanted = np.stack([instants_us[name] for name in names])
     wanted = np.where(wanted == 0, wanted.max(axis=0), wanted)
     pairs = np.stack([np.tile(np.arange(rows.num_rows), len(names)), wanted.ravel()])
@@ -67,7 +71,6 @@ def offline(plan: Plan, rows: pa.Table, instants_us: Mapping[str, npt.NDArray[np
     asked = rows.take(distinct[0])
     at = pa.array(distinct[1], pa.int64()).cast(_TIMESTAMP)
     asked = asked.set_column(asked.column_names.index("event_timestamp"), "event_timestamp", at)
-    projections = plan.service(SERVICE).projections
     read = historical_features(plan, projections, asked, repo=repo, full_feature_names=True)
     where = place.reshape(len(names), rows.num_rows)
     return pa.table({name: read[name].take(where[index]) for index, name in enumerate(names)})

@@ -1,7 +1,7 @@
 """Is what was served what an offline read gives, to the bit?
 
 Two columns agree where both are null or both hold the same bits: 0.1 + 0.2 is not 0.3, -0.0 is not 0.0, one NaN is
-another. A served status must say the same as the offline value: PRESENT and INCOMPLETE come with one, all else without.
+another. A served status must be the one that the sources give.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,18 +14,17 @@ import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
 
-WITH_VALUE = ("PRESENT", "INCOMPLETE")
-
 
 @dataclass(frozen=True)
 class Difference:
-    """One value that was served but does not hold offline, or the other way round."""
+    """One value, or its status, that was served but does not hold offline."""
 
     column: str
     row: int
     served: object
     offline: object
     status: str
+    expected_status: str
 
 
 @dataclass(frozen=True)
@@ -43,24 +42,26 @@ class Comparison:
         return self.rows * self.columns
 
 
-def compare(served: pa.Table, statuses: Mapping[str, pa.Array], offline: pa.Table) -> Comparison:
-    """Compares every column of `served` with the offline column of its name, row by row.
+def compare(
+    served: pa.Table, statuses: Mapping[str, pa.Array], offline: pa.Table, expected: Mapping[str, pa.Array]
+) -> Comparison:
+    """Compares every offline column with the served column of its name, and their statuses, row by row.
 
-    `statuses` holds the names of the served statuses by column. Raises UsageError where a column or row is missing on a
-    side or has another type there: those are no values that could be compared.
+    `statuses` and `expected` hold names of statuses by column. Raises UsageError where a column or row is missing on a
+    side or has another type there, or where there is nothing to compare: that is no success.
     """
-    missing = [name for name in served.column_names if name not in offline.column_names]
-    if missing or served.num_rows != offline.num_rows:
+    strange = sorted(set(served.column_names) ^ set(offline.column_names))
+    if strange or served.num_rows != offline.num_rows or not served.num_rows or not served.num_columns:
         raise UsageError(
-            f"served {served.num_rows} rows, read {offline.num_rows} offline; "
-            f"columns missing offline: {', '.join(missing) or 'none'}"
+            f"served {served.num_rows} rows of {served.num_columns} columns, read {offline.num_rows} rows of "
+            f"{offline.num_columns} offline; columns on one side only: {', '.join(strange) or 'none'}"
         )
     found: list[Difference] = []
     counted: dict[str, int] = {}
     for name in served.column_names:
         here, there = _flat(served[name]), _flat(offline[name])
-        status = pa.array(statuses[name], pa.string())
-        found += _differences(name, here, there, status)
+        status, due = (pa.array(each[name], pa.string()) for each in (statuses, expected))
+        found += _differences(name, here, there, status, due)
         for entry in pc.value_counts(status).to_pylist():
             counted[entry["values"]] = counted.get(entry["values"], 0) + entry["counts"]
     return Comparison(rows=served.num_rows, columns=served.num_columns, statuses=counted, differences=tuple(found))
@@ -84,11 +85,13 @@ def differing(here: pa.Array, there: pa.Array) -> npt.NDArray[np.bool_]:
     return result
 
 
-def _differences(name: str, here: pa.Array, there: pa.Array, status: pa.Array) -> Iterator[Difference]:
-    valued = pc.is_in(status, pa.array(WITH_VALUE)).to_numpy(zero_copy_only=False)
-    known = there.is_valid().to_numpy(zero_copy_only=False)
-    for row in np.flatnonzero(differing(here, there) | (valued != known)).tolist():
-        yield Difference(name, row, here[row].as_py(), there[row].as_py(), status[row].as_py())
+def _differences(
+    name: str, here: pa.Array, there: pa.Array, status: pa.Array, expected: pa.Array
+) -> Iterator[Difference]:
+    other_status = pc.not_equal(status, expected).to_numpy(zero_copy_only=False)
+    for row in np.flatnonzero(differing(here, there) | other_status).tolist():
+        values = (here[row].as_py(), there[row].as_py(), status[row].as_py(), expected[row].as_py())
+        yield Difference(name, row, *values)
 
 
 def _bits(values: pa.Array) -> npt.NDArray[np.int64]:

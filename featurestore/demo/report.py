@@ -72,7 +72,7 @@ def show(console: Console, outcome: Outcome, seconds: float) -> None:
     for each in outcome.answered.comparison.differences[:_DIFFERENCES_SHOWN]:
         console.print(
             f"[red]differs[/] {each.column}, row {each.row}: served {each.served!r} ({each.status}), "
-            f"offline {each.offline!r}"
+            f"offline {each.offline!r} ({each.expected_status})"
         )
 
 

@@ -57,6 +57,7 @@ from featurestore.demo.model import (
 )
 from featurestore.demo.processes import Processes
 from featurestore.demo.recorded import latest, package_folder, read_recorded
+from featurestore.demo.statuses import expected_statuses
 from featurestore.demo.workspace import prepare
 from featurestore.materialize import materialize
 from featurestore.offline.event_log import stored_ranges
@@ -227,11 +228,12 @@ def _answer(past: History, plan: Plan, settings: Settings, model: Model, url: st
     with FeatureClient(url) as client:
         served = ask(client, rows)
     truth = offline(plan, rows, served.instants_us, settings.repo)
+    expected = expected_statuses(plan, SERVICE, rows, truth, served.instants_us, settings.repo)
     known = pa.table(
         {name: rows[name] for name in TIMETABLE} | {name: served.values[name] for name in truth.column_names}
     )
     return Answered(
         flights=flights,
         chances=pa.array(predict(model, known)),
-        comparison=compare(served.values, served.statuses, truth),
+        comparison=compare(served.values, served.statuses, truth, expected),
     )

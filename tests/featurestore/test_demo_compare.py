@@ -34,11 +34,13 @@ def table(**columns: list[object]) -> pa.Table:
     return pa.table(columns)
 
 
+STATUSES = {"flights": ["PRESENT", "PRESENT", "NOT_FOUND"], "mean": ["PRESENT", "NULL_VALUE", "NOT_FOUND"]}
+
+
 def test_equal_tables_have_no_difference() -> None:
     """Every value counts as compared, under its status."""
     served = table(flights=[3, 0, None], mean=[1.5, None, None])
-    statuses = {"flights": ["PRESENT", "PRESENT", "NOT_FOUND"], "mean": ["PRESENT", "NULL_VALUE", "NOT_FOUND"]}
-    result = compare(served, statuses, served)
+    result = compare(served, STATUSES, served, STATUSES)
     assert (result.compared, result.differences) == (6, ())
     assert result.statuses == {"PRESENT": 3, "NOT_FOUND": 2, "NULL_VALUE": 1}
 
@@ -48,20 +50,25 @@ def test_equal_tables_have_no_difference() -> None:
     [
         ([math.nextafter(1.5, 2), None], ["PRESENT", "NULL_VALUE"]),
         ([1.5, 0.0], ["PRESENT", "NULL_VALUE"]),
-        ([1.5, None], ["PRESENT", "PRESENT"]),
-        ([1.5, None], ["OUTSIDE_MAX_AGE", "NULL_VALUE"]),
+        ([1.5, None], ["PRESENT", "NOT_FOUND"]),
+        ([1.5, None], ["INCOMPLETE", "NULL_VALUE"]),
     ],
 )
 def test_one_bit_one_null_and_one_status_are_found(offline: list[object], statuses: list[str]) -> None:
-    """The planted faults: the last bit of a float, a null for a zero, a status that claims or denies a value."""
-    result = compare(table(mean=[1.5, None]), {"mean": statuses}, table(mean=pa.array(offline, pa.float64())))
+    """The planted faults: the last bit of a float, a null for a zero, a status that is not what the sources give."""
+    expected = {"mean": ["PRESENT", "NULL_VALUE"]}
+    result = compare(table(mean=[1.5, None]), {"mean": statuses}, table(mean=pa.array(offline, pa.float64())), expected)
     assert len(result.differences) == 1
     assert result.differences[0].column == "mean"
 
 
 def test_what_cannot_be_compared_is_no_success() -> None:
-    """A missing column, a missing row, another type: errors, not equality."""
+    """A missing or further column, a missing row, another type, nothing at all: errors, not equality."""
     served = table(mean=[1.5])
-    for offline in (table(other=[1.5]), table(mean=[1.5, 1.5]), table(mean=[1])):
+    present = {"mean": ["PRESENT"]}
+    for offline in (table(other=[1.5]), table(mean=[1.5], other=[1]), table(mean=[1.5, 1.5]), table(mean=[1])):
         with pytest.raises(UsageError):
-            compare(served, {"mean": ["PRESENT"]}, offline)
+            compare(served, present, offline, present)
+    for nothing in (served.slice(1), table()):
+        with pytest.raises(UsageError):
+            compare(nothing, present, nothing, present)

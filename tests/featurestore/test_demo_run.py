@@ -1,0 +1,100 @@
+"""The main job on real data: a part of the year, from raw files to served predictions."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2] / "feature_repo"
+DEMO = (
+    sys.executable, "-m", "featurestore.cli.main", "demo", "--repo", str(REPO), "--days", "28", "--data",
+)  # fmt: skip
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of all live processes that name the folder or have it in their environment, but for ourselves."""
+    found = []
+    for proc in Path("/proc").iterdir():
+        if not proc.name.isdigit() or int(proc.name) == os.getpid():
+            continue
+        try:
+            words = (proc / "cmdline").read_bytes() + (proc / "environ").read_bytes()
+            ended = (proc / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        if str(folder).encode() in words and not ended:
+            found.append((proc / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """The demo's folder; the environment variable that names it marks all its processes."""
+    yield tmp_path
+    assert processes_of(tmp_path) == []
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*DEMO, str(folder), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "DEMO_OF_THIS_TEST": str(folder), "COLUMNS": "160"},
+    )
+
+
+def test_what_is_served_is_what_holds_offline(folder: Path) -> None:
+    """The year as recorded: every value served over HTTP equals the offline read, and the demo says so with exit 0."""
+    with start(folder, "--as-recorded") as demo:
+        told, _ = demo.communicate(timeout=240)
+    assert demo.returncode == 0, told
+    found = re.search(r"([\d,]+) values, 0 differ", told)
+    assert found is not None, told
+    assert int(found[1].replace(",", "")) > 50_000
+    assert "48,215 departures and arrivals" in told
+    # The readings end on 30 December: on New Year's Eve none is younger than three hours.
+    assert "OUTSIDE_MAX_AGE" in told
+    assert "AUC with the store's features" in told
+
+
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.nightly)])
+def test_an_interrupted_demo_leaves_no_process(folder: Path, name: str) -> None:
+    """In the middle of streaming, with every server up: all end, and the exit code is that of an interruption."""
+    with start(folder) as demo:
+        log = folder / "data" / "logs" / "stream-worker.log"
+        deadline = time.monotonic() + 120
+        while not log.exists() and demo.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(processes_of(folder)) >= 3
+        demo.send_signal(signal.Signals[name])
+        told, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 130, told
+    assert f"asked to end ({name}); everything has been stopped" in told
+    assert "Traceback" not in told
+
+
+def test_a_demo_that_stays_up_answers_and_goes_on(folder: Path) -> None:
+    """With --keep-running the API answers after the closing table, until a signal ends everything."""
+    with start(folder, "--keep-running") as demo:
+        assert demo.stdout is not None
+        url = None
+        for line in demo.stdout:
+            if found := re.search(r"(http://[\d.:]+)", line):
+                url = found[1]
+            if "Ctrl-C ends it" in line:
+                break
+        assert url is not None
+        code = "import sys, urllib.request; sys.exit(urllib.request.urlopen(sys.argv[1] + '/ready').status != 200)"
+        assert subprocess.run([sys.executable, "-c", code, url], check=False).returncode == 0
+        demo.send_signal(signal.SIGTERM)
+        demo.communicate(timeout=60)
+    assert demo.returncode == 130
