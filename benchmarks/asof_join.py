@@ -104,7 +104,7 @@ def ours_as_known(case: Case) -> pa.Table:
 
 def by_hand(case: Case) -> pa.Table:
     """What one writes who knows that nothing is tied and who needs no order."""
-    config: dict[str, Any] = {"preserve_insertion_order": False, "enable_progress_bar": False}
+    config: dict[str, Any] = {"preserve_insertion_order": False}
     config |= {"memory_limit": case.memory} if case.memory else {}
     config |= {"threads": case.threads} if case.threads else {}
     joins, columns = [], ["e.*"]
@@ -116,6 +116,7 @@ def by_hand(case: Case) -> pa.Table:
         alive = f"h{view}.event_timestamp + INTERVAL {DAYS} DAY >= e.event_timestamp"
         columns += [f"CASE WHEN {alive} THEN h{view}.{name} END AS {name}" for name in case.names(view)]
     with duckdb.connect(config=config) as session:
+        session.execute("SET enable_progress_bar = false")
         return session.sql(
             f"SELECT {', '.join(columns)} FROM '{case.folder}/entities.parquet' e {' '.join(joins)}"
         ).to_arrow_table()

@@ -37,7 +37,6 @@ def connection(limits: Limits, *, search_path: Path | None = None) -> Iterator[d
             "temp_directory": spill,
             "autoinstall_known_extensions": False,
             "preserve_insertion_order": False,
-            "enable_progress_bar": False,
         }
         if limits.memory is not None:
             config["memory_limit"] = limits.memory
@@ -50,6 +49,7 @@ def connection(limits: Limits, *, search_path: Path | None = None) -> Iterator[d
         except duckdb.Error as error:
             raise ConfigurationError(f"DuckDB refuses the limits {limits}: {first_line(error)}") from error
         try:
+            session.execute("SET enable_progress_bar = false")
             yield session
         except duckdb.OutOfMemoryException as error:
             raise ConfigurationError(
