@@ -1,7 +1,9 @@
 """How fast is the windowed join, next to a hand-written DuckDB window query?
 
     python -m benchmarks.windowed_join --events 1e7 --rows 1e6 --peer-events 1e6 --peer-rows 1e5
+    python -m benchmarks.windowed_join --events 1e8 --rows 1e7 --keys 1e5 --buckets 8 --times 1
 
+With buckets, events come in batches and wait on disk: for more events than memory holds.
 Both sides read the same Parquet files and end with an Arrow table; each runs in a process of its own, so that peak
 memory is its own. Values are compared on the peer's size before any time is printed: counts, extremes and last values
 by equality, sums, means and deviations to 1e-9 (the peer adds floats in the order of its threads; ours is exact).
@@ -22,6 +24,7 @@ import pyarrow.parquet as pq
 
 from featurestore.aggregation.windows import DAY_US, HOUR_US, MINUTE_US
 from featurestore.offline.windowed import windowed_join
+from featurestore.offline.windowed_spill import windowed_join_batches
 from featurestore.plan import Aggregation
 
 WINDOWS = {
@@ -62,28 +65,30 @@ def generate(folder: Path, events: int, rows: int, keys: int, seed: int) -> None
     pq.write_table(pa.table(asked), folder / "rows.parquet")
 
 
-def ours(folder: Path) -> pa.Table:
-    """The windowed join."""
-    return windowed_join(
-        pq.read_table(folder / "events.parquet"),
-        pq.read_table(folder / "rows.parquet"),
-        keys={"k": "k"},
-        event_ts="ts",
-        entity_ts="at",
-        aggregations=[
-            Aggregation(
-                feature=f"{function}_{name}",
-                column="x",
-                column_dtype="DOUBLE",
-                function=function,
-                dtype="INT64" if function == "count" else "DOUBLE",
-                window_us=window_us,
-                hop_us=hop_us,
-            )
-            for name, (window_us, hop_us) in WINDOWS.items()
-            for function in FUNCTIONS
-        ],
+AGGREGATIONS = [
+    Aggregation(
+        feature=f"{function}_{name}",
+        column="x",
+        column_dtype="DOUBLE",
+        function=function,
+        dtype="INT64" if function == "count" else "DOUBLE",
+        window_us=window_us,
+        hop_us=hop_us,
     )
+    for name, (window_us, hop_us) in WINDOWS.items()
+    for function in FUNCTIONS
+]
+
+
+def ours(folder: Path, buckets: int) -> pa.Table:
+    """The windowed join, of events in memory or (more than one bucket) of events that wait on disk."""
+    rows = pq.read_table(folder / "rows.parquet")
+    what = {"keys": {"k": "k"}, "event_ts": "ts", "entity_ts": "at", "aggregations": AGGREGATIONS}
+    if buckets == 1:
+        return windowed_join(pq.read_table(folder / "events.parquet"), rows, **what)
+    events = pq.ParquetFile(folder / "events.parquet")
+    batches = events.iter_batches(batch_size=1_000_000)
+    return windowed_join_batches(batches, rows, schema=events.schema_arrow, folder=folder, buckets=buckets, **what)
 
 
 def peer(folder: Path) -> pa.Table:
@@ -105,12 +110,12 @@ def peer(folder: Path) -> pa.Table:
         """).to_arrow_table()
 
 
-def measure(side: str, folder: str, times: int) -> tuple[list[float], float, str]:
+def measure(side: str, folder: str, times: int, buckets: int) -> tuple[list[float], float, str]:
     """Seconds of every run, peak memory in MB, and where the result lies."""
     seconds = []
     for _ in range(times):
         start = time.perf_counter()
-        result = {"ours": ours, "peer": peer}[side](Path(folder))
+        result = peer(Path(folder)) if side == "peer" else ours(Path(folder), buckets)
         seconds.append(time.perf_counter() - start)
     path = f"{folder}/{side}.parquet"
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -130,10 +135,10 @@ def differences(found: pa.Table, expected: pa.Table) -> list[str]:
     return wrong
 
 
-def run(side: str, folder: str, times: int) -> tuple[float, float, pa.Table]:
+def run(side: str, folder: str, times: int, buckets: int = 1) -> tuple[float, float, pa.Table]:
     """Median seconds, peak memory in MB and the result of one side, in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        seconds, peak_mb, path = pool.apply(measure, (side, folder, times))
+        seconds, peak_mb, path = pool.apply(measure, (side, folder, times, buckets))
     return float(np.median(seconds)), peak_mb, pq.read_table(path)
 
 
@@ -146,6 +151,7 @@ def main() -> int:
     parser.add_argument("--peer-events", type=float, default=3e5)
     parser.add_argument("--peer-rows", type=float, default=3e4)
     parser.add_argument("--times", type=int, default=3, help="runs, of which the median counts")
+    parser.add_argument("--buckets", type=int, default=1, help="shares of the events that wait on disk")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +159,7 @@ def main() -> int:
         # As many events a key as on the full size, so that windows hold as much.
         keys = max(1, int(given.keys * events / given.events))
         generate(Path(folder), events, rows, keys, given.seed)
-        our_s, _, found = run("ours", folder, given.times)
+        our_s, _, found = run("ours", folder, given.times, given.buckets)
         peer_s, peer_mb, expected = run("peer", folder, given.times)
         if wrong := differences(found, expected):
             print(f"values differ: {', '.join(wrong)}", file=sys.stderr)
@@ -164,7 +170,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         events, rows = int(given.events), int(given.rows)
         generate(Path(folder), events, rows, int(given.keys), given.seed)
-        our_s, our_mb, _ = run("ours", folder, given.times)
+        our_s, our_mb, _ = run("ours", folder, given.times, given.buckets)
         print(f"{events:,} events x {rows:,} rows, {int(given.keys):,} keys, Parquet to Arrow")
         print(f"  windowed join       {our_s:8.2f} s  peak {our_mb:6.0f} MB")
     return 0

@@ -16,7 +16,7 @@ from featurestore.aggregation.results import ColumnResult
 from featurestore.aggregation.values import arrow_type
 from featurestore.errors import UsageError
 from featurestore.offline.windowed_chunk import Chunk, Events, Window, windows_of
-from featurestore.offline.windowed_keys import column_of, instants, key_codes
+from featurestore.offline.windowed_keys import KeyIndex, column_of, instants
 from featurestore.offline.windowed_known import KnownChunk
 from featurestore.offline.windowed_ranges import Ints
 from featurestore.plan import Aggregation
@@ -77,7 +77,7 @@ def windowed_join(
             answered.append(batch)
             for feature, column in _answers(chunk, windows, row_code[batch], t_us[batch], batch):
                 values[feature].append(column)
-    return _assemble(aggregations, values, answered, len(t_us))
+    return in_order(aggregations, values, answered, len(t_us))
 
 
 def _read(
@@ -99,10 +99,11 @@ def _read(
         numbers, present = kept.read(column_of(events, kept.column, "events"))
         kept.refuse_too_large(numbers)
         columns.append((kept, numbers, present))
-    event_code, row_code, codes = key_codes(events, entity_rows, keys)
+    index = KeyIndex(entity_rows, keys, events.schema)
+    code = index.codes(events)
     if not dated.all():
-        event_code = np.where(dated, event_code, -1)
-    return Events(event_code, ts_us, arrival_us, tuple(columns)), row_code, codes
+        code = np.where(dated, code, -1)
+    return Events(code, ts_us, arrival_us, tuple(columns)), index.rows, index.size
 
 
 def _chunks(events: Events, row_code: Ints, codes: int, chunk_rows: int) -> Iterator[tuple[Ints, Ints]]:
@@ -150,10 +151,13 @@ def _answers(
                 raise error.at(sorted(rows[error.rows].tolist())) from None
 
 
-def _assemble(
+def in_order(
     aggregations: Sequence[Aggregation], values: dict[str, list[Any]], answered: Sequence[Ints], rows: int
 ) -> Any:
-    """The columns in the entity rows' order; rows that no chunk answered are null."""
+    """Columns in the entity rows' order, of values that were told for rows `answered`; the other rows are null.
+
+    Takes the lists out of `values`, so that a column's parts are freed before the next is put together.
+    """
     place = np.full(rows, -1)
     if answered:
         order = np.concatenate(answered)

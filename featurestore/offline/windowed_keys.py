@@ -23,12 +23,18 @@ _PER_MICROSECOND = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 def column_of(table: Any, name: str, what: str) -> Any:
     """The column of that name; raises UsageError where the table has none, or several."""
-    found = table.schema.get_all_field_indices(name)
+    field_of(table.schema, name, what)
+    return table.column(name)
+
+
+def field_of(schema: Any, name: str, what: str) -> Any:
+    """The field of that name; raises UsageError where the schema has none, or several."""
+    found = schema.get_all_field_indices(name)
     if not found:
-        raise UsageError(f"the {what} have no column {name!r}; {did_you_mean(name, table.column_names)}")
+        raise UsageError(f"the {what} have no column {name!r}; {did_you_mean(name, schema.names)}")
     if len(found) > 1:
         raise UsageError(f"the {what} have {len(found)} columns {name!r}; leave one")
-    return table.column(found[0])
+    return schema.field(found[0])
 
 
 def instants(column: Any, name: str) -> tuple[Ints, Mask]:
@@ -51,40 +57,53 @@ def instants(column: Any, name: str) -> tuple[Ints, Mask]:
     raise UsageError(f"column {name!r} must hold timestamps; {column.type} was found")
 
 
-def key_codes(events: Any, entity_rows: Any, keys: Mapping[str, str]) -> tuple[Ints, Ints, int]:
-    """Codes of the events' keys, of the entity rows' keys, and how many there are.
+class KeyIndex:
+    """Codes of the entity rows' keys: from 0, in the order of their first rows; -1 is a null key.
 
-    Codes run from 0 over the keys of the entity rows; -1 is a null key, or an event's that no entity row has.
-    Raises UsageError where a key column is missing or the two sides' types cannot be compared.
-
-    >>> a, b = pa.table({"k": ["x", "y", None]}), pa.table({"id": ["y", "z", "y"]})
-    >>> key_codes(a, b, {"k": "id"})
-    (array([-1,  0, -1]), array([0, 1, 0]), 2)
+    >>> asked = pa.table({"id": ["y", "z", "y"]})
+    >>> index = KeyIndex(asked, {"k": "id"}, pa.schema({"k": pa.string()}))
+    >>> index.rows, index.size
+    (array([0, 1, 0]), 2)
+    >>> index.codes(pa.table({"k": ["x", "y", None]}))
+    array([-1,  0, -1])
     """
-    ours = np.zeros(len(events), np.int64)
-    theirs = np.zeros(len(entity_rows), np.int64)
-    size = 1 if len(entity_rows) else 0
-    for event_column, entity_column in keys.items():
-        left = column_of(events, event_column, "events")
-        right = column_of(entity_rows, entity_column, "entity rows")
-        common = _common(left.type, right.type, event_column, entity_column)
-        left, right = left.cast(common), right.cast(common)
-        known = pc.unique(right).drop_null()
-        ours, theirs, size = _together((ours, _find(left, known)), (theirs, _find(right, known)), len(known))
-    return ours, theirs, size
+
+    def __init__(self, entity_rows: Any, keys: Mapping[str, str], events: Any) -> None:
+        """`keys` maps columns of the events to those of the entity rows; `events` is the events' schema.
+
+        Raises UsageError where a key column is missing or the two sides' types cannot be compared.
+        """
+        self._columns: list[tuple[str, Any, Any, Any]] = []
+        self.rows = np.zeros(len(entity_rows), np.int64)
+        self.size = 1 if len(entity_rows) else 0
+        for event_column, entity_column in keys.items():
+            right = column_of(entity_rows, entity_column, "entity rows")
+            left = field_of(events, event_column, "events").type
+            common = _common(left, right.type, event_column, entity_column)
+            right = right.cast(common)
+            known = pc.unique(right).drop_null()
+            pairs = _pair(self.rows, _find(right, known), len(known))
+            # The codes of the first column alone are dense already.
+            known_pairs = pc.unique(pa.array(pairs[pairs >= 0])) if self._columns else None
+            self._columns.append((event_column, common, known, known_pairs))
+            self.rows = pairs if known_pairs is None else _find(pa.array(pairs), known_pairs)
+            self.size = len(known if known_pairs is None else known_pairs)
+
+    def codes(self, events: Any) -> Ints:
+        """Codes of the events' keys; -1 also where no entity row has the key."""
+        found = np.zeros(len(events), np.int64)
+        for name, common, known, known_pairs in self._columns:
+            pairs = _pair(found, _find(events.column(name).cast(common), known), len(known))
+            found = pairs if known_pairs is None else _find(pa.array(pairs), known_pairs)
+        return found
 
 
-def _together(ours: tuple[Ints, Ints], theirs: tuple[Ints, Ints], size: int) -> tuple[Ints, Ints, int]:
-    """Dense codes of pairs (code so far, code of one more column)."""
-    pairs = [np.where((a < 0) | (b < 0), -1, a * size + b) for a, b in (ours, theirs)]
-    if not theirs[0].any():  # the first column's codes are dense already
-        return pairs[0], pairs[1], size
-    known = pc.unique(pa.array(pairs[1][pairs[1] >= 0]))
-    return _find(pa.array(pairs[0]), known), _find(pa.array(pairs[1]), known), len(known)
+def _pair(so_far: Ints, code: Ints, count: int) -> Ints:
+    return np.where((so_far < 0) | (code < 0), -1, so_far * count + code)
 
 
 def _find(values: Any, known: Any) -> Ints:
-    found: Ints = pc.fill_null(pc.index_in(values, value_set=known), -1).to_numpy().astype(np.int64)
+    found: Ints = pc.fill_null(pc.index_in(values, value_set=known), -1).to_numpy(zero_copy_only=False).astype(np.int64)
     return found
 
 

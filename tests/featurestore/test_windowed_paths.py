@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.aggregation import read, tiles
+from featurestore.aggregation.errors import LeavesType
 from featurestore.aggregation.read import WindowReader
 from featurestore.aggregation.tiles import SPAN, TileLayout
 from featurestore.aggregation.windows import DAY_US, HOUR_US, MINUTE_US
-from featurestore.errors import DefinitionError
+from featurestore.errors import DefinitionError, UsageError
 from featurestore.offline import windowed_chunk, windowed_ranges
 from featurestore.offline.windowed import windowed_join
+from featurestore.offline.windowed_spill import windowed_join_batches
 from featurestore.plan import Aggregation
 
 WINDOWS = [
@@ -360,6 +362,87 @@ def compare_all(seed, cases):
 def test_join_tiles_and_fractions_agree(seed):
     """3,200 keys and instants on and around every edge: no path differs from another in one bit."""
     compare_all(seed, cases=100)
+
+
+@pytest.mark.parametrize("as_known", [False, True])
+@pytest.mark.parametrize("buckets", [1, 7])
+def test_spilled_join_equals_the_join(tmp_path, buckets, as_known):
+    """Events that come in batches and wait on disk give the same bits, and leave nothing behind."""
+    events, rows = draw(np.random.default_rng(5), cases=60)
+    data = table(events)
+    asked = pa.table({"id": [k for k, _ in rows], "at": pa.array([t for _, t in rows], pa.int64())})
+    found = windowed_join_batches(
+        data.to_batches(max_chunksize=100),
+        asked,
+        schema=data.schema,
+        keys={"k": "id"},
+        event_ts="ts",
+        entity_ts="at",
+        aggregations=AGGREGATIONS,
+        folder=tmp_path,
+        buckets=buckets,
+        arrival="arrival",
+        as_known=as_known,
+    )
+    found = as_bits({name: found[name] for name in found.column_names})
+    assert not differences(found, joined(events, rows, as_known=as_known))
+    assert not list(tmp_path.iterdir())
+
+
+def test_keys_of_several_columns():
+    """A key is all of its columns; a null in any of them is no key."""
+    second = pa.timestamp("s")
+    events = pa.table({"a": ["p", "p", None, "q"], "b": [1, 2, 1, 1], "ts": pa.array([1, 1, 1, 1], second)})
+    rows = {
+        "a": ["p", None, "p", "q", "q"],
+        "c": pa.array([2, 1, 1, 1, 3], pa.int32()),
+        "at": pa.array([9] * 5, second),
+    }
+    count = Aggregation(
+        feature="n", column="b", column_dtype="INT64", function="sum", dtype="INT64", window_us=None, hop_us=None
+    )
+    found = windowed_join(
+        events, pa.table(rows), keys={"a": "a", "b": "c"}, event_ts="ts", entity_ts="at", aggregations=[count]
+    )
+    assert found["n"].to_pylist() == [2, None, 1, 1, None]
+
+
+def test_view_without_entities():
+    """No key columns: every row sees every event."""
+    events = pa.table({"x": [1, 2], "ts": pa.array([1, 5], pa.int64())})
+    total = Aggregation(
+        feature="n", column="x", column_dtype="INT64", function="sum", dtype="INT64", window_us=None, hop_us=None
+    )
+    rows = pa.table({"at": pa.array([0, 1, 9], pa.int64())})
+    found = windowed_join(events, rows, keys={}, event_ts="ts", entity_ts="at", aggregations=[total])
+    assert found["n"].to_pylist() == [None, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keys": {"k": "nowhere"}}, "no column 'nowhere'"),
+        ({"event_ts": "tss"}, "did you mean 'ts'"),
+        ({"keys": {"i": "id"}}, "int64.*string"),
+        ({"event_ts": "x"}, "must hold timestamps; double"),
+        ({"as_known": True, "arrival": None}, "needs the events' arrival"),
+    ],
+)
+def test_bad_input_is_named_before_any_work(change, message):
+    """What is missing or cannot be compared is told with what exists."""
+    given = {"keys": {"k": "id"}, "event_ts": "ts", "entity_ts": "at", "aggregations": AGGREGATIONS[:1], **change}
+    rows = pa.table({"id": ["a"], "at": pa.array([0], pa.int64())})
+    with pytest.raises(UsageError, match=message):
+        windowed_join(table([]), rows, **given)
+
+
+def test_sums_that_leave_their_type_name_entity_rows():
+    """The positions in the error are those of the entity rows, whatever the chunks."""
+    events = [Event("a", ORIGIN, ORIGIN, None, 2**62), Event("a", ORIGIN, ORIGIN, None, 2**62)]
+    total = [a for a in AGGREGATIONS if a.feature == "i_sum_None"]
+    with pytest.raises(LeavesType) as caught:
+        joined(events, [("b", ORIGIN), ("a", ORIGIN - 1), ("a", ORIGIN)], aggregations=total)
+    assert caught.value.rows == [2]
 
 
 INSTANTS = st.builds(
