@@ -17,8 +17,9 @@ from pydantic import ConfigDict
 from featurestore.config import data_dir
 from featurestore.errors import ConfigurationError
 from featurestore.online.materialize import materialize_table
+from featurestore.plugins.definitions import is_windowed
 from featurestore.plugins.online_store import RedisOnlineStore
-from featurestore.plugins.views import latest_view, windowed
+from featurestore.plugins.views import latest_view
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
     def _materialize_one(self, registry: Any, task: MaterializationTask, **kwargs: Any) -> ArrowJob:
         """One view, in order: 1. read; 2. write; 3. keep what was set aside, so that a crash offers it again."""
         table = task.feature_view
-        if windowed(table):
+        if is_windowed(table):
             return _told(task, f"{table.name}: skipped, its windows are kept current by the stream")
         if not isinstance(self.online_store, RedisOnlineStore):
             raise ConfigurationError(

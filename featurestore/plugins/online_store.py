@@ -27,8 +27,9 @@ from featurestore.online.result import Column, Status
 from featurestore.online.writer import RowWriter
 from featurestore.plan import Plan, Projection, View
 from featurestore.plan_store import PlanStore
+from featurestore.plugins.definitions import is_windowed
 from featurestore.plugins.protos import from_column, scalar, to_column
-from featurestore.plugins.views import latest_view, windowed
+from featurestore.plugins.views import latest_view
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Feast has no INCOMPLETE; INVALID beside a value is the only one of its statuses that does not vouch for it.
@@ -81,7 +82,7 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
         Raises UsageError for a windowed view, for values that do not fit and for rows dated ahead of the clock
         beyond the tolerance (all others are written first).
         """
-        if windowed(table):
+        if is_windowed(table):
             raise UsageError(
                 f"view {table.name!r} is windowed: its features are counted from events; send them to its topic"
             )
@@ -180,7 +181,7 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
             delete_views(self.client(config), config.project, [table.name for table in tables])
 
     def _view(self, config: RepoConfig, table: Any, key: Any = None) -> View:
-        if not windowed(table):
+        if not is_windowed(table):
             return latest_view(table, key)
         # Tiles are laid out by the Plan in force, whose version of the view a Feast object does not know.
         plan = PlanStore(self.client(config), config.project).load()

@@ -5,7 +5,7 @@ from typing import Any
 from feast.feature_view import DUMMY_ENTITY_ID
 
 from featurestore.plan import Field, JoinKey, Source, View
-from featurestore.plugins.definitions import is_windowed
+from featurestore.plugins.definitions import feature_fields
 
 
 def latest_view(table: Any, key: Any = None) -> View:  # Feast ships no types for its views
@@ -20,8 +20,6 @@ def latest_view(table: Any, key: Any = None) -> View:  # Feast ships no types fo
     if not declared and key is not None:
         values = zip(key.join_keys, key.entity_values, strict=True)
         declared = [(name, _dtype(value)) for name, value in values]
-    # Feast's registry gives a stream view its join keys as features too.
-    features = [field for field in table.features if field.name not in dict(declared)]
     join_keys = [JoinKey(entity=name, name=name, dtype=dtype) for name, dtype in declared if name != DUMMY_ENTITY_ID]
     source = getattr(table, "batch_source", None)
     ttl = getattr(table, "ttl", None)
@@ -30,7 +28,7 @@ def latest_view(table: Any, key: Any = None) -> View:  # Feast ships no types fo
         version=1,
         kind="latest",
         join_keys=tuple(sorted(join_keys, key=lambda each: each.name)),
-        features=tuple(Field(name=f.name, dtype=f.dtype.to_value_type().name) for f in features),
+        features=tuple(Field(name=f.name, dtype=f.dtype.to_value_type().name) for f in feature_fields(table)),
         ttl_us=round(ttl.total_seconds() * 1_000_000) if ttl else 0,
         source=Source(
             name=getattr(source, "name", "") or "",
@@ -40,11 +38,6 @@ def latest_view(table: Any, key: Any = None) -> View:  # Feast ships no types fo
             field_mapping=dict(getattr(source, "field_mapping", None) or {}),
         ),
     )
-
-
-def windowed(table: Any) -> bool:
-    """Whether the stream, not a write, keeps the view current."""
-    return is_windowed(table)
 
 
 def _dtype(value: Any) -> str:
