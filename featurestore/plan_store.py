@@ -13,11 +13,18 @@ from featurestore.online.keys import plan_key
 from featurestore.plan import Plan
 
 
+_VERSION_BYTES = 20
+
+
 class KeyValue(Protocol):
-    """The two calls that a Plan store makes of a key-value client."""
+    """The calls that a Plan store makes of a key-value client."""
 
     def get(self, name: bytes, /) -> object:
         """The value of a key as bytes, None where there is none."""
+        ...
+
+    def getrange(self, key: bytes, start: int, end: int, /) -> object:
+        """The bytes `start`..`end` of a value, both included; empty where there is none."""
         ...
 
     def set(self, name: bytes, value: bytes, /) -> object:
@@ -44,8 +51,8 @@ class PlanStore:
 
     def load(self) -> Plan:
         """The Plan in force, the same object while nothing changes; raises StaleStore where there is none."""
-        raw = self._read()
-        if raw is None:
+        raw = self._client.get(self._key)
+        if not isinstance(raw, bytes):
             raise StaleStore(f"the online store has no plan of project {self._project!r}; run `featurestore apply`")
         if self._plan is None or raw != self._seen:
             self._plan, self._seen = Plan.decode(raw.split(b"\n", 1)[-1]), raw
@@ -53,12 +60,8 @@ class PlanStore:
 
     def version(self) -> int | None:
         """The version in force, None where there is no Plan."""
-        raw = self._read()
-        return None if raw is None else int(raw.split(b"\n", 1)[0])
-
-    def _read(self) -> bytes | None:
-        raw = self._client.get(self._key)
-        return raw if isinstance(raw, bytes) else None
+        head = self._client.getrange(self._key, 0, _VERSION_BYTES)
+        return int(head.split(b"\n", 1)[0]) if isinstance(head, bytes) and head else None
 
 
 def load_plan_file(path: Path) -> Plan:

@@ -174,7 +174,7 @@ def _on_demand(
     for each in view.inputs:
         for feature in each.features:
             values = columns[_column(each, feature)].to_pylist()
-            given[feature] = given[f"{each.name}__{feature}"] = values
+            given[feature] = given[f"{each.view}__{feature}"] = values
     computed = run_on_demand(view, given, asked.num_rows)
     types = {field.name: field.dtype for field in view.features}
     return {

@@ -25,6 +25,9 @@ class Shelf(dict):
     def set(self, name, value):
         self[name] = value
 
+    def getrange(self, name, start, end):
+        return self.get(name, b"")[start : end + 1]
+
 
 def test_a_plan_survives_its_encoding():
     """Decoding what was encoded gives an equal Plan."""
