@@ -16,15 +16,21 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+import pyarrow as pa
 import redis
 
 from featurestore.clock import Clock
 from featurestore.errors import ConfigurationError, FeatureStoreError, StoreUnavailable
+from featurestore.offline.event_log import ARRIVAL
+from featurestore.online.connection import StoreClient
 from featurestore.online.keys import Shard, shards_key
+from featurestore.online.writer import RowWriter
+from featurestore.plan import View
 from streaming.shard_state import BlockWrite
 
 NOT_YET: Final = 2**63 - 1
 """`complete_from_us` of a shard that nobody has claimed yet: no window is complete."""
+_ANY_US: Final = 2**61
 
 _CLAIM = """
 local control = KEYS[1]
@@ -110,12 +116,13 @@ class Control(msgspec.Struct, frozen=True):
 class ShardStore:
     """The shards' state in Redis. Not shared by threads; raises StoreUnavailable where Redis does not answer."""
 
-    def __init__(self, client: redis.Redis, clock: Clock) -> None:
+    def __init__(self, client: StoreClient, clock: Clock) -> None:
         self._client = client
         self._clock = clock
         self._claim = client.register_script(_CLAIM)
         self._commit = client.register_script(_COMMIT)
         self._replace = client.register_script(_REPLACE)
+        self._writers: dict[tuple[str, str, int], RowWriter] = {}
 
     def check_policy(self) -> None:
         """Refuse a Redis that may evict keys: raises ConfigurationError."""
@@ -193,6 +200,19 @@ class ShardStore:
         return msgspec.structs.replace(
             claim, offset=offset, watermark_us=watermark_us, complete_from_us=complete_from_us
         )
+
+    def write_rows(self, project: str, view: View, rows: pa.Table) -> None:
+        """Latest values of a view without aggregations: the greatest (event time, arrival) of a key stays.
+
+        Repeating it changes nothing, so that it may go before the commit that moves the offset.
+        """
+        known = (project, view.name, view.version)
+        writer = self._writers.get(known)
+        if writer is None:
+            # What is too far ahead was set aside by its arrival; this process's clock has no say in it.
+            writer = RowWriter(self._client, project, view, clock=self._clock, tolerance_us=_ANY_US)
+            self._writers[known] = writer
+        self._run(lambda: writer.write(rows, event_timestamp=view.source.timestamp_field, created=ARRIVAL))
 
     def register(self, shard: Shard, complete_from_us: int, *, only_new: bool = False) -> None:
         """List the shard for readers, or correct its `complete_from_us` (0: ever); repeating it changes nothing."""

@@ -51,6 +51,14 @@ _SCALARS: Final[Mapping[str, tuple[Any, pa.DataType]]] = {
     "BYTES": (bytes, pa.binary()),
     "UNIX_TIMESTAMP": (dt.datetime | _INT64, pa.timestamp("us", "UTC")),
 }
+_TYPES: Final[Mapping[str, tuple[Any, pa.DataType]]] = {
+    **_SCALARS,
+    **{
+        f"{name}_LIST": (list[kind | None], pa.list_(arrow))  # type: ignore[valid-type]  # read by msgspec alone
+        for name, (kind, arrow) in _SCALARS.items()
+        if name != "UNIX_TIMESTAMP"
+    },
+}
 _LOGICAL: Final = {
     "string": "STRING",
     "integer": "INT64",
@@ -110,7 +118,8 @@ class Decoder:
         for view in views:
             for key in view.join_keys:
                 _declare(keys, mapping.get(key.name, key.name), key.dtype, view)
-            for column in view.columns:
+            # What a view of latest values reads of an event are its features.
+            for column in view.columns or view.features:
                 name = mapping.get(column.name, column.name)
                 _declare(fields, name, column.dtype, view)
         fields.update(keys)
@@ -125,7 +134,7 @@ class Decoder:
                 fields.setdefault(name, "STRING")
         self.fields = tuple(Field(name=name, dtype=dtype) for name, dtype in fields.items())
         """Every column of a row, with its Feast type, as the producer names it."""
-        self.schema = pa.schema([(field.name, _SCALARS[_known(field)][1]) for field in self.fields])
+        self.schema = pa.schema([(field.name, _TYPES[_known(field)][1]) for field in self.fields])
         self._keys = {name: dtype for name, dtype in keys.items() if dtype in ("STRING", "INT32", "INT64")}
         keyed = any(view.partitions == "keyed" for view in views)
         self._message_key = self.topic.key_column if keyed else None
@@ -194,7 +203,7 @@ class Decoder:
     def _row_type(self) -> type[msgspec.Struct]:
         fields: list[tuple[str, Any, Any]] = []
         for field in self.fields:
-            kind = str | _INT64 if field.name in self._keys else _SCALARS[field.dtype][0]
+            kind = str | _INT64 if field.name in self._keys else _TYPES[field.dtype][0]
             fields.append((self._attributes[field.name], kind | None, None))
         renamed = {attribute: name for name, attribute in self._attributes.items()}
         return msgspec.defstruct("Row", fields, gc=False, rename=renamed)
@@ -263,10 +272,10 @@ def _declare(fields: dict[str, str], name: str, dtype: str, view: View) -> None:
 
 
 def _known(field: Field) -> str:
-    if field.dtype not in _SCALARS:
+    if field.dtype not in _TYPES:
         raise DefinitionError(
             f"event column {field.name!r} is declared {field.dtype}, which messages cannot carry; "
-            + did_you_mean(field.dtype, _SCALARS)
+            + did_you_mean(field.dtype, _TYPES)
         )
     return field.dtype
 

@@ -61,6 +61,11 @@ class Judged(msgspec.Struct, frozen=True):
     warned: dict[str, int]
     """Rule id -> events that broke a rule which only warns or observes."""
 
+    @property
+    def watermark_us(self) -> int | None:
+        """The greatest min(event time, arrival) of what was accepted; None without events."""
+        return int(np.minimum(self.ts_us, self.arrival_us).max()) if len(self.ts_us) else None
+
     def since(self, offset: int) -> "Judged":
         """The same without what lies before `offset`: a sink or shard skips what it already has."""
         if offset <= self.batch.position_before:
@@ -172,13 +177,11 @@ class LevelPartials(msgspec.Struct, frozen=True):
 class Partials(msgspec.Struct, frozen=True):
     """What a batch adds to the tiles of one view.
 
-    `keys[code]` is the serialized entity key. `late` counts events that their arrival puts beyond every window;
-    `watermark_us` is the greatest min(event time, arrival), None without events.
+    `keys[code]` is the serialized entity key. `late` counts events that their arrival puts beyond some window.
     """
 
     keys: list[bytes]
     levels: tuple[LevelPartials, ...]
-    watermark_us: int | None
     late: int
 
 
@@ -189,9 +192,7 @@ class ViewPipeline:
     """
 
     def __init__(self, view: View, *, slack_us: int = SLACK_US) -> None:
-        if view.kind != "windowed" or view.transform is not None:
-            what = "no aggregations" if view.kind != "windowed" else "a transformation"
-            raise DefinitionError(f"stream view {view.name!r} has {what}; this version streams plain aggregations only")
+        _refuse_transform(view)
         self.view = view
         self.layout = TileLayout.of(view)
         self.slack_us = slack_us
@@ -205,8 +206,7 @@ class ViewPipeline:
         clock, which only saves writing what would expire at once. Events with a null entity key belong to no entity.
         """
         if not len(judged.ts_us):
-            return Partials([], (), None, 0)
-        watermark_us = int(np.minimum(judged.ts_us, judged.arrival_us).max())
+            return Partials([], (), 0)
         codes, keys = self._entities(judged.events)
         columns = _columns(self.view, judged.events)
         late = np.zeros(len(codes), np.bool_)
@@ -218,7 +218,7 @@ class ViewPipeline:
             use = np.flatnonzero((codes >= 0) & (expiry > np.maximum(judged.arrival_us, now_us)))
             if len(use):
                 levels.append(_grouped(level, codes[use], tile[use], judged.ts_us[use], columns, use))
-        return Partials(keys, tuple(levels), watermark_us, int(late.sum()))
+        return Partials(keys, tuple(levels), int(late.sum()))
 
     def _expiry(self, level: Level, tile: Ints) -> Ints:
         """int64[n]: when the block that holds each tile is no longer needed, slack included."""
@@ -256,6 +256,37 @@ class ViewPipeline:
                 self._known[value] = key
             keys.append(key)
         return codes, keys
+
+
+class LatestPipeline:
+    """From accepted events to the rows of a view without aggregations: the newest event of a key is its value.
+
+    Raises DefinitionError for a view that has a transformation.
+    """
+
+    def __init__(self, view: View) -> None:
+        _refuse_transform(view)
+        self.view = view
+        self._columns = {name: _producer_name(view, name) for name in _names(view)}
+
+    def rows(self, judged: Judged) -> pa.Table:
+        """The events as rows of the view, under its names, with their timestamp and `_arrival`."""
+        events = judged.events
+        columns = {name: events[raw] for name, raw in self._columns.items()}
+        return pa.table({**columns, ARRIVAL: events[ARRIVAL]})
+
+
+def _names(view: View) -> list[str]:
+    features = [feature.name for feature in view.features]
+    return list(dict.fromkeys([*(key.name for key in view.join_keys), *features, view.source.timestamp_field]))
+
+
+def _refuse_transform(view: View) -> None:
+    if view.transform is not None:
+        raise DefinitionError(
+            f"stream view {view.name!r} has a transformation, which this version does not run; "
+            "let the producer compute the column, or use an on-demand view"
+        )
 
 
 def _grouped(

@@ -29,8 +29,8 @@ from featurestore.online.keys import Shard
 from featurestore.plan import Plan, View
 from streaming.commit import NOT_YET, Claim, Fenced, ShardStore, StateLost
 from streaming.decode import by_topic
-from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, TopicPipeline, ViewPipeline
-from streaming.shard_state import SLOTS_KEPT, ShardState
+from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, TopicPipeline, ViewPipeline
+from streaming.shard_state import SLOTS_KEPT, BlockWrite, Change, ShardState
 from streaming.sinks import RangeSink, SinkUnavailable
 from streaming.source.records import (
     Assigned,
@@ -82,7 +82,7 @@ class ClaimRecord:
 
 
 class _HeldShard:
-    def __init__(self, pipeline: ViewPipeline, claim: Claim, state: ShardState) -> None:
+    def __init__(self, pipeline: ViewPipeline | LatestPipeline, claim: Claim, state: ShardState) -> None:
         self.pipeline = pipeline
         self.claim = claim
         self.state = state
@@ -137,7 +137,7 @@ class Worker:
             for topic, readers in by_topic(views).items()
         }
         self._views = {
-            topic: [ViewPipeline(view) for view in pipeline.views] for topic, pipeline in self._topics.items()
+            topic: [_pipeline_of(view) for view in pipeline.views] for topic, pipeline in self._topics.items()
         }
         self._held: dict[TopicPartition, _Held] = {}
         self._to_claim: dict[TopicPartition, None] = {}
@@ -279,7 +279,7 @@ class Worker:
         return len(batch.records)
 
     def _fold(self, shard: _HeldShard, judged: Judged) -> None:
-        """Merge a batch into one view's tiles and commit; without effect where the shard is already past it."""
+        """Bring one view up to the end of a batch; without effect where its shard is already past it."""
         claim, batch = shard.claim, judged.batch
         if claim.offset >= batch.position_after:
             return
@@ -289,22 +289,30 @@ class Worker:
             # An event may be dated up to the tolerance after its arrival: one of those may have gone before.
             complete = batch.records[0].timestamp_us + AHEAD_TOLERANCE_US
             self._store.register(claim.shard, complete)
-        partials = shard.pipeline.partials(rest, now_us=self._clock())
-        read = self._store.read(shard.state.missing(partials))
-        change = shard.state.merge(partials, read, slack_us=shard.pipeline.slack_us)
-        marks = [mark for mark in (claim.watermark_us, partials.watermark_us) if mark is not None]
+        writes: list[BlockWrite] = []
+        change: Change | None = None
+        if isinstance(shard.pipeline, LatestPipeline):
+            if len(rest.events):
+                self._store.write_rows(self._plan.project, shard.pipeline.view, shard.pipeline.rows(rest))
+        else:
+            partials = shard.pipeline.partials(rest, now_us=self._clock())
+            read = self._store.read(shard.state.missing(partials))
+            change = shard.state.merge(partials, read, slack_us=shard.pipeline.slack_us)
+            writes = change.writes
+            self.counters["slots"] += change.slots
+            self.counters["late"] += partials.late
+        marks = [mark for mark in (claim.watermark_us, rest.watermark_us) if mark is not None]
         shard.claim = self._store.commit(
             claim,
-            change.writes,
+            writes,
             offset=batch.position_after,
             watermark_us=max(marks, default=None),
             complete_from_us=complete,
             plan_version=self._plan.version,
         )
-        shard.state.advance(change)
+        if change is not None:
+            shard.state.advance(change)
         self.counters["commits"] += 1
-        self.counters["slots"] += change.slots
-        self.counters["late"] += partials.late
 
     def _again(self, partition: TopicPartition) -> None:
         """Drop all that is cached of a partition; the next turn claims it, if it is still ours then."""
@@ -356,6 +364,10 @@ class Worker:
             if partition not in positions
             for pipeline in self._views[partition.topic]
         )
+
+
+def _pipeline_of(view: View) -> ViewPipeline | LatestPipeline:
+    return ViewPipeline(view) if view.kind == "windowed" else LatestPipeline(view)
 
 
 def contracts_by_topic(plan: Plan, views: Iterable[View]) -> dict[str, Contract]:

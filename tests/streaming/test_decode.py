@@ -150,7 +150,7 @@ def test_columns_are_read_under_the_producers_names():
     [
         [view(), view("other", columns=(("amount", "INT64"),))],
         [view(), view("other", key_dtype="STRING")],
-        [view(columns=(("amount", "DOUBLE_LIST"),))],
+        [view(columns=(("amount", "UNIX_TIMESTAMP_LIST"),))],
         [view(fmt="avro")],
     ],
 )
@@ -158,6 +158,19 @@ def test_definitions_that_no_message_can_satisfy_are_refused(views):
     """Views that disagree about a topic, unknown types and formats stop the start, not the stream."""
     with pytest.raises(DefinitionError):
         Decoder(views)
+
+
+def test_a_view_without_aggregations_reads_its_features():
+    """Lists too; an element of another type sets the event aside."""
+    latest = msgspec.structs.replace(
+        view(columns=()),
+        kind="latest",
+        features=(Field(name="amount", dtype="DOUBLE"), Field(name="tags", dtype="STRING_LIST")),
+    )
+    decoder = Decoder([latest])
+    found = decoder.decode([Message(GOOD[:-1] + b', "tags": ["a", null]}'), Message(GOOD[:-1] + b', "tags": [1]}')])
+    assert decoder.table(found.rows)["tags"].to_pylist() == [["a", None]]
+    assert [bad.reason for bad in found.malformed] == ["wrong_type"]
 
 
 def test_views_are_grouped_by_the_topic_they_read():

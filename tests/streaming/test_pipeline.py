@@ -9,7 +9,7 @@ import pytest
 
 from featurestore.errors import DefinitionError
 from featurestore.plan import Function
-from streaming.pipeline import TopicPipeline, ViewPipeline
+from streaming.pipeline import LatestPipeline, TopicPipeline, ViewPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event, shop_events, shop_plan
 from streaming.source.records import Batch, Record
 
@@ -139,13 +139,14 @@ def test_an_event_older_than_every_window_is_late(topic, view):
 def test_tiles_that_the_clock_has_expired_are_not_made(topic, view):
     """A replay of last year writes nothing that would expire at once; it is not late for that."""
     partials = view.partials(topic.judge(batch_of([order()])), now_us=START_US + 90 * 24 * HOUR_US)
-    assert (partials.levels, partials.late, partials.watermark_us) == ((), 0, START_US)
+    assert (partials.levels, partials.late) == ((), 0)
 
 
-def test_the_watermark_moves_by_the_lesser_of_event_time_and_arrival(topic, view):
+def test_the_watermark_moves_by_the_lesser_of_event_time_and_arrival(topic):
     """One event dated ahead of its arrival cannot carry the watermark away."""
     values = [order(event_timestamp=START_US + 4_000_000), order(event_timestamp=START_US - 7)]
-    assert view.partials(topic.judge(batch_of(values)), now_us=START_US).watermark_us == START_US
+    assert topic.judge(batch_of(values)).watermark_us == START_US
+    assert topic.judge(batch_of([])).watermark_us is None
 
 
 def test_events_without_an_entity_touch_no_tile():
@@ -159,10 +160,15 @@ def test_events_without_an_entity_touch_no_tile():
     assert len(partials.keys) == 1
 
 
-def test_a_view_that_cannot_be_streamed_is_refused():
-    """No silent pass: a transformation would change what is aggregated."""
+@pytest.mark.parametrize("pipeline", [ViewPipeline, LatestPipeline])
+def test_a_view_with_a_transformation_is_refused(pipeline):
+    """No silent pass: a transformation would change what is stored."""
     view = shop_plan().view("user_orders")
     with pytest.raises(DefinitionError, match="transformation"):
-        ViewPipeline(msgspec.structs.replace(view, transform=Function(name="f", source="def f(x): return x")))
+        pipeline(msgspec.structs.replace(view, transform=Function(name="f", source="def f(x): return x")))
+
+
+def test_a_view_without_aggregations_is_no_windowed_one():
+    """Its events become rows, not tiles."""
     with pytest.raises(DefinitionError, match="no aggregations"):
-        ViewPipeline(msgspec.structs.replace(view, kind="latest"))
+        ViewPipeline(msgspec.structs.replace(shop_plan().view("user_orders"), kind="latest"))

@@ -13,7 +13,7 @@ from featurestore.offline.windowed import windowed_join
 from featurestore.online.keys import Shard
 from featurestore.online.reader import OnlineReader
 from featurestore.online.result import Status
-from featurestore.plan import Projection
+from featurestore.plan import Field, Projection
 from streaming.commit import NOT_YET, ShardStore, StateLost
 from streaming.pipeline import AHEAD_TOLERANCE_US
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_events, shop_plan
@@ -254,6 +254,32 @@ def test_the_watermark_and_the_plan_version_are_recorded(shop):
     shop.run()
     assert max(shop.control(p).watermark_us for p in (0, 1)) == shop.now_us
     assert shop.control().plan_version == shop.plan.version
+
+
+def test_a_view_without_aggregations_serves_the_newest_event(shop):
+    """The online store's rule: the greatest event time wins, whatever came last; replays change nothing."""
+    windowed = shop.plan.view("user_orders")
+    latest = msgspec.structs.replace(
+        windowed,
+        name="last_order",
+        kind="latest",
+        aggregations=(),
+        columns=(),
+        features=(Field(name="amount", dtype="DOUBLE"), Field(name="page", dtype="STRING")),
+    )
+    shop.plan = msgspec.structs.replace(shop.plan, views={"user_orders": windowed, "last_order": latest})
+    shop.send(300, broken=True)
+    for _ in range(2):
+        shop.run(start_over=True)
+    newest = {}
+    for row in read_events(shop.folder / "event_log" / TOPIC).to_pylist():
+        rank = (row["event_timestamp"], row["_arrival"])
+        if rank >= newest.get(row["user_id"], (rank, None))[0]:
+            newest[row["user_id"]] = (rank, (row["amount"], row["page"]))
+    projection = Projection(view="last_order", features=("amount", "page"))
+    found = OnlineReader(shop.client, shop.plan, shop.clock).read([projection], {"user_id": list(newest)})
+    values = zip(*(column.values.to_pylist() for column in found.columns), strict=True)
+    assert list(values) == [value for _, value in newest.values()]
 
 
 def test_views_that_disagree_about_their_topic_stop_the_start(shop):
