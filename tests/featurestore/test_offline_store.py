@@ -15,6 +15,7 @@ import pytest
 
 from featurestore.errors import SourceError, UsageError
 from featurestore.offline.event_log import write_events
+from featurestore.offline.history import historical_features
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*experimental feature.*:RuntimeWarning"),
@@ -281,6 +282,21 @@ def test_windowed_features_come_from_the_event_log(store: Any) -> None:
     assert plain["sum_fare_3600s"].to_pylist() == [7.0, None, None, 6.0]
     known = store.get_historical_features(rows, wanted, filter_by_created_timestamp=True).to_arrow()
     assert known["taps_1h"].to_pylist() == [2, 0, 0, 1]
+
+
+@pytest.mark.parametrize("as_known", [False, True])
+def test_the_plans_history_is_the_same(store: Any, repo: Path, as_known: bool) -> None:
+    """What processes without Feast read offline is what Feast's SDK gives: latest and windowed, as known or not."""
+    from featurestore.compile import compile_plan, registered  # imports Feast
+
+    plan = compile_plan("demo", registered(store)._replace(on_demand=[], services=[]), [], previous=None, now_us=0)
+    refs = ["stats:rate", "stats:trips", "stats:tags_y", "spending:taps_1h", "spending:sum_fare_3600s", "city:holiday"]
+    cards = pd.Series(["x", "y", None, "x", "z"])
+    rows = entities().drop(columns="bonus").assign(card=cards)
+    given = pa.Table.from_pandas(rows, preserve_index=False)
+    history = historical_features(plan, plan.projections(refs), given, repo=repo, as_known=as_known)
+    sdk = store.get_historical_features(rows, refs, filter_by_created_timestamp=as_known).to_arrow()
+    assert history.equals(sdk.select(history.column_names))
 
 
 def test_batches_and_sql_say_the_same(store: Any) -> None:
