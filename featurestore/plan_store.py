@@ -12,7 +12,6 @@ from featurestore.errors import ConfigurationError, StaleStore
 from featurestore.online.keys import plan_key
 from featurestore.plan import Plan
 
-
 _VERSION_BYTES = 20
 
 
