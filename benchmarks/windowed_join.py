@@ -98,7 +98,8 @@ def peer(folder: Path) -> pa.Table:
         f"w{name} AS (PARTITION BY k ORDER BY ts RANGE BETWEEN ({window_us} + ts % {hop_us}) PRECEDING AND CURRENT ROW)"
         for name, (window_us, hop_us) in WINDOWS.items()
     ]
-    with duckdb.connect(config={"threads": 2, "enable_progress_bar": False}) as connection:
+    with duckdb.connect(config={"threads": 2}) as connection:
+        connection.execute("SET enable_progress_bar = false")
         return connection.sql(f"""
             WITH both_sides AS (
                 SELECT k, epoch_us(ts) AS ts, x, NULL AS n FROM '{folder}/events.parquet'

@@ -472,8 +472,8 @@ def test_smallest_cases_agree(events, rows):
 @pytest.mark.nightly
 @pytest.mark.timeout(0)
 def test_join_tiles_and_fractions_agree_on_many():
-    """4e5 keys and instants on and around every edge: no path differs from another in one bit."""
-    for seed in range(1000, 2000):
+    """1e5 keys and instants on and around every edge: no path differs from another in one bit."""
+    for seed in range(1000, 1250):
         compare_all(seed, cases=100)
 
 
