@@ -87,7 +87,7 @@ def test_a_planted_leak_is_seen() -> None:
 
 def test_a_report_stays_small_however_much_is_bad() -> None:
     """Samples are limited in number and in length."""
-    many = pa.table({"email": ["x" * 10_000] * 50_000, "age": [-1] * 50_000})
+    many = pa.table({"email": ["x" * 1_000] * 20_000, "age": [-1] * 20_000})
     assert len(str(report(many))) < 5_000
     assert [len(v["samples"]) for v in report(many, samples=2)["violations"]] == [2, 0, 2]  # type: ignore[attr-defined]
 
