@@ -1,8 +1,9 @@
 """What does the broker hold, apart from its sockets?"""
 
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from streaming.embedded.groups import Group
 from streaming.embedded.journal import Journal
@@ -31,8 +32,7 @@ class Broker:
     """
 
     def __init__(self, folder: Path | None, *, auto_partitions: int, clock_ms: Callable[[], int]) -> None:
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _only_user_of(folder) if folder else None
         self.address = Address("127.0.0.1", 0)
         self.auto_partitions = auto_partitions
         self.clock_ms = clock_ms
@@ -59,3 +59,17 @@ class Broker:
         self.transactions.close()
         self.topics.close()
         self.journal.close()
+        if self._lock:
+            self._lock.close()
+
+
+def _only_user_of(folder: Path) -> IO[str]:
+    """Take the folder for this process. Raises BlockingIOError where another broker has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise BlockingIOError(f"another broker keeps its data in {folder}") from error
+    return lock

@@ -1,6 +1,7 @@
 """How does the broker answer requests about records: produce, fetch, offsets by time?"""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from streaming.embedded.codes import ErrorCode
 from streaming.embedded.log import Appended, PartitionLog
 from streaming.embedded.topics import MAX_MESSAGE_BYTES, Topic
 
+_log = logging.getLogger(__name__)
 _LATEST, _EARLIEST, _NEWEST_TIMESTAMP = -1, -2, -3
 _BATCH_OVERHEAD = 61
 
@@ -58,7 +60,11 @@ def _append(broker: Broker, topic: Topic | None, name: str, part: Any, now_ms: i
         error = broker.transactions.may_write(header.producer_id, header.producer_epoch, name, part.index)
         if error:
             return Appended(error, -1)
-    return log.append(data, append_time_ms=now_ms)
+    try:
+        return log.append(data, append_time_ms=now_ms)
+    except OSError as error:
+        _log.warning("partition %s-%d cannot be written: %s", name, part.index, error)
+        return Appended(ErrorCode.KAFKA_STORAGE_ERROR, -1)  # the producer will try again
 
 
 async def fetch(broker: Broker, request: Any, version: int) -> Any:

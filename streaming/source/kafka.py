@@ -15,6 +15,7 @@ from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer
 from kafka import TopicPartition as ClientPartition
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.errors import (
+    CorruptRecordError,
     FencedInstanceIdError,
     KafkaError,
     NoOffsetForPartitionError,
@@ -27,6 +28,7 @@ from streaming.source.flat_records import read_flat
 from streaming.source.records import (
     Assigned,
     Batch,
+    CorruptLog,
     MemberReplaced,
     NotAssigned,
     OffsetGone,
@@ -148,16 +150,16 @@ class KafkaSource:
                 max_poll_interval_ms=settings.max_poll_interval_ms,
                 metadata_max_age_ms=settings.metadata_age_ms,
             )
+            read_flat(self._consumer)
+            self._consumer.subscribe(list(topics), listener=_Listener(self._changes))
+            for topic in topics:
+                self._consumer.partitions_for_topic(topic)  # or the first generation would assign nothing
         except KafkaError as error:
-            self._admin.close()
+            self.close()
             raise self._unavailable(error) from error
-        except UnknownName:
-            self._admin.close()
+        except (UnknownName, SourceUnavailable):
+            self.close()
             raise
-        read_flat(self._consumer)
-        self._consumer.subscribe(list(topics), listener=_Listener(self._changes))
-        for topic in topics:
-            self._consumer.partitions_for_topic(topic)  # or the first generation would assign nothing
 
     def drain_rebalances(self) -> list[Rebalance]:
         """See Source. Topic ids are asked of the cluster at each assignment: a topic may have been made anew."""
@@ -181,6 +183,10 @@ class KafkaSource:
             self._out_of_range(error)
         except FencedInstanceIdError as error:
             raise MemberReplaced("another process joined the consumer group under this instance id") from error
+        except CorruptRecordError as error:
+            raise CorruptLog(
+                f"Kafka at {self._settings.bootstrap_servers} sent what cannot be read: {error}"
+            ) from error
         except KafkaError as error:
             raise self._unavailable(error) from error
         self._absorb()
@@ -248,7 +254,8 @@ class KafkaSource:
 
     def close(self) -> None:
         """See Source."""
-        self._consumer.close(autocommit=False, timeout_ms=5_000)
+        if self._consumer is not None:
+            self._consumer.close(autocommit=False, timeout_ms=5_000)
         self._admin.close()
         self._positions.clear()
 
@@ -257,12 +264,14 @@ class KafkaSource:
         while self._changes:
             kind, held = self._changes[0]
             if kind == "assigned":
-                topics = sorted({each.topic for each in held})
-                known = {topic: self._topic_id(topic) for topic in topics}
+                known = {topic: self._topic_id(topic) for topic in {each.topic for each in held}}
+                mine = []
                 for each in held:
-                    self._partitions[each] = TopicPartition(each.topic, known[each.topic], each.partition)
                     self._positions.pop(each, None)
-                self._rebalances.append(Assigned(tuple(self._partitions[each] for each in held)))
+                    if topic_id := known[each.topic]:
+                        self._partitions[each] = TopicPartition(each.topic, topic_id, each.partition)
+                        mine.append(self._partitions[each])
+                self._rebalances.append(Assigned(tuple(mine)))
             else:
                 gone = [self._partitions.pop(each) for each in held if each in self._partitions]
                 for each in held:
@@ -271,8 +280,12 @@ class KafkaSource:
                     self._rebalances.append(Revoked(tuple(gone), lost=kind == "lost"))
             self._changes.popleft()  # last: where the cluster did not answer, the change is still there to be told
 
-    def _topic_id(self, topic: str) -> str:
-        return self.partitions_of(topic)[0].topic_id
+    def _topic_id(self, topic: str) -> str | None:
+        """The topic's id; None where it was deleted since it was assigned."""
+        try:
+            return self.partitions_of(topic)[0].topic_id
+        except UnknownName:
+            return None
 
     def _out_of_range(self, error: Any) -> None:
         """Tell the reader which offset is gone; not where the partition was never sought."""

@@ -153,5 +153,9 @@ class MemberReplaced(FeatureStoreError):
     """Another process reads under the same instance id: this one must stop, or both would take turns for ever."""
 
 
+class CorruptLog(FeatureStoreError):
+    """The log holds bytes that are no records; reading on would skip what they were."""
+
+
 class UnknownColumn(UsageError):
     """A file lacks a column that it was asked to take the key or the time from."""

@@ -1,7 +1,10 @@
 """The embedded broker under kafka-python's own clients; the real broker is held to the same where it is there."""
 
+import errno
+import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,6 +220,41 @@ def test_a_broker_on_disk_comes_back_as_it_was(tmp_path: Path) -> None:
         assert consumer.committed(tp) == 1
         consumer.close()
     open_one.close(timeout=1)
+
+
+def test_a_folder_has_one_broker(tmp_path: Path) -> None:
+    """Two would write over each other."""
+    with EmbeddedBroker(tmp_path), pytest.raises(FeatureStoreError, match="another broker keeps its data in"):
+        EmbeddedBroker(tmp_path).start()
+    with EmbeddedBroker(tmp_path):
+        pass
+
+
+def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The producer tries again; once there is room, everything is there once and in order."""
+    full = threading.Event()
+    write = os.pwrite
+
+    def short_write(file: int, data: bytes, at: int) -> int:
+        if full.is_set():
+            write(file, data[:10], at)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data, at)
+
+    monkeypatch.setattr(os, "pwrite", short_write)
+    with EmbeddedBroker(tmp_path) as running:
+        client = KafkaProducer(bootstrap_servers=str(running.address))
+        client.send("t", value=b"first").get(10)
+        full.set()
+        waiting = client.send("t", value=b"second")
+        time.sleep(0.5)
+        assert not waiting.is_done
+        full.clear()
+        waiting.get(10)
+        client.close()
+    with EmbeddedBroker(tmp_path) as running:
+        found = read_all(str(running.address), "t", 2)
+        assert [record.value for record in found] == [b"first", b"second"]  # type: ignore[attr-defined]
 
 
 def test_a_taken_port_is_one_clear_line() -> None:

@@ -364,6 +364,31 @@ def test_a_broker_that_stamps_arrival_is_believed(broker: Broker, producer: Kafk
     assert before <= batch.records[0].timestamp_us <= time.time_ns() // 1_000
 
 
+def test_a_deleted_topic_is_let_go(broker: Broker, producer: KafkaProducer, open_source: Open) -> None:
+    """The other topic goes on."""
+    kept, gone = broker.topic(), broker.topic()
+    source = KafkaSource(
+        KafkaSettings(broker.bootstrap_servers, metadata_age_ms=200, session_timeout_ms=6_000),
+        [kept, gone],
+        group="g-" + gone,
+    )
+    held = claim(source)
+    assert {partition.topic for partition in held} == {kept, gone}
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+    admin.delete_topics([gone])
+    admin.close()
+    deadline, mine = time.monotonic() + 20, set(held)
+    while {partition.topic for partition in mine} != {kept} and time.monotonic() < deadline:
+        source.poll(50)
+        for change in source.drain_rebalances():
+            mine = mine | set(change.partitions) if isinstance(change, Assigned) else mine - set(change.partitions)
+            for partition in mine if isinstance(change, Assigned) else ():
+                source.seek(partition, 0)
+    producer.send(kept, value=b"v").get(10)
+    assert values(read(source, 1)) == [b"v"]
+    source.close()
+
+
 def test_an_unknown_topic_is_named(broker: Broker, open_source: Open) -> None:
     """And it is not created by asking."""
     with pytest.raises(UnknownName, match="no topic 'nowhere'"):
