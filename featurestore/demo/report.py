@@ -77,7 +77,7 @@ def show(console: Console, outcome: Outcome, seconds: float) -> None:
 
 
 def _predictions(answered: Answered, now_us: int) -> Table:
-    rows = answered.flights.select(["event_id", "scheduled", "route", "dep_delay_min", "cancelled"]).to_pylist()
+    rows = answered.flights.to_pylist()
     chances = answered.chances.to_pylist()
     now = datetime.fromtimestamp(now_us / 1_000_000, UTC)
     left = [place for place, row in enumerate(rows) if row["scheduled"] <= now]
@@ -89,7 +89,11 @@ def _predictions(answered: Answered, now_us: int) -> Table:
         row = rows[place]
         scheduled = row["scheduled"].astimezone(ZoneInfo(HOME_ZONE))
         table.add_row(
-            row["event_id"], f"{scheduled:%a %d %b %H:%M}", row["route"], f"{chances[place]:.0%}", _what_happened(row)
+            f"{row['carrier']} {row['flight']}",
+            row["route"],
+            f"{scheduled:%a %d %b %H:%M}",
+            f"{chances[place]:.0%}",
+            _what_happened(row),
         )
     return table
 

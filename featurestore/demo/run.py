@@ -127,6 +127,7 @@ class Outcome:
     learned: Learned
     answered: Answered
     addresses: Mapping[str, str]
+    """Of what stays up."""
 
 
 def run(
@@ -178,6 +179,8 @@ def run(
             url = start_api(processes, settings.repo)
             answered = _answer(past, plan, settings, learned.with_features.model, url, clock)
         addresses = {"feature API": url, "broker": broker, "online store": f"unix://{store.address}"}
+        if not options.keep_running:
+            addresses = {}
         outcome = Outcome(past.now_us, past.weeks, landed, streamed, learned, answered, addresses)
         if options.keep_running:
             start_worker(processes, settings.repo, broker=broker, until_caught_up=False)
