@@ -184,11 +184,13 @@ def _canonical(array: pa.Array) -> pa.Array:
 
 
 def _sorted_sets(array: pa.ListArray) -> pa.Array:
-    members = [
-        None if row is None else sorted(set(row), key=lambda item: (item is None, item != item, item))
-        for row in array.to_pylist()
-    ]
-    return pa.array(members, array.type)
+    return pa.array([None if row is None else _members(row) for row in array.to_pylist()], array.type)
+
+
+def _members(row: list[Any]) -> list[Any]:
+    """Each member once, ascending, then NaN, then null."""
+    distinct = {"nan" if item != item else ("member", item): item for item in row}
+    return sorted(distinct.values(), key=lambda item: (item is None, item != item, item))
 
 
 def _packed(array: pa.Array, dtype: str, name: str) -> pa.Array:

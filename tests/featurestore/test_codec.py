@@ -34,6 +34,7 @@ VALUES: dict[str, st.SearchStrategy[object]] = {
 }
 LISTS = {f"{item}_LIST": st.lists(st.none() | VALUES[item], max_size=5) for item in SCALARS}
 SETS = {f"{item}_SET": st.lists(VALUES[item], max_size=5) for item in ("INT64", "STRING", "BYTES", "BOOL")}
+SETS["DOUBLE_SET"] = st.lists(st.floats(allow_nan=False), max_size=5)
 TYPES = VALUES | LISTS | SETS
 
 
@@ -127,6 +128,8 @@ def test_equal_values_have_equal_bytes() -> None:
     one = codec.encode({"x": pa.array([-0.0, math.nan]), "s": sets}, t, t)
     two = codec.encode({"x": pa.array([0.0, other_nan]), "s": pa.array([[2, 1], [1, 2, 2]])}, t, t)
     assert one == two
+    nans = to_column(pa.array([[math.nan, 1.0, None, other_nan, -0.0, 0.0]]), "DOUBLE_SET", name="s").to_pylist()
+    assert str(nans) == "[[0.0, 1.0, nan, None]]"
     null = codec.encode({"x": pa.array([None, 1.0]), "s": sets}, t, t)
     assert null == codec.encode({"x": hidden, "s": sets}, t, t)
 
