@@ -3,6 +3,7 @@
 # ruff: noqa: ARG002 - Feast's signatures have more than we need
 import logging
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from feast.infra.common.materialization_job import MaterializationJob, Materiali
 from feast.infra.compute_engines.base import ComputeEngine
 from feast.repo_config import FeastConfigBaseModel
 from feast.utils import _get_column_names
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from featurestore.config import data_dir
 from featurestore.errors import ConfigurationError
@@ -30,6 +31,8 @@ class ArrowEngineConfig(FeastConfigBaseModel):  # type: ignore[misc]  # Feast sh
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     type: Literal["featurestore.plugins.ArrowEngine"] = "featurestore.plugins.ArrowEngine"
+    overlap_s: float = Field(default=0.0, ge=0.0)
+    """How far before a range's start rows are read again, for those that arrive late; what is known already loses."""
 
 
 class ArrowJob(MaterializationJob):  # type: ignore[misc]  # Feast ships no types
@@ -72,7 +75,7 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
 
     def __init__(self, *, repo_config: Any, offline_store: Any, online_store: Any, **options: Any) -> None:
         super().__init__(repo_config=repo_config, offline_store=offline_store, online_store=online_store)
-        ArrowEngineConfig(**options)
+        self._overlap = timedelta(seconds=ArrowEngineConfig(**options).overlap_s)
 
     def update(
         self,
@@ -129,7 +132,7 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
             feature_name_columns=features,
             timestamp_field=timestamp_field,
             created_timestamp_column=created,
-            start_date=task.start_time,
+            start_date=task.start_time - self._overlap,
             end_date=task.end_time,
         )
         table: pa.Table = job.to_arrow()

@@ -72,7 +72,7 @@ def repo(tmp_path: Path, online_url: str, store: StoreClient) -> Iterator[Featur
         registry=str(tmp_path / "data" / "registry.db"),
         online_store={"type": "featurestore.plugins.RedisOnlineStore", "connection": online_url},
         offline_store={"type": "dask"},
-        batch_engine={"type": "featurestore.plugins.ArrowEngine"},
+        batch_engine={"type": "featurestore.plugins.ArrowEngine", "overlap_s": 3600},
         entity_key_serialization_version=3,
         repo_path=tmp_path,
     )
@@ -126,6 +126,14 @@ def test_materialize_then_read_through_the_sdk(repo: FeatureStore, tmp_path: Pat
     repo.materialize_incremental(NOW + timedelta(seconds=1))
     repo.materialize(NOW - timedelta(days=10), NOW + timedelta(seconds=1))
     assert statuses(repo, [1, 2]) == [(5.0, "PRESENT"), (None, "NULL_VALUE")]
+
+
+def test_a_row_that_arrives_late_is_loaded_within_the_overlap(repo: FeatureStore, tmp_path: Path) -> None:
+    """Rows dated before the run's start, within overlap_s (an hour here), come along; older ones do not."""
+    rows = [row(4, timedelta(hours=3, minutes=50)), row(5, timedelta(hours=4, minutes=10))]
+    rides(tmp_path / "rides.parquet", rows)
+    repo.materialize(NOW - timedelta(hours=3), NOW)
+    assert statuses(repo, [4, 5]) == [(1.0, "PRESENT"), (None, "NOT_FOUND")]
 
 
 def test_push_and_write_through_the_sdk(repo: FeatureStore) -> None:
