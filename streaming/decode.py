@@ -11,6 +11,7 @@ columns of rows, where times are int64 microseconds in UTC.
 
 import datetime as dt
 import keyword
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Protocol
 
@@ -39,6 +40,8 @@ KEY_MISMATCH: Final = "key_mismatch"
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NAIVE_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive input is UTC: it is subtracted from naive values
 _MICROSECOND = dt.timedelta(microseconds=1)
+_FINER = re.compile(rb":\d\d\.\d{7}")
+_DIGITS = re.compile(rb"(:\d\d\.\d{6})\d+")
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _INT32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _SCALARS: Final[Mapping[str, tuple[Any, pa.DataType]]] = {
@@ -141,6 +144,7 @@ class Decoder:
         self._attributes = {field.name: _attribute(number, field.name) for number, field in enumerate(self.fields)}
         self._decode = msgspec.json.Decoder(self._row_type()).decode
         self._ts = self._attributes[self.timestamp_field]
+        self._instants = [self._attributes[field.name] for field in self.fields if field.dtype == "UNIX_TIMESTAMP"]
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
         """The rows of the messages, in order, and the messages that hold none.
@@ -162,9 +166,11 @@ class Decoder:
         malformed: list[Malformed] = []
         decode, ts_attribute, finish = self._decode, self._ts, self._finish
         for number, message in enumerate(messages):
-            value = message.value
             try:
-                row = decode(value or _refuse_empty(value))
+                value = message.value or _refuse_empty(message.value)
+                row = decode(value)
+                if _FINER.search(value):
+                    self._floor(row, value)
                 ts = getattr(row, ts_attribute)
                 ts_us = ts if type(ts) is int else _micros(ts)
                 if finish is not None:
@@ -207,6 +213,12 @@ class Decoder:
             fields.append((self._attributes[field.name], kind | None, None))
         renamed = {attribute: name for name, attribute in self._attributes.items()}
         return msgspec.defstruct("Row", fields, gc=False, rename=renamed)
+
+    def _floor(self, row: Any, value: bytes) -> None:
+        """Nanoseconds are floored; the library rounds, so the instants are read again without their last digits."""
+        cut = self._decode(_DIGITS.sub(rb"\1", value))
+        for attribute in self._instants:
+            setattr(row, attribute, getattr(cut, attribute))
 
     @property
     def _finish(self) -> "Callable[[Any, Message], None] | None":

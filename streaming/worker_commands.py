@@ -7,8 +7,8 @@ imported by the commands themselves: `featurestore --help` must not wait for the
 import os
 import secrets
 import signal
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,32 +70,32 @@ def run(
     clock = system_clock(offset_us)
     client = connect(settings.online, settings.data_dir)
     plans = PlanStore(client, settings.project)
-    stop = _stop_on_signals()
     counters: dict[str, int] = {}
     again = True
-    while again:
-        plan = plans.load()
-        views = stream_views(plan, topics or [])
-        watch = _Watch(_changed_from(plans, plan.version), time.monotonic, stop)
-        source = _kafka(settings, plan, views, batch, instance_id)
-        worker = build_worker(
-            settings,
-            plan,
-            views,
-            source,
-            client=client,
-            clock=clock,
-            flush_s=flush_s,
-            flush_rows=flush_rows,
-            start_over=start_over,
-        )
-        try:
-            worker.run(watch, until_caught_up=until_caught_up)
-        finally:
-            source.close()
-        for name, count in worker.counters.items():
-            counters[name] = counters.get(name, 0) + count
-        again = watch.changed and not stop()
+    with _stop_on_signals() as stop:
+        while again:
+            plan = plans.load()
+            views = stream_views(plan, topics or [])
+            watch = _Watch(_changed_from(plans, plan.version), time.monotonic, stop)
+            source = _kafka(settings, plan, views, batch, instance_id)
+            worker = build_worker(
+                settings,
+                plan,
+                views,
+                source,
+                client=client,
+                clock=clock,
+                flush_s=flush_s,
+                flush_rows=flush_rows,
+                start_over=start_over,
+            )
+            try:
+                worker.run(watch, until_caught_up=until_caught_up)
+            finally:
+                source.close()
+            for name, count in worker.counters.items():
+                counters[name] = counters.get(name, 0) + count
+            again = watch.changed and not stop()
     typer.echo(summary(counters))
 
 
@@ -239,15 +239,20 @@ def _changed_from(plans: "PlanStore", version: int) -> Callable[[], bool]:
     return changed
 
 
-def _stop_on_signals() -> Callable[[], bool]:
+@contextmanager
+def _stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or SIGINT came; they are noted only, so that the batch in hand is finished."""
     asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
         asked.append(number)
 
-    signal.signal(signal.SIGTERM, note)
-    signal.signal(signal.SIGINT, note)
-    return lambda: bool(asked)
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _kafka(

@@ -85,6 +85,8 @@ def test_a_broken_message_falls_alone_with_its_reason(value, reason):
         (b'"2024-01-01T05:30:00+05:30"', T0),
         (b'"2024-01-01T00:00:00"', T0),
         (b'"2024-01-01T00:00:00.000001Z"', T0 + 1),
+        (b'"2024-01-01T00:00:00.0000019Z"', T0 + 1),
+        (b'"2023-12-31T23:59:59.999999999Z"', T0 - 1),
         (str(T0).encode(), T0),
         (b'"1969-12-31T23:59:59.999999Z"', -1),
         (b'"2400-01-01T00:00:00Z"', 13_569_465_600_000_000),
@@ -97,6 +99,13 @@ def test_timestamps_are_rfc3339_or_integer_microseconds(text, ts_us):
     found = decoder.decode([Message(GOOD.replace(b'"2024-01-01T00:00:00Z"', text))])
     assert found.ts_us.tolist() == [ts_us]
     assert decoder.table(found.rows)["ts"].cast("int64").to_pylist() == [ts_us]
+
+
+def test_flooring_instants_leaves_texts_alone():
+    """A text that looks like a time of day keeps its digits."""
+    text = GOOD.replace(b'"e"', b'"at 10:22.123456789"').replace(b"00:00Z", b"00:00.1234567Z")
+    [row] = Decoder([view()]).decode([Message(text)]).rows
+    assert (row.event_id, row.ts.microsecond) == ("at 10:22.123456789", 123_456)
 
 
 def test_a_key_has_its_entitys_type_however_it_is_written():

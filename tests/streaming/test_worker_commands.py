@@ -1,0 +1,82 @@
+"""Do `stream run` and `stream status` say what is so?"""
+
+import random
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from featurestore.errors import ConfigurationError, StaleStore, UnknownName
+from featurestore.plan import Plan
+from featurestore.plan_store import PlanStore
+from streaming.embedded.server import EmbeddedBroker
+from streaming.rehearsal import START_US, TOPIC, shop_events, shop_plan
+from streaming.source.kafka import KafkaSettings
+from streaming.source.publisher import Publisher
+from streaming.worker_commands import add_to, stream_views, summary
+
+
+@pytest.fixture(scope="module")
+def broker():
+    with EmbeddedBroker() as running:
+        yield str(running.address)
+
+
+@pytest.fixture
+def repo(tmp_path, online_url, store, broker, monkeypatch):
+    folder = tmp_path / "feature_repo"
+    folder.mkdir()
+    (folder / "feature_store.yaml").write_text(
+        f"project: shop\nregistry: ../data/registry.db\nonline_store:\n  connection: {online_url}\n"
+    )
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", broker)
+    return folder
+
+
+def invoke(*words):
+    app = typer.Typer()
+    add_to(app)
+    return CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
+
+
+def test_run_until_caught_up_then_status(repo, store, broker):
+    """A table with every partition, its offset, no lag, and since when it is complete."""
+    PlanStore(store, "shop").publish(shop_plan())
+    publisher = Publisher(KafkaSettings(broker), TOPIC, partitions=2)
+    for event in shop_events(random.Random(0), 200, start_us=START_US):
+        publisher.send(event.key, event.value, timestamp_us=event.arrival_us)
+    publisher.flush()
+    publisher.close()
+    before = invoke("status", "--repo", str(repo))
+    assert before.exit_code == 1
+    ran = invoke("run", "--repo", str(repo), "--until-caught-up")
+    assert ran.exit_code == 0, ran.output
+    assert "200 events: " in ran.output
+    shown = invoke("status", "--repo", str(repo))
+    assert shown.exit_code == 0, shown.output
+    rows = [line.split("│")[1:-1] for line in shown.output.splitlines() if "user_orders" in line]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    assert [(row[3], row[6], row[8]) for row in cells] == [("0", "0", "ever"), ("1", "0", "ever")]
+    assert sum(int(row[5]) for row in cells) == 200
+
+
+def test_without_a_plan_there_is_nothing_to_run(repo, store):
+    """The error says what to do."""
+    result = invoke("run", "--repo", str(repo))
+    assert isinstance(result.exception, StaleStore)
+    assert "featurestore apply" in str(result.exception)
+
+
+def test_unknown_topics_and_plans_without_streams_are_named():
+    """Before any connection is made."""
+    with pytest.raises(UnknownName, match="orders"):
+        stream_views(shop_plan(), ["order"])
+    with pytest.raises(ConfigurationError, match="no stream views"):
+        stream_views(Plan(project="p", version=1, digest="", created_us=0), [])
+    assert [view.name for view in stream_views(shop_plan(second_view=True), [TOPIC])] == ["page_orders", "user_orders"]
+
+
+def test_the_summary_adds_up():
+    """What was read is what was accepted and what was set aside."""
+    counters = {"events": 10, "accepted": 7, "rejected:empty": 1, "rejected:contract": 2}
+    assert summary(counters) == "10 events: 7 accepted, 3 set aside (2 contract, 1 empty)"
