@@ -32,6 +32,8 @@ def connection(limits: Limits, *, search_path: Path | None = None) -> Iterator[d
 
     Raises ConfigurationError for limits that DuckDB refuses, SourceError for what goes wrong with the data inside.
     """
+    if limits.temp_dir is not None:
+        limits.temp_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="featurestore-", dir=limits.temp_dir) as spill:
         config: dict[str, str | bool | int | float | list[str]] = {
             "temp_directory": spill,

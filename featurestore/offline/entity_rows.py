@@ -122,7 +122,7 @@ def coerce_key(column: pa.ChunkedArray, declared: str, *, place: str) -> pa.Chun
         if pa.types.is_floating(dtype) and declared.startswith("INT"):
             column = pc.if_else(pc.is_nan(column), pa.scalar(None, dtype), column)
         try:
-            key = column.cast(target)
+            key = column.cast(pa.int32()).cast(target) if declared == "INT32" else column.cast(target)
         except pa.ArrowInvalid as error:
             raise UsageError(f"{place} holds {dtype}, its entity is declared {declared}: {error}") from error
         # "05" and "5" are two strings and must not become one number.

@@ -91,7 +91,7 @@ def scan_parquet(
     log = [event_log.parse_name(file) for file in files]
     is_log = all(log)
     wanted = list(dict.fromkeys(columns))
-    hive = partition_columns(root, files)
+    hive = partition_columns(_above_pattern(root), files)
     if any(column in schema.names for schema, _ in schemas for column in hive):
         hive = []  # DuckDB would let the folder's value win over the file's own column.
     _require(
@@ -134,10 +134,17 @@ def local_path(path: str | Path, repo: Path) -> Path:
 
 
 def parquet_files(root: Path, *, name: str) -> tuple[Path, ...]:
-    """The Parquet files a path stands for, ordered by name; unfinished and hidden ones are left out."""
+    """The Parquet files a path stands for, ordered by name; unfinished and hidden ones are left out.
+
+    A path that does not exist may be a pattern (`data/2026-*.parquet`, `data/**/*.parquet`).
+    """
     if root.is_file():
         return (root,)
     if not root.exists():
+        above = _above_pattern(root)
+        matching = sorted(above.glob(str(root.relative_to(above)))) if above != root else []
+        if matching:
+            return tuple(file for file in matching if file.is_file())
         near = sorted(entry.name for entry in root.parent.iterdir()) if root.parent.is_dir() else []
         found = did_you_mean(root.name, near) if near else f"{root.parent} does not exist or is empty"
         raise SourceError(f"{name}: {root} does not exist; {found}")
@@ -220,6 +227,16 @@ def partition_columns(root: Path, files: Sequence[Path]) -> list[str]:
         [match[1] for part in file.relative_to(root).parts[:-1] if (match := _HIVE.fullmatch(part))] for file in files
     ]
     return [] if any(keys != per_file[0] for keys in per_file) else per_file[0]
+
+
+def _above_pattern(root: Path) -> Path:
+    """The folder above the first part that is a pattern; the path itself where none is or it exists as it stands."""
+    if root.exists():
+        return root
+    for parent in reversed(root.parents):
+        if not parent.exists():
+            return parent.parent if _GLOB.search(parent.name) else root
+    return root.parent if _GLOB.search(root.name) else root
 
 
 def _with_hive_types(schema: pa.Schema, sql: str, hive: Sequence[str], name: str) -> pa.Schema:

@@ -29,11 +29,12 @@ def entity_table(entity_df: pd.DataFrame | pa.Table | str, repo: Path, limits: L
             f"entity rows are a {type(entity_df).__name__}; give a pandas DataFrame, an Arrow table or SQL text"
         )
     frame = entity_df
-    for name in frame.select_dtypes("object").columns:
-        if any(isinstance(value, datetime) for value in frame[name]):
-            frame = frame.assign(
-                **{name: pd.Series([_in_utc(value) for value in frame[name]], frame.index, dtype="datetime64[us, UTC]")}
-            )
+    if EVENT_TIMESTAMP in frame and list(frame.columns).count(EVENT_TIMESTAMP) == 1:
+        stamps = frame[EVENT_TIMESTAMP]
+        if stamps.dtype == "object" and any(isinstance(value, datetime) for value in stamps):
+            # Python datetimes, some naive and some of several zones, are no one Arrow type.
+            zoned = pd.Series([_in_utc(value) for value in stamps], frame.index, dtype="datetime64[us, UTC]")
+            frame = frame.assign(**{EVENT_TIMESTAMP: zoned})
     try:
         return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:

@@ -50,6 +50,18 @@ def test_names_that_look_like_patterns_are_names(tmp_path: Path) -> None:
     assert len(read(scan("it's [1]*", repo=tmp_path))) == 2
 
 
+def test_a_path_may_be_a_pattern(tmp_path: Path) -> None:
+    """Where nothing of that very name exists; partition folders still give their columns."""
+    for day in ("a", "b"):
+        write(tmp_path / "d" / f"day={day}" / "x.parquet")
+        write(tmp_path / "d" / f"day={day}" / "y.parquet")
+    assert sorted(read(scan("d/*/x.parquet", repo=tmp_path))["day"].to_pylist()) == ["a", "a", "b", "b"]
+    assert len(read(scan("d/**/*.parquet", repo=tmp_path))) == 8
+    assert len(read(scan("d/day=a/[x].parquet", repo=tmp_path))) == 2
+    with pytest.raises(SourceError, match="does not exist"):
+        scan("d/*/z.parquet", repo=tmp_path)
+
+
 def test_a_hive_folder_gives_its_keys_as_columns(tmp_path: Path) -> None:
     """Values come from folder names; unfinished and hidden files are left out."""
     write(tmp_path / "origin=EWR" / "day=2026-01-31" / "a.parquet")
