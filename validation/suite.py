@@ -188,4 +188,9 @@ def _series(column: pa.ChunkedArray, *, compared: bool) -> Any:
         small = all(value is None or abs(value) <= _EXACT_FLOAT for value in extent.values())
         if not (compared and small):
             return pd.Series(column.to_pylist(), dtype=object)
+    # Widths are storage: a rule about int or float means every width, and sums are those of doubles.
+    if pa.types.is_integer(column.type) and column.type != pa.uint64():
+        column = column.cast(pa.int64())
+    elif pa.types.is_floating(column.type):
+        column = column.cast(pa.float64())
     return column.to_pandas().reset_index(drop=True)

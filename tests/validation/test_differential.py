@@ -261,10 +261,9 @@ def told(verdict: RuleVerdict, rule: Rule) -> tuple[object, ...]:
 
     The library does not say how many rows a statistic's row condition left: there, no data and bad data look alike.
     """
-    digits = 6 if rule.arguments.get("column") == "y" else 12  # y is float32, which the library sums as such
     observed = verdict.observed if isinstance(verdict.observed, int | float) else None
     if isinstance(observed, float):
-        observed = None if math.isnan(observed) else float(f"{observed:.{digits}g}")
+        observed = None if math.isnan(observed) else float(f"{observed:.12g}")
     return (
         ("row_condition" in rule.arguments and verdict.evaluated is None) or verdict.outcome,
         *(verdict.success, verdict.evaluated, verdict.unexpected, verdict.percent, observed),
@@ -300,11 +299,15 @@ def test_every_compiled_expectation_is_among_the_cases() -> None:
 
 
 def test_types_are_judged_as_by_great_expectations() -> None:
-    """The library judges a typed column by its type alone, without counts: success is compared."""
+    """The library judges a typed column by its type alone, without counts: success is compared.
+
+    Booleans are left out as integers: they are, for the library, where nulls stand among them, and are not elsewhere.
+    """
     of_type = "expect_column_values_to_be_of_type"
     rules = [
         Rule(id=f"{column} {type_}", expectation=of_type, arguments={"column": column, "type_": type_})
         for column, type_ in product("xijsrb", ("str", "int", "float", "bool"))
+        if (column, type_) != ("b", "int")
     ]
     contract = msgspec.structs.replace(CONTRACT, rules=tuple(rules))
     theirs, ours = judge(contract, TABLES["dirty"]), compile_batch(contract).run(TABLES["dirty"])

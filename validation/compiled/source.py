@@ -61,7 +61,9 @@ def bad_value(check: RowCheckable, ns: Namespace) -> str:
             found = joiner.join(f"{ns.constant(_search(pattern))}({text})" for pattern in patterns)
             return f"({found})" if negate else f"not ({found})"
         case OfType(column, type_):
-            return f"not isinstance({ns.local(column)}, {ns.constant(_TYPES[type_])})"
+            wrong = f"not isinstance({ns.local(column)}, {ns.constant(_TYPES[type_])})"
+            # Python's booleans are integers; columns of booleans are not.
+            return f"{wrong} or {ns.local(column)}.__class__ is {ns.constant(bool)}" if type_ == "int" else wrong
         case _:
             raise AssertionError(check)  # null rules need no value, rules of several columns have bad_row
 

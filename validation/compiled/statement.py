@@ -4,7 +4,9 @@ Rules are added one by one; each adds a few aggregates over a shared, prepared s
 statement answers for all; a second one per failing rule names the first rows that break it.
 """
 
+import functools
 import re
+import threading
 from typing import Any, Final, Self
 
 import duckdb
@@ -18,10 +20,17 @@ from validation.verdict import RuleVerdict, Sample, broken, counted, stated
 
 _BATCH: Final = "batch"
 _PARAMETER: Final = re.compile(r"\$(p\d+)")
+_opening: Final = threading.Lock()
+
+
+@functools.cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """The process's empty database: opening one costs more than judging a small batch; nothing is ever kept in it."""
+    return duckdb.connect(":memory:")
 
 
 class Statement:
-    """One aggregate statement over one table; a context manager that owns its DuckDB connection."""
+    """One aggregate statement over one table; a context manager with a DuckDB connection of its own."""
 
     def __init__(self, table: pa.Table, contract: Contract) -> None:
         self._table = table
@@ -32,7 +41,8 @@ class Statement:
         """Rule, meaning, places of its aggregates, the clauses that select the rows that break it."""
 
     def __enter__(self) -> Self:
-        self._connection = duckdb.connect(":memory:")
+        with _opening:
+            self._connection = _database().cursor()
         numbers = pa.array(np.arange(self._table.num_rows, dtype=np.int64))
         self._connection.register(_BATCH, self._table.append_column(ROW, numbers))
         return self
