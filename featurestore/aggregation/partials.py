@@ -110,7 +110,8 @@ class Part:
 
     def lift(self, events: Events, starts: Ints) -> Raw:
         """The part of every contiguous run of events."""
-        return self.reduce(self.of(events), starts)
+        raw = self.of(events)
+        return raw if len(starts) == len(events.ts_us) else self.reduce(raw, starts)
 
     def reduce(self, raw: Raw, starts: Ints) -> Raw:
         """The merge of contiguous runs; `starts` are the positions, ascending, where runs begin."""
@@ -130,8 +131,15 @@ class Part:
 
     def merge(self, a: Raw, b: Raw) -> Raw:
         """Group by group, the part of the events of both."""
-        both = np.stack([a, b], axis=-1).reshape(*a.shape[:-1], 2 * a.shape[-1])
-        return self.reduce(both, np.arange(0, both.shape[-1], 2)) if both.shape[-1] else both
+        match self.name:
+            case "n" | "sum" | "square":
+                return a + b
+            case "odd":
+                return a | b
+            case "min" | "max":
+                return np.maximum(a, b)
+            case "first" | "last":
+                return np.where((b[0] > a[0]) | ((b[0] == a[0]) & (b[1] > a[1])), b, a)
 
     def pack(self, raw: Raw) -> Raw:
         """The wire format, groups first; may change `raw`."""

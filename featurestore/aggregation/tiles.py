@@ -127,9 +127,14 @@ class Level:
 
     def merge(self, a: Slots, b: Slots) -> Slots:
         """Slot by slot, the slots of all events of both."""
-        both = np.empty(2 * len(a), self.dtype)
-        both[0::2], both[1::2] = a, b
-        return self.reduce(both, np.arange(0, 2 * len(a), 2))
+        out = self.empty(len(a))
+        out["rows"] = a["rows"] + b["rows"]
+        newer = (b["rows"] > 0) & ((a["rows"] == 0) | (b["newest"] > a["newest"]))
+        out["newest"] = np.where(newer, b["newest"], a["newest"])
+        for kept, part in self._parts:
+            name = _field(kept, part)
+            out[name] = part.pack(part.merge(part.unpack(a[name]), part.unpack(b[name])))
+        return out
 
     def reduce(self, slots: Slots, starts: Ints) -> Slots:
         """The merge of contiguous runs of slots that begin at `starts` (ascending, the first 0)."""

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.aggregation.errors import BelowSketch, LeavesType, MagnitudeTooLarge, TooManyDistinct, TornTiles
+from featurestore.aggregation.partials import Part
 from featurestore.aggregation.read import WindowReader
 from featurestore.aggregation.tiles import TileLayout
 from featurestore.aggregation.values import Events
@@ -101,6 +102,26 @@ def test_parts_equal_one_by_one(both):
     for event in shuffled:
         one_by_one = LEVEL.merge(one_by_one, slots([event]))
     assert one_by_one.tobytes() == slots(events).tobytes()
+
+
+def test_planted_tie_of_the_later_slot_is_caught(monkeypatch):
+    """A merge that lets the second side win ties commutes no more, and is seen."""
+    true = Part.merge
+
+    def faulty(self, a, b):
+        return np.where(b[0] >= a[0], b, a) if self.name == "last" else true(self, a, b)
+
+    monkeypatch.setattr(Part, "merge", faulty)
+    with pytest.raises(AssertionError):
+        test_merge_commutes.hypothesis.inner_test([(0, 1.0, 1, True, "")], [(0, 2.0, 1, True, "")])
+
+
+def test_planted_forgotten_flags_are_caught(monkeypatch):
+    """A merge that keeps one side's NaN and infinities commutes no more, and is seen."""
+    true = Part.merge
+    monkeypatch.setattr(Part, "merge", lambda self, a, b: a if self.name == "odd" else true(self, a, b))
+    with pytest.raises(AssertionError):
+        test_merge_commutes.hypothesis.inner_test([(0, math.nan, 1, True, "")], [(0, 2.0, 1, True, "")])
 
 
 @unhurried
