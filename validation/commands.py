@@ -27,6 +27,8 @@ Quarantine = Annotated[Path, typer.Option("--folder", help="The folder of the qu
 FailOn = Literal["critical", "warning", "info"]
 CONTRACTS = Path("feature_repo/contracts")
 QUARANTINE = Path("data/quarantine")
+"""What a command takes where no folder is named; run inside the feature repo, the same folders from there."""
+_INSIDE = {CONTRACTS: Path("contracts"), QUARANTINE: Path("../data/quarantine")}
 
 
 @contract_app.command("lint")
@@ -39,7 +41,7 @@ def lint_command(
     from validation.contract import lint, load_contract
 
     remarks = 0
-    for path in _contract_files(paths or [contracts]):
+    for path in _contract_files(paths or [_here(contracts)]):
         contract = load_contract(path)
         found = lint(contract)
         remarks += len(found)
@@ -71,7 +73,7 @@ def judge_command(
 
     from validation.judging import judge_file
 
-    meant = _contract_of(file, contract, source, contracts)
+    meant = _contract_of(file, contract, source, _here(contracts))
     fallback: Fallback | None = None
     if any(meaning.check is None for meaning in meant.expectations()):
         from validation.suite import judge  # takes seconds: only for rules that it alone can judge
@@ -114,6 +116,7 @@ def list_command(
     from validation.instant import iso
     from validation.quarantine import read_quarantine, summaries
 
+    folder = _here(folder)
     found = summaries(read_quarantine(folder, source))
     if not found:
         typer.echo(f"{folder}: nothing is in quarantine")
@@ -140,7 +143,7 @@ def show_command(
     from validation.quarantine import read_quarantine
 
     shown = 0
-    for row in read_quarantine(folder, source).to_pylist():
+    for row in read_quarantine(_here(folder), source).to_pylist():
         if shown == limit:
             break
         if rule is None or rule in row["rule_ids"]:
@@ -150,6 +153,11 @@ def show_command(
             shown += 1
     if not shown:
         typer.echo(f"{source}: no row in quarantine" + (f" broke rule {rule!r}" if rule else ""), err=True)
+
+
+def _here(folder: Path) -> Path:
+    inside = _INSIDE.get(folder)
+    return inside if inside is not None and not folder.exists() and Path("feature_store.yaml").exists() else folder
 
 
 def _contract_files(paths: list[Path]) -> list[Path]:

@@ -127,6 +127,16 @@ def test_lint_remarks_and_fails(contracts: Path) -> None:
     assert RUN.invoke(app, ["contract", "lint", str(flights)]).exit_code == 0
 
 
+def test_inside_the_feature_repo_the_same_folders_are_meant(
+    contracts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside feature_store.yaml the contracts are in ./contracts and the quarantine in ../data."""
+    (tmp_path / "feature_store.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert "contracts/orders.odcs.yaml" in RUN.invoke(app, ["contract", "lint"]).output
+    assert "../data/quarantine: nothing" in RUN.invoke(app, ["quarantine", "list"]).output
+
+
 def test_export_gives_a_suite_that_great_expectations_reads(contracts: Path) -> None:
     """The exported JSON has every rule with its id and severity."""
     path = contracts / "orders.odcs.yaml"
