@@ -60,16 +60,17 @@ def windowed_join(
     >>> joined["spent"].to_pylist()
     [4.0]
     """
-    windows = windows_of(aggregations)
-    t_us, asked = instants(column_of(entity_rows, entity_ts, "entity rows"), entity_ts)
-    known, row_code, codes = _read(events, entity_rows, keys, event_ts, aggregations, arrival if as_known else None)
     if as_known and arrival is None:
         raise UsageError("an as-known join needs the events' arrival column; name it, or join without as_known")
-    row_code = np.where(asked, row_code, -1)
+    windows = windows_of(aggregations)
+    t_us, asked = instants(column_of(entity_rows, entity_ts, "entity rows"), entity_ts)
+    index = KeyIndex(entity_rows, keys, events.schema)
+    known = _read(events, index, event_ts, aggregations, arrival if as_known else None)
+    row_code = np.where(asked, index.rows, -1)
     batch_rows = max(1_000, BATCH_BYTES // _row_bytes(windows))
     values: dict[str, list[Any]] = {aggregation.feature: [] for aggregation in aggregations}
     answered: list[Ints] = []
-    for chosen, rows in _chunks(known, row_code, codes, chunk_rows):
+    for chosen, rows in _chunks(known, row_code, index.size, chunk_rows):
         chunk = KnownChunk(known.take(chosen)) if as_known else Chunk(known.take(chosen))
         rows = rows[np.lexsort((t_us[rows], row_code[rows]))]
         for start in range(0, len(rows), batch_rows):
@@ -81,14 +82,9 @@ def windowed_join(
 
 
 def _read(
-    events: Any,
-    entity_rows: Any,
-    keys: Mapping[str, str],
-    event_ts: str,
-    aggregations: Sequence[Aggregation],
-    arrival: str | None,
-) -> tuple[Events, Ints, int]:
-    """The events as numbers, the codes of the entity rows' keys and how many codes there are."""
+    events: Any, index: KeyIndex, event_ts: str, aggregations: Sequence[Aggregation], arrival: str | None
+) -> Events:
+    """The events as numbers."""
     ts_us, dated = instants(column_of(events, event_ts, "events"), event_ts)
     arrival_us = None
     if arrival is not None:
@@ -99,11 +95,10 @@ def _read(
         numbers, present = kept.read(column_of(events, kept.column, "events"))
         kept.refuse_too_large(numbers)
         columns.append((kept, numbers, present))
-    index = KeyIndex(entity_rows, keys, events.schema)
     code = index.codes(events)
     if not dated.all():
         code = np.where(dated, code, -1)
-    return Events(code, ts_us, arrival_us, tuple(columns)), index.rows, index.size
+    return Events(code, ts_us, arrival_us, tuple(columns))
 
 
 def _chunks(events: Events, row_code: Ints, codes: int, chunk_rows: int) -> Iterator[tuple[Ints, Ints]]:
