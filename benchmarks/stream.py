@@ -24,13 +24,14 @@ from featurestore.online.connection import connect
 from featurestore.online.keys import Shard
 from featurestore.online.server import EmbeddedServer
 from streaming.audit import audit_shard
+from streaming.claim_record import ClaimRecord
 from streaming.commit import ShardStore
 from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_plan
 from streaming.sinks import EventLog, RangeSink
 from streaming.source.records import Batch, Record
 from streaming.source.scripted import ScriptedLog, ScriptedSource
-from streaming.worker import ClaimRecord, Pace, Worker
+from streaming.worker import Pace, Worker
 
 PARTITIONS = 4
 

@@ -17,9 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 
@@ -27,6 +25,7 @@ from featurestore.clock import Clock
 from featurestore.errors import StoreUnavailable
 from featurestore.online.keys import Shard
 from featurestore.plan import Plan, View
+from streaming.claim_record import ClaimRecord
 from streaming.commit import NOT_YET, Claim, Fenced, ShardStore, StateLost
 from streaming.decode import by_topic
 from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, TopicPipeline, ViewPipeline
@@ -59,33 +58,14 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     longest_backoff_s: float = 2.0
 
 
-class ClaimRecord:
-    """Which shards were ever written? Files beside the event log, so that a Redis without them is known to be wrong."""
-
-    def __init__(self, event_log: Path) -> None:
-        self._root = event_log
-
-    def holds(self, topic: str, shard: Shard) -> bool:
-        """Whether the shard has been claimed before."""
-        return self._path(topic, shard).exists()
-
-    def add(self, topic: str, shard: Shard) -> None:
-        """Remember the shard; repeating it changes nothing."""
-        path = self._path(topic, shard)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-
-    def _path(self, topic: str, shard: Shard) -> Path:
-        parts = (shard.project, shard.view, str(shard.version), shard.topic_id, str(shard.partition))
-        return self._root / topic / "_shards" / " ".join(quote(part, safe="") for part in parts)
-
-
 class _HeldShard:
-    def __init__(self, pipeline: ViewPipeline | LatestPipeline, claim: Claim, state: ShardState) -> None:
+    """A shard in our hands. `goal` is the offset from which on readers may take it for whole; None: they may."""
+
+    def __init__(self, pipeline: ViewPipeline | LatestPipeline, claim: Claim, state: ShardState, goal: int) -> None:
         self.pipeline = pipeline
         self.claim = claim
         self.state = state
+        self.goal: int | None = goal
 
 
 class _Held:
@@ -222,8 +202,11 @@ class Worker:
         beginning = self._source.beginning_offsets([partition])[partition]
         shards = []
         for pipeline in self._views[partition.topic]:
-            claim = self._claim_shard(partition, self._shard(pipeline.view, partition), beginning)
-            shards.append(_HeldShard(pipeline, claim, ShardState(claim.shard, slots_kept=self._pace.slots_kept)))
+            claim, goal = self._claim_shard(partition, self._shard(pipeline.view, partition), beginning)
+            state = ShardState(claim.shard, slots_kept=self._pace.slots_kept)
+            shard = _HeldShard(pipeline, claim, state, goal)
+            self._tell_readers(shard)
+            shards.append(shard)
         position = min(
             [*(shard.claim.offset for shard in shards), *(sink.open(partition, beginning) for sink in self._sinks)]
         )
@@ -235,7 +218,11 @@ class Worker:
         self._held[partition] = _Held(position, shards)
         self.counters["claims"] += 1
 
-    def _claim_shard(self, partition: TopicPartition, shard: Shard, beginning: int) -> Claim:
+    def _claim_shard(self, partition: TopicPartition, shard: Shard, beginning: int) -> tuple[Claim, int]:
+        """The claim, and from which offset on readers may take the shard for whole.
+
+        A shard that begins is behind: until it has reached what is the topic's end now, windows would be too small.
+        """
         token, version = self._new_token(), self._plan.version
         claim = self._store.claim(shard, token=token, plan_version=version)
         if claim is None:
@@ -251,9 +238,22 @@ class Worker:
                 shard, token=token, plan_version=version, start=beginning, complete_from_us=complete
             )
             assert claim is not None  # with `start`, the hash is made
+            self._store.register(shard, NOT_YET)
         self._record.add(partition.topic, shard)
-        self._store.register(shard, NOT_YET if claim.complete_from_us is None else claim.complete_from_us)
-        return claim
+        listed = self._store.registered(shard.project, shard.view, shard.version)
+        known = {(entry.topic_id, entry.partition): entry.complete_from_us for entry in listed}
+        if known.get((shard.topic_id, shard.partition), NOT_YET) != NOT_YET:
+            return claim, claim.offset
+        return claim, self._source.end_offsets([partition])[partition]
+
+    def _tell_readers(self, shard: _HeldShard) -> None:
+        """List the shard as what it is by now: not to be relied on, or complete from some instant on."""
+        complete = shard.claim.complete_from_us
+        if shard.goal is not None and shard.claim.offset >= shard.goal and complete is not None:
+            self._store.register(shard.claim.shard, complete)
+            shard.goal = None
+        elif shard.goal is not None and shard.claim.offset < shard.goal:
+            self._store.register(shard.claim.shard, NOT_YET, only_new=True)
 
     def _take(self, batch: Batch) -> int:
         """Put one batch through; a batch of a partition that is not held (any more) is left to its owner."""
@@ -288,7 +288,6 @@ class Worker:
         if complete is None and batch.records:
             # An event may be dated up to the tolerance after its arrival: one of those may have gone before.
             complete = batch.records[0].timestamp_us + AHEAD_TOLERANCE_US
-            self._store.register(claim.shard, complete)
         writes: list[BlockWrite] = []
         change: Change | None = None
         if isinstance(shard.pipeline, LatestPipeline):
@@ -313,6 +312,7 @@ class Worker:
         if change is not None:
             shard.state.advance(change)
         self.counters["commits"] += 1
+        self._tell_readers(shard)
 
     def _again(self, partition: TopicPartition) -> None:
         """Drop all that is cached of a partition; the next turn claims it, if it is still ours then."""
@@ -356,6 +356,9 @@ class Worker:
             return False
         positions = self.positions
         if any(position < goals.get(partition, 0) for partition, position in positions.items()):
+            return False
+        behind = (shard for held in self._held.values() for shard in held.shards if shard.goal is not None)
+        if any(shard.claim.offset < (shard.goal or 0) for shard in behind):
             return False
         return all(
             (control := self._store.control(self._shard(pipeline.view, partition))) is not None

@@ -108,6 +108,7 @@ def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
     from featurestore.online.connection import connect
     from featurestore.online.keys import Shard
     from featurestore.plan_store import PlanStore
+    from streaming.claim_record import ClaimRecord
     from streaming.commit import NOT_YET, ShardStore
 
     settings = settings_of(repo)
@@ -176,7 +177,7 @@ def build_worker(
     """A worker over these views with the deployment's store and files."""
     from streaming.commit import ShardStore
     from streaming.sinks import EventLog, Quarantine, RangeSink
-    from streaming.worker import ClaimRecord, Worker, contracts_by_topic
+    from streaming.worker import Worker, contracts_by_topic
 
     views = tuple(views)
     storages = (

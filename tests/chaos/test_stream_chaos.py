@@ -18,13 +18,14 @@ from featurestore.errors import StoreUnavailable
 from featurestore.offline.event_log import ARRIVAL, OFFSET, PARTITION, TOPIC_ID, read_events
 from featurestore.online.keys import Shard
 from streaming.audit import audit_shard
+from streaming.claim_record import ClaimRecord
 from streaming.commit import ShardStore
 from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import TOPIC, shop_events, shop_plan
 from streaming.sinks import EventLog, Quarantine, RangeSink
 from streaming.source.records import Batch
 from streaming.source.scripted import Crash, ScriptedLog, ScriptedSource, Shuffle, Stray
-from streaming.worker import ClaimRecord, Pace, Worker
+from streaming.worker import Pace, Worker
 from validation.quarantine import read_quarantine
 
 PARTITIONS = 3

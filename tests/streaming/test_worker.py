@@ -14,13 +14,14 @@ from featurestore.online.keys import Shard
 from featurestore.online.reader import OnlineReader
 from featurestore.online.result import Status
 from featurestore.plan import Field, Projection
+from streaming.claim_record import ClaimRecord
 from streaming.commit import NOT_YET, ShardStore, StateLost
 from streaming.pipeline import AHEAD_TOLERANCE_US
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_events, shop_plan
 from streaming.sinks import EventLog, Quarantine, RangeSink
 from streaming.source.records import OffsetGone
 from streaming.source.scripted import ScriptedLog, ScriptedSource
-from streaming.worker import ClaimRecord, Pace, Worker
+from streaming.worker import Pace, Worker
 from validation.quarantine import read_quarantine
 
 
@@ -146,6 +147,27 @@ def test_a_topic_that_lost_its_beginning_is_complete_from_its_first_record_on(sh
     assert [entry.complete_from_us for entry in shop.registered()] == [expected, None]
     assert shop.control(0).complete_from_us == expected
     assert set(shop.read([1, 2]).statuses.tolist()) == {Status.INCOMPLETE}
+
+
+def test_windows_are_incomplete_until_the_stream_has_caught_up(shop):
+    """A view that begins counts what it has read so far: too little, and reported so; over a restart too."""
+    shop.send(100, partition=0)
+    first = shop.worker()
+    first.turn(0)
+    assert set(shop.read([1]).statuses.tolist()) == {Status.INCOMPLETE}
+    shop.log.leave(first._source)
+    second = shop.worker()
+    for _ in range(2):
+        second.turn(0)
+        assert set(shop.read([1]).statuses.tolist()) == {Status.INCOMPLETE}
+    second.turn(0)
+    assert set(shop.read([1]).statuses.tolist()) == {Status.PRESENT}
+    second.leave()
+    shop.send(50, partition=0)
+    third = shop.worker()
+    third.turn(0)
+    assert set(shop.read([1]).statuses.tolist()) == {Status.PRESENT}
+    third.leave()
 
 
 def test_a_partition_that_nobody_has_claimed_makes_windows_incomplete(shop):
