@@ -108,7 +108,6 @@ def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
     from featurestore.online.connection import connect
     from featurestore.online.keys import Shard
     from featurestore.plan_store import PlanStore
-    from streaming.claim_record import ClaimRecord
     from streaming.commit import NOT_YET, ShardStore
 
     settings = settings_of(repo)
@@ -175,6 +174,7 @@ def build_worker(
     start_over: bool = False,
 ) -> "Worker":
     """A worker over these views with the deployment's store and files."""
+    from streaming.claim_record import ClaimRecord
     from streaming.commit import ShardStore
     from streaming.sinks import EventLog, Quarantine, RangeSink
     from streaming.worker import Worker, contracts_by_topic
