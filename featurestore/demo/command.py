@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli.settings import HERE, Repo
+from featurestore.cli.settings import HERE, Repo, settings_of
 
 
 def demo(
@@ -41,6 +41,7 @@ def demo(
         raise ConfigurationError(
             "the demo trains with scikit-learn, which is missing; pip install 'featurestore[demo]'"
         )
+    repo = settings_of(repo).repo
     # Feast says so of every stream view, each time it reads one.
     warnings.filterwarnings("ignore", message="Stream feature views are experimental", category=RuntimeWarning)
     console = Console()

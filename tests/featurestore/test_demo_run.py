@@ -9,7 +9,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+
+from featurestore.client import FeatureClient
+from featurestore.config import load_settings
+from featurestore.demo.asking import SERVICE, ask, offline
+from featurestore.demo.compare import Comparison, compare
+from featurestore.demo.model import asked
+from featurestore.demo.statuses import expected_statuses
+from featurestore.plan_store import load_plan_file
 
 REPO = Path(__file__).parents[2] / "feature_repo"
 DEMO = (
@@ -82,9 +92,24 @@ def test_an_interrupted_demo_leaves_no_process(folder: Path, name: str) -> None:
     assert "Traceback" not in told
 
 
-def test_a_demo_that_stays_up_answers_and_goes_on(folder: Path) -> None:
-    """With --keep-running the API answers after the closing table, until a signal ends everything."""
-    with start(folder, "--keep-running") as demo:
+def compared(folder: Path, url: str) -> Comparison:
+    """The demo's own comparison, made again from outside: New Year's Eve's flights, served and read offline."""
+    settings = load_settings(folder / "feature_repo", {})
+    plan = load_plan_file(settings.plan_path)
+    schedule = pq.read_table(folder / "data" / "flights" / "schedule.parquet")
+    flights = schedule.slice(schedule.num_rows - 300)
+    rows = asked(flights, flights["scheduled"].cast(pa.int64()))
+    with FeatureClient(url) as client:
+        served = ask(client, rows)
+    truth = offline(plan, rows, served.instants_us, settings.repo)
+    expected = expected_statuses(plan, SERVICE, rows, truth, served.instants_us, settings.repo)
+    return compare(served.values, served.statuses, truth, expected)
+
+
+def test_a_demo_that_stays_up_answers_and_would_see_a_lost_event(folder: Path) -> None:
+    """With --keep-running the API answers after the closing table, until a signal ends everything. The planted fault:
+    one file less in the event log, and the comparison finds what was served and does not hold offline."""
+    with start(folder, "--keep-running", "--as-recorded") as demo:
         assert demo.stdout is not None
         url = None
         for line in demo.stdout:
@@ -93,8 +118,9 @@ def test_a_demo_that_stays_up_answers_and_goes_on(folder: Path) -> None:
             if "Ctrl-C ends it" in line:
                 break
         assert url is not None
-        code = "import sys, urllib.request; sys.exit(urllib.request.urlopen(sys.argv[1] + '/ready').status != 200)"
-        assert subprocess.run([sys.executable, "-c", code, url], check=False).returncode == 0
+        assert compared(folder, url).differences == ()
+        min((folder / "data" / "event_log" / "departures" / "day=2013-12-31").glob("*.parquet")).unlink()
+        assert len(compared(folder, url).differences) > 100
         demo.send_signal(signal.SIGTERM)
         demo.communicate(timeout=60)
     assert demo.returncode == 130
