@@ -43,6 +43,12 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 _FINER = re.compile(rb":\d\d\.\d{7}")
 _DIGITS = re.compile(rb"(:\d\d\.\d{6})\d+")
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+EARLIEST_US: Final = -62_135_596_800_000_000
+LATEST_US: Final = 253_402_300_799_999_999
+"""The years 1 to 9999, which is what RFC 3339 and every reader of the event log can say."""
+_EDGES = (1, 9999)
+"""Years in which an offset may carry an instant out of the calendar."""
+_INSTANT = Annotated[int, msgspec.Meta(ge=EARLIEST_US, le=LATEST_US)]
 _INT32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _SCALARS: Final[Mapping[str, tuple[Any, pa.DataType]]] = {
     "INT32": (_INT32, pa.int32()),
@@ -52,7 +58,7 @@ _SCALARS: Final[Mapping[str, tuple[Any, pa.DataType]]] = {
     "STRING": (str, pa.string()),
     "BOOL": (bool, pa.bool_()),
     "BYTES": (bytes, pa.binary()),
-    "UNIX_TIMESTAMP": (dt.datetime | _INT64, pa.timestamp("us", "UTC")),
+    "UNIX_TIMESTAMP": (dt.datetime | _INSTANT, pa.timestamp("us", "UTC")),
 }
 _TYPES: Final[Mapping[str, tuple[Any, pa.DataType]]] = {
     **_SCALARS,
@@ -225,7 +231,8 @@ class Decoder:
         keys = [(self._attributes[name], name, dtype) for name, dtype in self._keys.items()]
         message_key = self._message_key
         key_attribute = self._attributes[message_key] if message_key is not None else ""
-        if not keys and message_key is None:
+        instants = [attribute for attribute in self._instants if attribute != self._ts]
+        if not keys and not instants and message_key is None:
             return None
 
         def finish(row: Any, message: Message) -> None:
@@ -235,6 +242,10 @@ class Decoder:
                     setattr(row, attribute, _coerced(name, dtype, value))
                 elif dtype == "INT32" and value is not None and not -(2**31) <= value < 2**31:
                     raise _Refused(BAD_KEY, f"join key {name!r} is declared INT32, found {value}")
+            for attribute in instants:
+                value = getattr(row, attribute)
+                if value is not None and type(value) is not int and value.year in _EDGES:
+                    _micros(value)
             if message_key is not None:
                 value = getattr(row, key_attribute)
                 if (b"" if value is None else str(value).encode()) != (message.key or b""):
@@ -251,6 +262,15 @@ class _Refused(Exception):
         super().__init__(detail)
 
 
+def is_instant(micros: int) -> bool:
+    """Whether an arrival or event time can be an instant at all.
+
+    >>> is_instant(0), is_instant(2**63 - 1)
+    (True, False)
+    """
+    return EARLIEST_US <= micros <= LATEST_US
+
+
 def _refuse_empty(value: bytes | None) -> bytes:
     raise _Refused(EMPTY, "no value (a tombstone)" if value is None else "no bytes")
 
@@ -258,7 +278,10 @@ def _refuse_empty(value: bytes | None) -> bytes:
 def _micros(value: dt.datetime | None) -> int:
     if value is None:
         raise _Refused(NO_TIMESTAMP, "the timestamp is missing or null")
-    return (value - (_NAIVE_EPOCH if value.tzinfo is None else _EPOCH)) // _MICROSECOND
+    micros = (value - (_NAIVE_EPOCH if value.tzinfo is None else _EPOCH)) // _MICROSECOND
+    if not is_instant(micros):
+        raise _Refused(WRONG_TYPE, f"{value.isoformat()} is not within the years 1 to 9999 in UTC")
+    return micros
 
 
 def _coerced(name: str, dtype: str, value: str | int) -> str | int:

@@ -20,7 +20,7 @@ from featurestore.errors import DefinitionError
 from featurestore.offline.event_log import ARRIVAL, OFFSET
 from featurestore.online.keys import EntityKeyCodec
 from featurestore.plan import View
-from streaming.decode import Decoder
+from streaming.decode import Decoder, is_instant
 from streaming.source.records import Batch, Record
 from validation.compiled.rows import RowCheck, compile_rows
 from validation.contract import Contract
@@ -31,6 +31,8 @@ AHEAD_TOLERANCE_US: Final = 5_000_000
 SLACK_US: Final = 600_000_000
 """How much longer than any window needs them tiles are kept: clocks of readers may lag by that."""
 AHEAD: Final = "ahead_of_arrival"
+NO_ARRIVAL: Final = "no_arrival"
+"""The record's own time is no instant: nothing can be judged against it."""
 TOO_LARGE: Final = "too_large"
 """A float of 2^78 and more in an aggregated column: its sum would not be exact."""
 CONTRACT: Final = "contract"
@@ -111,11 +113,18 @@ class TopicPipeline:
         records = batch.records
         found = self.decoder.decode(records)
         rejected = [Rejected(records[bad.index], bad.reason, bad.detail) for bad in found.malformed]
-        arrival = np.array([record.timestamp_us for record in records], np.int64)[found.index]
+        known = [is_instant(record.timestamp_us) for record in records]
+        times = [record.timestamp_us if fit else 0 for record, fit in zip(records, known, strict=True)]
+        arrival = np.array(times, np.int64)[found.index]
         offsets = np.array([record.offset for record in records], np.int64)[found.index]
         events = self.decoder.table(found.rows)
-        keep = found.ts_us <= arrival + self._tolerance_us
+        keep = np.array(known, np.bool_)[found.index]
         for row in np.flatnonzero(~keep).tolist():
+            detail = f"the record's time is {records[found.index[row]].timestamp_us} us, not within the years 1 to 9999"
+            rejected.append(Rejected(records[found.index[row]], NO_ARRIVAL, detail))
+        ahead = keep & (found.ts_us > arrival + self._tolerance_us)
+        keep &= ~ahead
+        for row in np.flatnonzero(ahead).tolist():
             ahead_us = int(found.ts_us[row] - arrival[row])
             detail = (
                 f"dated {ahead_us / 1e6:.3f} s after its arrival; at most {self._tolerance_us / 1e6:g} s are allowed"
@@ -233,7 +242,9 @@ class ViewPipeline:
         codes = np.zeros(len(events), np.int64)
         values: list[tuple[object, ...]] = [()]
         for name in names:
-            encoded = pc.dictionary_encode(events[_producer_name(self.view, name)].combine_chunks())
+            column = events[_producer_name(self.view, name)].combine_chunks()
+            # Instants as keys are microseconds, as the codec has them.
+            encoded = pc.dictionary_encode(column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column)
             own = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
             distinct = encoded.dictionary.to_pylist()
             combined = np.where((codes < 0) | (own < 0), -1, codes * max(len(distinct), 1) + own)

@@ -23,6 +23,7 @@ import pyarrow as pa
 from featurestore.clock import Clock
 from featurestore.errors import FeatureStoreError
 from featurestore.offline.event_log import next_offset, write_events
+from streaming.decode import is_instant
 from streaming.pipeline import Judged
 from streaming.source.records import TopicPartition
 from validation.contract import Contract
@@ -216,7 +217,7 @@ class Quarantine(msgspec.Struct, frozen=True):
                 reason=item.reason,
                 detail=item.detail,
                 rule_ids=item.rule_ids,
-                arrival_us=item.record.timestamp_us,
+                arrival_us=item.record.timestamp_us if is_instant(item.record.timestamp_us) else None,
                 key=item.record.key,
             )
             for judged in batches

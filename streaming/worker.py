@@ -27,7 +27,7 @@ from featurestore.online.keys import Shard
 from featurestore.plan import Plan, View
 from streaming.claim_record import ClaimRecord
 from streaming.commit import NOT_YET, Claim, Fenced, ShardStore, StateLost
-from streaming.decode import by_topic
+from streaming.decode import by_topic, is_instant
 from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, TopicPipeline, ViewPipeline
 from streaming.shard_state import SLOTS_KEPT, BlockWrite, Change, ShardState
 from streaming.sinks import RangeSink, SinkUnavailable
@@ -285,7 +285,7 @@ class Worker:
             return
         rest = judged.since(claim.offset)
         complete = claim.complete_from_us
-        if complete is None and batch.records:
+        if complete is None and batch.records and is_instant(batch.records[0].timestamp_us):
             # An event may be dated up to the tolerance after its arrival: one of those may have gone before.
             complete = batch.records[0].timestamp_us + AHEAD_TOLERANCE_US
         writes: list[BlockWrite] = []

@@ -59,6 +59,14 @@ def test_what_must_not_count_is_set_aside_with_its_reason(topic, changes, reason
     assert judged.events["_offset"].to_pylist() == [0, 2]
 
 
+@pytest.mark.parametrize("arrival_us", [-(2**63), 2**63 - 1, (2**63 - 1) * 1000])
+def test_a_record_whose_time_is_no_instant_is_set_aside(topic, arrival_us):
+    """A producer may write any number there; nothing can be judged against it, and its neighbours pass."""
+    judged = topic.judge(batch_of([order(), order(), b"torn"], arrivals=[START_US, arrival_us, arrival_us]))
+    assert [(item.record.offset, item.reason) for item in judged.rejected] == [(1, "no_arrival"), (2, "malformed")]
+    assert judged.offsets.tolist() == [0]
+
+
 def test_an_event_within_the_tolerance_of_its_arrival_counts(topic):
     """Clocks of producers may be ahead by five seconds, the bound included."""
     judged = topic.judge(batch_of([order(event_timestamp=START_US + 5_000_000)]))

@@ -153,6 +153,17 @@ def test_a_rejected_event_is_kept_whole_with_its_reason(tmp_path, clock):
     assert (row["contract"], row["contract_version"], row["attempt"]) == (TOPIC, "1.0.0", 1)
 
 
+def test_a_record_without_a_possible_arrival_can_be_kept(tmp_path, clock):
+    """Its time is no instant: quarantine keeps the rest of it."""
+    sink = RangeSink(Quarantine(tmp_path, {}), clock)
+    sink.open(PARTITION, 0)
+    records = (Record(0, 0, None, b"torn", (2**63 - 1) * 1000),)
+    sink.add(PIPELINE.judge(Batch(TOPIC, "id-1", 0, records, 0, 1)))
+    sink.flush(PARTITION)
+    [row] = read_quarantine(tmp_path).to_pylist()
+    assert (row["row"], row["arrival"]) == (b"torn", None)
+
+
 def test_a_closed_partition_is_forgotten(tmp_path, clock):
     """What another owner will replay is not stored here as well."""
     sink = event_log(tmp_path, clock)
