@@ -37,6 +37,7 @@ from streaming.source.records import (
     SourceUnavailable,
     TopicPartition,
 )
+from streaming.source.rejoin import keep_join
 
 _NO_TOPIC_ID = "00000000-0000-0000-0000-000000000000"
 _SECURITY = {
@@ -169,11 +170,7 @@ class KafkaSource:
 
     def poll(self, timeout_ms: int) -> list[Batch]:
         """See Source. A cluster that went away is not an error: the client goes on trying and nothing comes."""
-        # kafka-python 3.0 loses a rejoin that a metadata change set off when the poll's time ends before the join does:
-        # it then neither joins nor sends heartbeats ever again. Asking once more picks the join up.
-        coordinator = self._consumer._coordinator  # noqa: SLF001
-        if coordinator.rejoining:
-            coordinator.request_rejoin()
+        keep_join(self._consumer)
         try:
             fetched = self._consumer.poll(timeout_ms)
         except NoOffsetForPartitionError:

@@ -311,6 +311,23 @@ def test_a_topic_that_grows_is_assigned_anew(broker: Broker, open_source: Open) 
     assert mine == 3
 
 
+def test_a_group_settles_however_short_the_polls(broker: Broker, open_source: Open) -> None:
+    """A join that ends while the reader works is not begun again: nobody is made to rejoin for ever."""
+    topic = broker.topic(4)
+    first, second = (open_source(topic, group="short-" + topic) for _ in range(2))
+    owned: dict[int, int] = {}
+    settled, deadline = 0, time.monotonic() + 30
+    while settled < 20 and time.monotonic() < deadline:
+        settled += sum(owned.values()) == 4
+        for source in (first, second):
+            source.poll(1)
+            time.sleep(0.03)  # the reader works: a join under way ends meanwhile
+            for change in source.drain_rebalances():
+                settled = 0
+                owned[id(source)] = len(change.partitions) if isinstance(change, Assigned) else 0
+    assert (settled, owned) == (20, {id(first): 2, id(second): 2})
+
+
 def test_a_static_member_comes_back_to_its_partitions(broker: Broker, open_source: Open) -> None:
     """A restart within the session disturbs nobody: the other member sees no rebalance."""
     topic = broker.topic(2)
