@@ -5,7 +5,11 @@ import random
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from featurestore.errors import DefinitionError
 from featurestore.plan import Function
@@ -180,3 +184,39 @@ def test_a_view_without_aggregations_is_no_windowed_one():
     """Its events become rows, not tiles."""
     with pytest.raises(DefinitionError, match="no aggregations"):
         ViewPipeline(msgspec.structs.replace(shop_plan().view("user_orders"), kind="latest"))
+
+
+_ANY = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4)
+    | st.sampled_from(["2024-01-01T00:00:00Z", "0001-01-01T00:00:00+01:00", START_US, "EUR", "/p", "DE", 7, 1.5, -0.0])
+)
+_COLUMNS = ("event_id", "event_timestamp", "user_id", "amount", "quantity", "currency", "country", "page", "discount")
+
+
+@given(
+    st.lists(
+        st.tuples(st.dictionaries(st.sampled_from(_COLUMNS), _ANY), st.integers(-(2**63), 2**65) | st.just(START_US)),
+        max_size=8,
+    ),
+    st.booleans(),
+)
+def test_no_event_whatever_stops_the_pipeline(contracted, events, with_contract):
+    """Any value in any column, any arrival: verdicts and partials come out, and nothing is lost."""
+    topic, view = contracted[with_contract]
+    values = [msgspec.json.encode({**msgspec.json.decode(order()), **changes}) for changes, _ in events]
+    judged = topic.judge(batch_of(values, arrivals=[arrival for _, arrival in events]))
+    assert len(judged.events) + len(judged.rejected) == len(events)
+    partials = view.partials(judged, now_us=START_US)
+    assert all(int(part.slots["rows"].sum()) <= len(judged.events) for part in partials.levels)
+    pq.write_table(judged.events, pa.BufferOutputStream())
+
+
+@pytest.fixture(scope="module")
+def contracted():
+    views = tuple(shop_plan().views.values())
+    view = ViewPipeline(views[0])
+    return {True: (TopicPipeline(views, shop_contract()), view), False: (TopicPipeline(views), view)}
