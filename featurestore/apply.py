@@ -76,6 +76,7 @@ def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoConten
         views=[*contents.feature_views, *contents.stream_feature_views],
         on_demand=contents.on_demand_feature_views,
         services=contents.feature_services,
+        permissions=contents.permissions,
     )
     contracts = load_contracts(settings.repo / "contracts").values()
     plan = compile_plan(settings.project, definitions, contracts, previous=_in_force(settings), now_us=clock())

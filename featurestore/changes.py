@@ -39,6 +39,7 @@ def changes(before: Plan | None, after: Plan) -> list[Change]:
         *_on_demand(before, after),
         *_named("service", before.services, after.services),
         *_named("contract", before.contracts, after.contracts),
+        *_named("permission", *({each.name: each for each in plan.permissions} for plan in (before, after))),
     ]
 
 

@@ -11,10 +11,12 @@ from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView, StreamFeatureView
-from feast.data_source import KafkaSource
+from feast.data_source import KafkaSource, PushSource
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.file_source import FileSource
 
+from featurestore.compile_access import compile_permissions
+from featurestore.compile_policy import compile_policy
 from featurestore.ddl import ddl_columns
 from featurestore.errors import DefinitionError
 from featurestore.plan import (
@@ -47,6 +49,8 @@ class Definitions(NamedTuple):
     """Batch and stream feature views."""
     on_demand: Sequence[OnDemandFeatureView]
     services: Sequence[FeatureService]
+    permissions: Sequence[Any] = ()
+    """Feast's Permission objects."""
 
 
 def registered(store: FeatureStore) -> Definitions:
@@ -56,6 +60,7 @@ def registered(store: FeatureStore) -> Definitions:
         views=[*store.list_batch_feature_views(), *store.list_stream_feature_views()],
         on_demand=store.list_on_demand_feature_views(),
         services=store.list_feature_services(),
+        permissions=store.list_permissions(),
     )
 
 
@@ -81,8 +86,13 @@ def compile_plan(
         created_us=now_us,
         views=views,
         on_demand=on_demand,
-        services={service.name: _service(service) for service in definitions.services},
+        services={service.name: _service(service, views, on_demand) for service in definitions.services},
         contracts=_contracts(contracts, views),
+        permissions=compile_permissions(
+            definitions.permissions,
+            views=[*definitions.views, *definitions.on_demand],
+            services=definitions.services,
+        ),
     )
     digest = definitions_digest(draft)
     if previous is not None and previous.digest == digest:
@@ -165,6 +175,7 @@ def _source(view: FeatureView) -> Source:
         created_field=batch.created_timestamp_column or None,
         field_mapping=dict(batch.field_mapping or {}),
         topic=_topic(stream) if isinstance(stream, KafkaSource) else None,
+        push=stream.name if isinstance(stream, PushSource) else "",
     )
 
 
@@ -217,10 +228,20 @@ def _on_demand(view: OnDemandFeatureView, views: Mapping[str, View]) -> OnDemand
     return compiled
 
 
-def _service(service: FeatureService) -> Service:
+def _service(service: FeatureService, views: Mapping[str, View], on_demand: Mapping[str, OnDemandView]) -> Service:
+    projections = tuple(_projection(each) for each in service.feature_view_projections)
+    owners: dict[str, View | OnDemandView] = {**views, **on_demand}
+    fields = {
+        (each.name, field.name): field.dtype
+        for each in projections
+        if each.view in owners
+        for field in owners[each.view].features
+        if field.name in each.features
+    }
     return Service(
         name=service.name,
-        projections=tuple(_projection(each) for each in service.feature_view_projections),
+        projections=projections,
+        policy=compile_policy(service.name, service.tags or {}, fields),
         description=service.description,
         owner=service.owner,
         tags=dict(service.tags or {}),

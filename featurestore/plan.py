@@ -56,6 +56,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     field_mapping: dict[str, str] = {}
     """Column name in the file -> name in the view; applied before the join."""
     topic: Topic | None = None
+    push: str = ""
+    """The push source that feeds the view; empty where none does."""
 
 
 class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,11 +152,48 @@ class OnDemandView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tags: dict[str, str] = {}
 
 
+Instead = Literal["value", "null", "default", "error"]
+"""What an answer holds in place of a value that is not what it should be; `value` is whatever was found."""
+
+
+class ServingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a service's callers get where a value is missing, stale, incomplete or invalid (tags of the service)."""
+
+    missing: Instead = "value"
+    """NOT_FOUND, and nulls."""
+    stale: Instead = "value"
+    """OUTSIDE_MAX_AGE."""
+    incomplete: Instead = "value"
+    """INCOMPLETE: a window that is older than its history."""
+    invalid: Instead = "value"
+    """NaN and infinities, and what breaks a rule of the contract of the view's source."""
+    defaults: dict[str, Any] = {}
+    """By feature, or view__feature: the value of `default`, of the feature's type as JSON has it."""
+    told: bool = True
+    """Whether the status of a replaced value says why it was; else it is PRESENT, or NULL_VALUE for null."""
+
+
+class Permission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A Feast permission, resolved to what it is about: any of these identities may do these actions there."""
+
+    name: str
+    views: tuple[str, ...]
+    """Feature views and on-demand views that its types, name patterns and required tags match."""
+    services: tuple[str, ...]
+    actions: tuple[str, ...]
+    """Of read_online, write_online and write_offline, those that it is about."""
+    everyone: bool = False
+    roles: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+
+
 class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A named list of features that one model uses."""
 
     name: str
     projections: tuple[Projection, ...]
+    policy: ServingPolicy = ServingPolicy()
     description: str = ""
     owner: str = ""
     tags: dict[str, str] = {}
@@ -173,6 +212,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     on_demand: dict[str, OnDemandView] = {}
     services: dict[str, Service] = {}
     contracts: dict[str, Contract] = {}
+    permissions: tuple[Permission, ...] = ()
+    """Feast's Permission objects; with none, the roles of the API alone decide."""
     format: int = FORMAT
 
     def view(self, name: str) -> View:
