@@ -284,6 +284,31 @@ def test_windowed_features_come_from_the_event_log(store: Any) -> None:
     assert known["taps_1h"].to_pylist() == [2, 0, 0, 1]
 
 
+def test_windowed_features_at_every_event_of_a_range(store: Any) -> None:
+    """Without entity rows, each (key, event time) of the log within the dates is asked about."""
+    job = store.get_historical_features(None, ["spending:taps_1h"], start_date=T0, end_date=T0 + timedelta(hours=1))
+    assert job.to_arrow().to_pylist() == [
+        {"card": "x", "event_timestamp": T0 + timedelta(minutes=30), "taps_1h": 1},
+        {"card": "x", "event_timestamp": T0 + timedelta(hours=1), "taps_1h": 3},
+        {"card": "z", "event_timestamp": T0 + timedelta(hours=1), "taps_1h": 1},
+    ]
+
+
+def test_a_topic_without_events_yet_counts_zero(store: Any, repo: Path) -> None:
+    """The event log of a new topic does not exist; that is no error, for retrieval or for validation."""
+    log = repo / "data" / "log" / "taps"
+    log.rename(repo / "data" / "log" / "elsewhere")
+    try:
+        rows = pd.DataFrame({"card": ["x", None], "event_timestamp": [T0, T0]})
+        table = store.get_historical_features(rows, ["spending:taps_1h", "spending:sum_fare_3600s"]).to_arrow()
+        assert table["taps_1h"].to_pylist() == [0, None]
+        assert table["sum_fare_3600s"].null_count == 2
+        offline, view = store._get_provider().offline_store, store.get_stream_feature_view("spending")
+        offline.validate_data_source(store.config, view.batch_source)
+    finally:
+        (repo / "data" / "log" / "elsewhere").rename(log)
+
+
 @pytest.mark.parametrize("as_known", [False, True])
 def test_the_plans_history_is_the_same(store: Any, repo: Path, as_known: bool) -> None:
     """What processes without Feast read offline is what Feast's SDK gives: latest and windowed, as known or not."""
