@@ -54,10 +54,11 @@ def produce(
 
     from streaming.produce import produce_file
     from streaming.source.kafka import KafkaSettings, security_from
-    from streaming.source.parquet_events import open_parquet
+    from streaming.source.parquet_events import check_columns, open_parquet
     from streaming.source.publisher import Publisher
 
     with open_parquet(file) as opened:
+        check_columns(file, opened.schema_arrow, key=key, timestamp=timestamp)  # before a topic is created
         rows = opened.metadata.num_rows
     publisher = Publisher(KafkaSettings(bootstrap_servers, security_from(os.environ)), topic, partitions=partitions)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
