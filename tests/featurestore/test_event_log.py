@@ -1,7 +1,9 @@
 """Is every accepted event read exactly once, whatever a crash left behind?"""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pytest
 
@@ -134,3 +136,42 @@ def test_events_outside_their_range_are_refused(tmp_path: Path) -> None:
         event_log.write_events(tmp_path, events(0, 9), topic_id="t", partition=0, first=1, last=9)
     with pytest.raises(UsageError, match="lack '_arrival'"):
         event_log.write_events(tmp_path, events(0, 1).drop("_arrival"), topic_id="t", partition=0, first=0, last=1)
+
+
+def blind_to_overlaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "overlaps", lambda files: False)
+
+
+def parts_count_as_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = event_log.event_files
+    monkeypatch.setattr(
+        event_log,
+        "event_files",
+        lambda folder: tuple(msgspec.structs.replace(f, part=1, parts=1) for f in found(folder)),
+    )
+
+
+def gaps_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        event_log, "next_offset", lambda folder, *_: max(r.last for r in event_log.stored_ranges(folder)) + 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("plant", "check"),
+    [
+        (blind_to_overlaps, test_an_offset_stored_twice_is_read_once),
+        (parts_count_as_whole, test_a_write_makes_one_part_per_day_of_arrival),
+        (gaps_are_skipped, test_the_cursor_stops_at_a_gap),
+    ],
+)
+def test_planted_fault_is_caught(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    check: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each promise of the log has a test that notices when it is broken."""
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, ValueError)):
+        check(tmp_path)
