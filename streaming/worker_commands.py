@@ -4,6 +4,7 @@
 imported by the commands themselves: `featurestore --help` must not wait for them.
 """
 
+import logging
 import os
 import secrets
 import signal
@@ -65,6 +66,8 @@ def run(
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
 
+    # The client warns whenever its thread waits for the interpreter, which is what a busy worker makes it do.
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
     settings = settings_of(repo)
     offset_us = settings.clock_offset_us if clock_offset_s is None else round(clock_offset_s * _MICROS)
     clock = system_clock(offset_us)
@@ -116,33 +119,33 @@ def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
     views = stream_views(plan, topics or [])
     store = ShardStore(client, system_clock(settings.clock_offset_us))
     ends = _ends(settings, plan, views)
-    table = Table(
-        "view", "version", "topic", "partition", "reads", "offset", "lag", "watermark", "complete from", "plan"
-    )
-    unclaimed = 0
+    console = Console()
+    unclaimed = partitions = 0
     for view in views:
         topic = view.source.topic.name if view.source.topic else ""
+        title = f"{view.name}, version {view.version}: topic {topic}, {view.partitions}"
+        table = Table("partition", "offset", "lag", "watermark", "complete from", "plan", title=title)
+        table.title_justify = "left"
         for entry in store.registered(plan.project, view.name, view.version):
-            shard = Shard(plan.project, view.name, view.version, entry.topic_id, entry.partition)
-            control = store.control(shard)
-            unclaimed += control is None
+            partitions += 1
+            control = store.control(Shard(plan.project, view.name, view.version, entry.topic_id, entry.partition))
             end = ends.get((topic, entry.topic_id, entry.partition))
-            offset = 0 if control is None else control.offset
             complete = entry.complete_from_us
+            since = "ever" if complete is None else "not yet" if complete == NOT_YET else iso(complete)
+            if control is None:
+                unclaimed += 1
+                table.add_row(str(entry.partition), "never claimed", "?", "-", since, "-")
+                continue
             table.add_row(
-                view.name,
-                str(view.version),
-                topic,
                 str(entry.partition),
-                view.partitions,
-                "never claimed" if control is None else str(offset),
-                "?" if end is None else str(max(end - offset, 0)),
-                iso(control.watermark_us) if control and control.watermark_us is not None else "-",
-                "ever" if complete is None else "unknown" if complete == NOT_YET else iso(complete),
-                str(control.plan_version) if control else "-",
+                str(control.offset),
+                "?" if end is None else str(max(end - control.offset, 0)),
+                "-" if control.watermark_us is None else iso(control.watermark_us),
+                since,
+                str(control.plan_version),
             )
-    Console().print(table)
-    if unclaimed or not table.row_count:
+        console.print(table)
+    if unclaimed or not partitions:
         typer.echo("no worker has claimed every partition yet; start one with `featurestore stream run`", err=True)
         raise typer.Exit(1)
 
