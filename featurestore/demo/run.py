@@ -150,12 +150,12 @@ def run(
         with steps.step("Land the raw files"):
             past = _history(clock(), options)
             landed = land(past, landing)
-        with steps.step("Start the online store and the broker"):
+        with steps.step("Start online store and broker"):
             store = EmbeddedServer(settings.data_dir)
             processes.at_last(store.stop)
             store.start()
             broker = start_broker(processes)
-        with steps.step("Apply the definitions, write the events to their topics"):
+        with steps.step("Apply definitions, write events to topics"):
             producers = [
                 start_producer(
                     processes, landing / FILES[topic], topic=topic, key=key, partitions=PARTITIONS, broker=broker
@@ -166,16 +166,16 @@ def run(
             for producer in producers:
                 processes.finish(producer)
         events = sum(landed[topic] for topic in TOPICS)
-        with steps.step("Stream events into windows and event log, materialize facts", total=events) as progress:
+        with steps.step("Stream events, materialize facts", total=events) as progress:
             worker = start_worker(processes, settings.repo, broker=broker, until_caught_up=True)
             facts = [view.name for view in plan.views.values() if view.kind == "latest"]
             # A generator: each view is loaded when its line is asked for.
             for _ in materialize(settings, facts, None, None):
                 pass
             streamed = finish_worker(processes, worker, lambda: progress(lambda: _logged(settings)))
-        with steps.step("Build the training set, train with and without its features"):
+        with steps.step("Build the training set, train twice"):
             learned = _learn(past, plan, settings, clock)
-        with steps.step("Serve the last day's flights, compare with an offline read"):
+        with steps.step("Serve flights, compare with offline read"):
             url = start_api(processes, settings.repo)
             answered = _answer(past, plan, settings, learned.with_features.model, url, clock)
         addresses = {"feature API": url, "broker": broker, "online store": f"unix://{store.address}"}
