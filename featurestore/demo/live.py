@@ -4,7 +4,7 @@ A demo that is kept running goes on replaying the year: events that lay in the f
 their topics at the moment at which they happen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,57 +12,53 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.demo.children import start_producer
-from featurestore.demo.flights import History
 from featurestore.demo.processes import Processes
 
 PAUSE_US = 15_000_000
 """Between two looks: producing starts a process, which a second's worth of flights is not worth."""
 
+Produce = Callable[[str, pa.Table], None]
+"""Writes events, ascending in time, to a topic."""
+
 
 class Replay:
-    """Writes upcoming events to their topics as they come due, each once."""
+    """Hands over upcoming events as they come due, each once, in order.
 
-    def __init__(
-        self,
-        past: History,
-        folder: Path,
-        processes: Processes,
-        *,
-        broker: str,
-        keys: Mapping[str, str],
-        partitions: int,
-    ) -> None:
-        self._upcoming = {"departures": past.upcoming_departures, "arrivals": past.upcoming_arrivals}
-        self._until_us = past.now_us
-        self._next_us = 0
-        self._folder = folder
-        self._processes = processes
-        self._broker = broker
-        self._keys = keys
-        self._partitions = partitions
+    `upcoming` holds the events of each topic after `since_us`.
+    """
+
+    def __init__(self, upcoming: Mapping[str, pa.Table], since_us: int, produce: Produce) -> None:
+        self._upcoming = upcoming
+        self._until_us = since_us
+        self._next_us = since_us
+        self._produce = produce
 
     def produce_due(self, now_us: int) -> int:
-        """Writes what has happened up to `now_us` and was not written yet, now and then; returns how many events."""
+        """Hands over what has happened since the last look, now and then; returns how many events."""
         if now_us < self._next_us:
             return 0
         self._next_us = now_us + PAUSE_US
-        written = 0
+        handed = 0
         for topic, events in self._upcoming.items():
             rows = due(events, self._until_us, now_us)
             if rows.num_rows:
                 self._produce(topic, rows)
-                written += rows.num_rows
+                handed += rows.num_rows
         self._until_us = now_us
-        return written
+        return handed
 
-    def _produce(self, topic: str, rows: pa.Table) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._folder / f"{topic}.parquet"
+
+def by_process(processes: Processes, folder: Path, *, keys: Mapping[str, str], partitions: int, broker: str) -> Produce:
+    """Writes events through a file in `folder` and the command that produces it; returns when all are acknowledged."""
+
+    def produce(topic: str, rows: pa.Table) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{topic}.parquet"
         pq.write_table(rows, file)
-        child = start_producer(
-            self._processes, file, topic=topic, key=self._keys[topic], partitions=self._partitions, broker=self._broker
-        )
-        self._processes.finish(child)
+        key = keys[topic]
+        processes.finish(start_producer(processes, file, topic=topic, key=key, partitions=partitions, broker=broker))
+
+    return produce
 
 
 def due(events: pa.Table, after_us: int, until_us: int) -> pa.Table:

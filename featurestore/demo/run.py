@@ -41,7 +41,7 @@ from featurestore.demo.civil_time import DAY_US
 from featurestore.demo.compare import Comparison, compare
 from featurestore.demo.flights import History, history, weeks_until
 from featurestore.demo.landing import FILES, land
-from featurestore.demo.live import Replay
+from featurestore.demo.live import Replay, by_process
 from featurestore.demo.model import (
     LABEL,
     LEAD_US,
@@ -186,7 +186,9 @@ def run(
             start_worker(processes, settings.repo, broker=broker, until_caught_up=False)
         done(outcome)
         if options.keep_running:
-            replay = Replay(past, landing / "due", processes, broker=broker, keys=TOPICS, partitions=PARTITIONS)
+            produce = by_process(processes, landing / "due", keys=TOPICS, partitions=PARTITIONS, broker=broker)
+            upcoming = {"departures": past.upcoming_departures, "arrivals": past.upcoming_arrivals}
+            replay = Replay(upcoming, past.now_us, produce)
             processes.wait_for_interrupt(lambda: replay.produce_due(clock()))
     return outcome
 
