@@ -132,8 +132,8 @@ class Worker:
     def run(self, stop: Callable[[], bool], *, until_caught_up: bool = False) -> None:
         """Turn until `stop` says so; then leave.
 
-        With `until_caught_up` also once the offsets that were the topics' ends at the start are committed in all
-        partitions, also in those that other workers hold.
+        With `until_caught_up` also once the offsets that were the topics' ends at the start are committed and
+        stored in all partitions, also in those that other workers hold.
         """
         self._store.check_policy()
         self.announce()
@@ -342,8 +342,10 @@ class Worker:
         return Shard(self._plan.project, view.name, view.version, partition.topic_id, partition.partition)
 
     def _ends(self) -> dict[TopicPartition, int]:
+        """Where the partitions that hold anything end now."""
         partitions = [partition for topic in self._topics for partition in self._source.partitions_of(topic)]
-        return dict(self._source.end_offsets(partitions))
+        beginnings, ends = self._source.beginning_offsets(partitions), self._source.end_offsets(partitions)
+        return {partition: end for partition, end in ends.items() if end > beginnings[partition]}
 
     def _is_done(self, goals: Mapping[TopicPartition, int]) -> bool:
         with suppress(StoreUnavailable):
@@ -360,13 +362,13 @@ class Worker:
         behind = (shard for held in self._held.values() for shard in held.shards if shard.goal is not None)
         if any(shard.claim.offset < (shard.goal or 0) for shard in behind):
             return False
-        return all(
-            (control := self._store.control(self._shard(pipeline.view, partition))) is not None
-            and control.offset >= goal
-            for partition, goal in goals.items()
-            if partition not in positions
-            for pipeline in self._views[partition.topic]
-        )
+        return all(self._reached(partition, goal) for partition, goal in goals.items() if partition not in positions)
+
+    def _reached(self, partition: TopicPartition, goal: int) -> bool:
+        """Whether another worker has brought a partition so far, files included: it may die before it writes them."""
+        controls = [self._store.control(self._shard(each.view, partition)) for each in self._views[partition.topic]]
+        committed = all(control is not None and control.offset >= goal for control in controls)
+        return committed and all((sink.cursor(partition) or 0) >= goal for sink in self._sinks)
 
 
 def _pipeline_of(view: View) -> ViewPipeline | LatestPipeline:

@@ -77,6 +77,8 @@ class Deployment:
         events = read_events(self.settings.event_log / TOPIC)
         held = Counter(zip(events[PARTITION].to_pylist(), events[OFFSET].to_pylist(), strict=True))
         assert set(held.values()) == {1}
+        kept = read_quarantine(self.settings.data_dir / "quarantine", TOPIC)
+        assert len(events) + len(kept) == self.sent
         compared = 0
         for view in self.plan.views.values():
             for partition, end in ends.items():
@@ -88,8 +90,6 @@ class Deployment:
                 assert audit.exact, f"{len(audit.different)} of {audit.compared} differ in {shard}"
                 compared += audit.compared
         assert compared > 20
-        kept = read_quarantine(self.settings.data_dir / "quarantine", TOPIC)
-        assert len(events) + len(kept) == self.sent
         return len(events)
 
 

@@ -258,6 +258,27 @@ def test_a_sink_that_lags_is_caught_up_and_nothing_counts_twice(shop):
     assert sum(counts) == 60
 
 
+def test_caught_up_means_stored_too_by_whomever(shop):
+    """Another worker that has committed all of its partition and dies before its files: its events are stored too."""
+    shop.send(40, broken=True)
+    dying = shop.worker()
+    source = ScriptedSource(shop.log, [TOPIC])
+    for _ in range(3):
+        dying.turn(0)
+    [held] = dying.positions
+    assert shop.control(held.partition).offset == len(shop.log.partition(TOPIC, held.partition).records)
+    turns = itertools.count()
+
+    def stop():
+        if next(turns) == 5:
+            shop.log.leave(dying._source)
+        return False
+
+    shop.worker(source=source).run(stop, until_caught_up=True)
+    stored = len(read_events(shop.folder / "event_log" / TOPIC)) + len(read_quarantine(shop.folder / "quarantine"))
+    assert (stored, next(turns) > 5) == (40, True)
+
+
 def test_files_are_written_when_they_are_due_by_age(shop):
     """A quiet topic's events do not wait for company."""
     shop.send(5, partition=0)
