@@ -8,9 +8,9 @@ import base64
 import math
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ import orjson
 import pyarrow as pa
 
 from featurestore.api.faults import Refused
+from featurestore.online.numbers import Numbers
 from featurestore.online.result import Instants, Status
 from featurestore.online.types import NESTED, from_python, item_of
 
@@ -38,13 +39,12 @@ _VERBATIM = frozenset({"INT32", "INT64", "BOOL", "STRING", "JSON", "UUID", "TIME
 """Types whose Python values are JSON values."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answered:
+class Answered(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One column of an answer: a join key, a feature that was read, or one that was computed."""
 
     name: str
     dtype: str
-    values: list[Any]
+    values: Sequence[Any]
     """Python values of the Feast type; None for null."""
     statuses: np.ndarray[Any, np.dtype[np.uint8]]
     event_us: Instants
@@ -82,31 +82,62 @@ def feast_json(columns: Sequence[Answered], instant_us: int) -> bytes:
     `metadata.instant` is the reading instant; a result whose values hold at later ones (its key has an event ahead of
     the clock) lists them as `instants`. Timestamps are whole seconds, bytes base64, NaN and infinities words.
     """
-    statuses: dict[bytes, bytes] = {}
+    statuses: dict[int, bytes] = {}
+    tails: dict[tuple[int, int, int], bytes] = {}
     times: dict[int, bytes] = {}
-    instants: dict[int, bytes] = {}
     parts = [b'{"results":[']
     separator = b'{"values":'
     for column in columns:
-        found = column.statuses.tobytes()
-        written = statuses.get(found)
-        if written is None:
-            written = statuses[found] = b"[" + b",".join([_NAMES[status] for status in found]) + b"]"
-        since = times.get(id(column.event_us))
-        if since is None:
-            since = times[id(column.event_us)] = _times(column.event_us)
-        later = b"}" if column.instant_us is None else instants.get(id(column.instant_us))
-        if later is None:
-            assert column.instant_us is not None
-            ahead = bool((column.instant_us != instant_us).any())
-            later = b',"instants":' + _times(column.instant_us) + b"}" if ahead else b"}"
-            instants[id(column.instant_us)] = later
-        values = orjson.dumps(json_values(column.values, column.dtype))
-        parts += (separator, values, b',"statuses":', written, b',"event_timestamps":', since, later)
+        # Columns of one view share their arrays: what follows their values is the same bytes.
+        key = (id(column.statuses), id(column.event_us), id(column.instant_us))
+        tail = tails.get(key)
+        if tail is None:
+            tail = tails[key] = _tail(column, instant_us, statuses, times)
+        parts += (separator, _values_json(column), tail)
         separator = b',{"values":'
     names = orjson.dumps([column.name for column in columns])
     parts += (b'],"metadata":{"feature_names":', names, b',"instant":"', rfc3339(instant_us).encode(), b'"}}')
     return b"".join(parts)
+
+
+def _values_json(column: Answered) -> bytes:
+    values = column.values
+    if isinstance(values, Numbers):
+        written = values.json()
+        if written is not None:
+            return written
+        values = values.tolist()
+    assert isinstance(values, list)
+    return orjson.dumps(json_values(values, column.dtype))
+
+
+def _tail(column: Answered, instant_us: int, statuses: dict[int, bytes], times: dict[int, bytes]) -> bytes:
+    told = statuses.get(id(column.statuses))
+    if told is None:
+        found = column.statuses.tobytes()
+        told = statuses[id(column.statuses)] = _statuses(found)
+    since = times.get(id(column.event_us))
+    if since is None:
+        since = times[id(column.event_us)] = _times(column.event_us)
+    tail = b',"statuses":' + told + b',"event_timestamps":' + since
+    instants = column.instant_us
+    if instants is not None and (instants != instant_us).any():
+        if id(instants) not in times:
+            times[id(instants)] = _times(instants)
+        tail += b',"instants":' + times[id(instants)]
+    return tail + b"}"
+
+
+def _statuses(found: bytes) -> bytes:
+    """The names of statuses as a JSON array."""
+    if found.count(found[:1]) == len(found):
+        return _alike(found[0], len(found))
+    return b"[" + b",".join([_NAMES[status] for status in found]) + b"]"
+
+
+@lru_cache(maxsize=256)
+def _alike(status: int, count: int) -> bytes:
+    return b"[" + b",".join([_NAMES[status]] * count) + b"]"
 
 
 def rows_json(columns: Sequence[Answered], instant_us: int) -> bytes:
@@ -116,7 +147,7 @@ def rows_json(columns: Sequence[Answered], instant_us: int) -> bytes:
     Timestamps are RFC 3339 text to the microsecond.
     """
     names = [column.name for column in columns]
-    values = [json_values(column.values, column.dtype, seconds=False) for column in columns]
+    values = [json_values([*column.values], column.dtype, seconds=False) for column in columns]
     statuses = [[_TEXT_NAMES[status] for status in column.statuses.tobytes()] for column in columns]
     count = len(columns[0].values)
     times = _texts([column.event_us for column in columns], count)
@@ -167,7 +198,10 @@ def arrow_stream(columns: Sequence[Answered], instant_us: int) -> bytes:
     column [name, Feast type, number of its statuses, number of its times].
     """
     arrays: dict[str, pa.Array] = {
-        column.name: from_python(column.values, column.dtype, name=column.name) for column in columns
+        column.name: column.values.arrow()
+        if isinstance(column.values, Numbers)
+        else from_python(column.values, column.dtype, name=column.name)
+        for column in columns
     }
     statuses: dict[bytes, int] = {}
     times: dict[tuple[int, int], int] = {}

@@ -108,6 +108,11 @@ def row_key(prefixes: Sequence[bytes], entity_key: bytes) -> bytes:
     return prefixes[zlib.crc32(entity_key) % ROW_TAGS] + entity_key
 
 
+def row_tags(entity_keys: Sequence[bytes]) -> list[int]:
+    """Which of a view's prefixes each entity key takes: the same one in every view of that entity."""
+    return [zlib.crc32(key) % ROW_TAGS for key in entity_keys]
+
+
 class EntityKeyCodec:
     """Serializes one view's entity keys: Feast's version 3, join keys sorted by name.
 
@@ -138,6 +143,28 @@ class EntityKeyCodec:
             raw = _key_bytes(name, dtype, value)
             parts.append(struct.pack("<II", _VALUE_TYPES[dtype], len(raw)) + raw)
         return b"".join(parts)
+
+    def encode_rows(self, columns: Sequence[Sequence[object]], rows: int) -> list[bytes | None]:
+        """The keys of many entity rows of Python values; columns in the order of `join_keys`, sorted by name.
+
+        >>> codec = EntityKeyCodec([JoinKey(entity="driver", name="driver_id", dtype="INT64")])
+        >>> codec.encode_rows([[5, "5"]], 2) == [codec.encode({"driver_id": 5})] * 2
+        True
+        """
+        if len(self._types) != 1:
+            names = [name for name, _ in self._types]
+            parts = zip(*columns, strict=True) if columns else [()] * rows
+            return [self.encode(dict(zip(names, part, strict=True))) for part in parts]
+        [(name, dtype)] = self._types
+        head = self._head + struct.pack("<I", _VALUE_TYPES[dtype])
+        keys: list[bytes | None] = []
+        for value in columns[0]:
+            if value is None:
+                keys.append(None)
+            else:
+                raw = _key_bytes(name, dtype, value)
+                keys.append(head + len(raw).to_bytes(4, "little") + raw)
+        return keys
 
     def encode_columns(self, columns: Mapping[str, pa.Array | pa.ChunkedArray], rows: int) -> list[bytes | None]:
         """The keys of many entity rows at once: what `encode` gives for each; columns by join key.

@@ -8,15 +8,22 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.errors import NotExact, UsageError
-from featurestore.online.codec import Rows, fingerprint_of
-from featurestore.online.keys import row_key, row_prefixes
+from featurestore.online.codec import FINGERPRINT, fingerprint_of
+from featurestore.online.keys import row_prefixes
+from featurestore.online.numbers import Numbers
 from featurestore.online.result import Column, Instants, Status
+from featurestore.online.scalar import Chosen
 from featurestore.online.schemas import Schemas
 from featurestore.online.types import NESTED, arrow_type, to_column
 from featurestore.online.writer import EXPIRY_SLACK_MS
 from featurestore.plan import Field, View
 
 Positions = npt.NDArray[np.int64]
+
+FEW = 8
+"""Up to this many entity rows are decoded one by one; above, columns are faster."""
+# Plain integers: an enum's members cost a look-up each.
+_PRESENT, _NULL_VALUE, _NOT_FOUND, _OUTSIDE_MAX_AGE = (int(status) for status in Status if status != Status.INCOMPLETE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,15 +33,18 @@ class LatestView:
     view: View
     prefixes: tuple[bytes, ...]
     schemas: Schemas
+    chosen: dict[tuple[str, ...], tuple[Chosen, list[str], tuple[None, ...]]]
+    """What is worked out once for each list of features."""
 
     @classmethod
     def of(cls, project: str, view: View, schemas: Schemas) -> "LatestView":
         """The view of that project."""
-        return cls(view, row_prefixes(project, view.name), schemas)
+        return cls(view, row_prefixes(project, view.name), schemas, {})
 
-    def names(self, keys: Sequence[bytes]) -> list[bytes]:
-        """The store's key for each entity key."""
-        return [row_key(self.prefixes, key) for key in keys]
+    def names(self, keys: Sequence[bytes], tags: Sequence[int]) -> list[bytes]:
+        """The store's key for each entity key; `tags` as `row_tags` gives them."""
+        prefixes = self.prefixes
+        return [prefixes[tag] + key for tag, key in zip(tags, keys, strict=True)]
 
     def columns(
         self,
@@ -52,41 +62,111 @@ class LatestView:
         With `as_of`, t_us is an instant that somebody named: raises NotExact where a key holds a newer row, or may
         have lost the row of that instant to its expiry.
         """
+        if len(place) <= FEW and not as_of:
+            columns = self._few(alias, tuple(features), held, place, t_us)
+            if columns is not None:
+                return columns
+        return self._many(alias, features, held, place, t_us, as_of=as_of, now_us=now_us)
+
+    def _few(
+        self, alias: str, names: tuple[str, ...], held: Sequence[bytes | None], place: Positions, t_us: int
+    ) -> list[Column] | None:
+        """Row by row; None where a row needs the columns' way: of an older layout, of types that `struct` has not."""
+        declared = self.schemas.declared
+        scalar = declared.scalar
+        if scalar is None:
+            return None
+        chosen = self.chosen.get(names)
+        if chosen is None:
+            dtypes = [self.view.feature(name).dtype for name in names]
+            chosen = self.chosen[names] = (scalar.choose(names), dtypes, (None,) * len(names))
+        choose, dtypes, nothing = chosen
+        ttl_us = self.view.ttl_us
+        rows, events, instants, statuses = [], [], [], []
+        for at in place.tolist():
+            row = held[at] if at >= 0 else None
+            if row is None:
+                rows.append(nothing)
+                events.append(0)
+                instants.append(t_us)
+                statuses.append(_NOT_FOUND)
+                continue
+            if row[FINGERPRINT] != declared.fingerprint:
+                return None
+            event_us, values, _ = scalar.decode(row)
+            instant_us = max(event_us, t_us)
+            expired = ttl_us and event_us < instant_us - ttl_us
+            rows.append(nothing if expired else choose(values))
+            events.append(event_us)
+            instants.append(instant_us)
+            statuses.append(_OUTSIDE_MAX_AGE if expired else _PRESENT)
+        event = np.array(events, np.int64)
+        instant = np.array(instants, np.int64)
+        base = np.array(statuses, np.uint8)
+        columns = []
+        for name, dtype, found in zip(names, dtypes, zip(*rows, strict=True), strict=True):
+            told = base
+            if None in found:
+                told = np.array(
+                    [
+                        _NULL_VALUE if value is None and status == _PRESENT else status
+                        for value, status in zip(found, statuses, strict=True)
+                    ],
+                    np.uint8,
+                )
+            columns.append(Column(alias, name, dtype, list(found), told, event, instant))
+        return columns
+
+    def _many(
+        self,
+        alias: str,
+        features: Sequence[str],
+        held: Sequence[bytes | None],
+        place: Positions,
+        t_us: int,
+        *,
+        as_of: bool,
+        now_us: int,
+    ) -> list[Column]:
+        """Column by column."""
         fields = [self.view.feature(name) for name in features]
-        found = np.fromiter((row is not None for row in held), np.bool_, len(held))
-        rows, statuses = self._decode([row for row in held if row is not None], fields)
-        # `place` counts in fetched keys, the decoded rows are those of them that were there.
-        there = np.where(found, np.cumsum(found) - 1, -1)
-        place = np.where(place >= 0, there[place], -1) if len(there) else place
+        there_rows = [row for row in held if row is not None]
+        event, columns, lacking = self._decode(there_rows, fields)
+        if len(there_rows) < len(held):
+            # `place` counts in fetched keys, the decoded rows are those of them that were there.
+            found = np.fromiter((row is not None for row in held), np.bool_, len(held))
+            place = np.where(place >= 0, np.where(found, np.cumsum(found) - 1, -1)[place], -1)
         missing = place < 0
-        event_us = np.where(missing, 0, rows.event_us[place]) if len(rows.event_us) else np.zeros(len(place), np.int64)
+        count = len(place)
+        event_us = np.where(missing, 0, event[place]) if len(event) else np.zeros(count, np.int64)
         if as_of:
             self._refuse_inexact(t_us, now_us, event_us, missing)
         instant_us = np.where(missing, t_us, np.maximum(event_us, t_us))
         ttl = self.view.ttl_us
         # Subtracted from the instant: an event time near the end of int64 must not overflow.
-        expired = ~missing & (event_us < instant_us - ttl) if ttl else np.zeros(len(place), np.bool_)
+        expired = ~missing & (event_us < instant_us - ttl) if ttl else np.zeros(count, np.bool_)
         gone = missing | expired
         base = np.where(missing, np.uint8(Status.NOT_FOUND), np.uint8(Status.PRESENT))
         base[expired] = Status.OUTSIDE_MAX_AGE
-        whole = not gone.any() and len(place) == len(rows.event_us) and bool((place == np.arange(len(place))).all())
-        index = None if whole else pa.array(place, mask=gone)
-        frame = _Frame(alias, place, index, gone, int(gone.sum()), base, event_us, instant_us)
-        return [frame.column(field, rows.columns[field.name], statuses[field.name]) for field in fields]
+        some_gone = bool(gone.any())
+        whole = not some_gone and count == len(event) and bool((place == np.arange(count)).all())
+        frame = _Frame(alias, None if whole else place, gone if some_gone else None, base, event_us, instant_us)
+        return [frame.column(field, columns[field.name], lacking[field.name]) for field in fields]
 
     def _decode(
         self, rows: list[bytes], fields: Sequence[Field]
-    ) -> tuple[Rows, dict[str, npt.NDArray[np.bool_] | None]]:
-        """Rows of whatever layouts as the declared columns, and where a feature is not in its row's layout."""
+    ) -> tuple[Instants, dict[str, Numbers | pa.Array], dict[str, npt.NDArray[np.bool_] | None]]:
+        """Event times, rows of whatever layouts as the declared columns, where a feature is not in its row's layout."""
         declared = self.schemas.declared
         names = [field.name for field in fields]
         prints = [fingerprint_of(row) for row in rows]
-        if all(print_ == declared.fingerprint for print_ in prints):
-            return declared.decode(rows, names), dict.fromkeys(names)
+        if prints.count(declared.fingerprint) == len(prints):
+            event_us, _, found = declared.numbers(rows, names)
+            return event_us, found, dict.fromkeys(names)
         groups: dict[bytes, list[int]] = {}
         for i, print_ in enumerate(prints):
             groups.setdefault(print_, []).append(i)
-        parts, lacking = [], {name: np.zeros(len(rows), np.bool_) for name in names}
+        events, parts, lacking = [], [], {name: np.zeros(len(rows), np.bool_) for name in names}
         for print_, members in groups.items():
             codec = self.schemas.codec(print_)
             part = codec.decode([rows[i] for i in members], names)
@@ -95,15 +175,12 @@ class LatestView:
                 column = _converted(part.columns.get(field.name), types.get(field.name), field)
                 lacking[field.name][members] = column is None
                 part.columns[field.name] = pa.nulls(len(members), arrow_type(field.dtype)) if column is None else column
-            parts.append(part)
+            events.append(part.event_us)
+            parts.append(part.columns)
         back = np.argsort(np.concatenate([np.array(members) for members in groups.values()]))
         order = pa.array(back)
-        merged = Rows(
-            np.concatenate([part.event_us for part in parts])[back],
-            np.concatenate([part.created_us for part in parts])[back],
-            {name: pa.concat_arrays([part.columns[name] for part in parts]).take(order) for name in names},
-        )
-        return merged, dict(lacking)
+        merged = {name: pa.concat_arrays([part[name] for part in parts]).take(order) for name in names}
+        return np.concatenate(events)[back], merged, dict(lacking)
 
     def _refuse_inexact(self, t_us: int, now_us: int, event_us: Instants, missing: npt.NDArray[np.bool_]) -> None:
         newer = int((event_us > t_us).sum())
@@ -124,26 +201,38 @@ class _Frame:
     """What the columns of one view in one answer share."""
 
     alias: str
-    place: Positions
-    index: pa.Array | None
-    """`place` with nulls where there is no value to give; None where the rows are the answer as they are."""
-    gone: npt.NDArray[np.bool_]
-    gone_count: int
+    place: Positions | None
+    """Which decoded row each entity row is; None where the rows are the answer as they are."""
+    gone: npt.NDArray[np.bool_] | None
+    """Where there is no value to give; None: nowhere."""
     statuses: npt.NDArray[np.uint8]
     """Those of a column without nulls; one array for all such columns, so that an encoder sees it once."""
     event_us: Instants
     instant_us: Instants
 
-    def column(self, field: Field, values: pa.Array, lacking: npt.NDArray[np.bool_] | None) -> Column:
-        if self.index is not None:
-            values = values.take(self.index)
+    def column(self, field: Field, values: Numbers | pa.Array, lacking: npt.NDArray[np.bool_] | None) -> Column:
+        if self.place is not None:
+            if not len(values):
+                values = pa.nulls(len(self.place), arrow_type(field.dtype))
+            elif isinstance(values, Numbers):
+                values = values.take(self.place, self.gone)
+            else:
+                values = values.take(pa.array(self.place, mask=self.gone))
+        nulls = values.nulls if isinstance(values, Numbers) else _nulls(values)
         statuses = self.statuses
-        if values.null_count > self.gone_count:
-            statuses = statuses.copy()
-            statuses[values.is_null().to_numpy(zero_copy_only=False) & ~self.gone] = Status.NULL_VALUE
-            if lacking is not None:
-                statuses[~self.gone & lacking[self.place]] = Status.NOT_FOUND
+        if nulls is not None and nulls is not self.gone:
+            here = nulls if self.gone is None else nulls & ~self.gone
+            if here.any():
+                statuses = statuses.copy()
+                statuses[here] = Status.NULL_VALUE
+                if lacking is not None:
+                    absent = lacking if self.place is None else lacking[self.place]
+                    statuses[absent if self.gone is None else absent & ~self.gone] = Status.NOT_FOUND
         return Column(self.alias, field.name, field.dtype, values, statuses, self.event_us, self.instant_us)
+
+
+def _nulls(values: pa.Array) -> npt.NDArray[np.bool_] | None:
+    return values.is_null().to_numpy(zero_copy_only=False) if values.null_count else None
 
 
 def _converted(column: pa.Array | None, stored: str | None, field: Field) -> pa.Array | None:

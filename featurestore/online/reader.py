@@ -11,7 +11,7 @@ from featurestore.aggregation.read import Windows
 from featurestore.clock import Clock
 from featurestore.errors import NotExact, StoreUnavailable, UsageError
 from featurestore.online.connection import StoreClient
-from featurestore.online.keys import EntityKeyCodec
+from featurestore.online.keys import EntityKeyCodec, row_tags
 from featurestore.online.latest import LatestView, Positions
 from featurestore.online.result import Column, OnlineResult
 from featurestore.online.schemas import Schemas
@@ -20,15 +20,46 @@ from featurestore.plan import Plan, Projection, View
 
 _ROUNDS = 10
 """How often a key that keeps receiving events ahead of the clock is read again, at its newest event."""
+_PLANS = 1024
+"""How many lists of projections are remembered; beyond it all are forgotten, so that memory stays bounded."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """One projection, looked up once for all requests that repeat it."""
+
+    projection: Projection
+    keys: int
+    """Which of the request's sets of keys is its own: views of the same entity share one."""
+    latest: LatestView | None
+    windowed: WindowedView | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ReadPlan:
+    """What a list of projections reads."""
+
+    projections: Sequence[Projection]
+    key_sets: tuple[tuple[EntityKeyCodec, dict[str, str]], ...]
+    """Codec, and by join key the column of the entity rows, in the codec's order."""
+    reads: tuple[_Read, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Keys:
+    """The distinct entity keys of a request, and which of them each entity row is."""
+
+    keys: list[bytes]
+    place: Positions
+    tags: list[int]
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """One projection on its way: the distinct keys, and which of them each entity row is."""
+    """One read on its way."""
 
-    projection: Projection
-    keys: list[bytes]
-    place: Positions
+    read: _Read
+    keys: _Keys
     held: Sequence[bytes | None] = ()
     shards: ShardList | None = None
     """Those that `held` was fetched by, for a windowed view."""
@@ -46,6 +77,8 @@ class OnlineReader:
         self._windowed: dict[str, WindowedView] = {}
         self._shards: dict[str, ShardList] = {}
         """The shards last seen; every fetch checks that they still are, so that one round trip is enough."""
+        self._plans: dict[int, _ReadPlan] = {}
+        """By identity of the projections, which the value keeps alive."""
 
     def read(
         self,
@@ -67,37 +100,52 @@ class OnlineReader:
         if t_us > now_us:
             raise NotExact(f"as_of is {t_us - now_us} us in the future: its events are not known yet")
         rows = _row_count(entity_rows)
-        requests = self._requests(projections, entity_rows, rows)
+        plan = self._plan(projections)
+        keys = [_distinct(codec, columns, entity_rows, rows) for codec, columns in plan.key_sets]
+        requests = [_Request(read, keys[read.keys]) for read in plan.reads]
         self._fetch(requests, t_us)
         columns: list[Column] = []
         for request in requests:
-            name, features = request.projection.view, request.projection.features
-            if latest := self._latest.get(name):
+            projection = request.read.projection
+            if latest := request.read.latest:
                 columns += latest.columns(
-                    request.projection.name, features, request.held, request.place, t_us,
+                    projection.name, projection.features, request.held, request.keys.place, t_us,
                     as_of=at_us is not None, now_us=now_us,
                 )  # fmt: skip
-            else:
-                columns += self._windows(self._windowed[name], request, t_us, now_us, as_of=at_us is not None)
+            elif windowed := request.read.windowed:
+                columns += self._windows(windowed, request, t_us, now_us, as_of=at_us is not None)
         return OnlineResult(rows, tuple(columns))
 
-    def _requests(
-        self, projections: Sequence[Projection], entity_rows: Mapping[str, Sequence[object]], rows: int
-    ) -> list[_Request]:
-        requests = []
-        # Views of the same entity share its keys.
-        seen: dict[object, tuple[list[bytes], Positions]] = {}
+    def _plan(self, projections: Sequence[Projection]) -> _ReadPlan:
+        found = self._plans.get(id(projections))
+        if found is not None and found.projections is projections:
+            return found
+        reads = []
+        key_sets: dict[object, tuple[EntityKeyCodec, dict[str, str]]] = {}
         for projection in projections:
             view = self.plan.view(projection.view)
             for feature in projection.features:
                 view.feature(feature)
             self._prepare(view)
-            columns = {key.name: projection.join_key_map.get(key.name, key.name) for key in view.join_keys}
-            token = (view.join_keys, tuple(columns.items()))
-            if token not in seen:
-                seen[token] = _distinct(self._codecs[view.name], columns, entity_rows, rows)
-            requests.append(_Request(projection, *seen[token]))
-        return requests
+            codec = self._codecs[view.name]
+            columns = {key.name: projection.join_key_map.get(key.name, key.name) for key in codec.join_keys}
+            token = (codec.join_keys, tuple(columns.items()))
+            key_sets.setdefault(token, (codec, columns))
+            reads.append(
+                _Read(
+                    projection,
+                    list(key_sets).index(token),
+                    self._latest.get(view.name),
+                    self._windowed.get(view.name),
+                )
+            )
+        made = _ReadPlan(projections, tuple(key_sets.values()), tuple(reads))
+        # A list may change under its identity.
+        if isinstance(projections, tuple):
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            self._plans[id(projections)] = made
+        return made
 
     def _prepare(self, view: View) -> None:
         if view.name in self._codecs:
@@ -120,13 +168,13 @@ class OnlineReader:
             starts = []
             for request in pending:
                 starts.append(len(names))
-                view = request.projection.view
-                if windowed := self._windowed.get(view):
-                    request.shards = self._shards[view]
+                keys = request.keys
+                if latest := request.read.latest:
+                    names += latest.names(keys.keys, keys.tags)
+                elif windowed := request.read.windowed:
+                    request.shards = self._shards[windowed.view.name]
                     names.append(windowed.shards_key)
-                    names += windowed.names(request.keys, t_us, request.shards)
-                else:
-                    names += self._latest[view].names(request.keys)
+                    names += windowed.names(keys.keys, t_us, request.shards)
             held = self._mget(names)
             again = []
             for request, start, end in zip(pending, starts, [*starts[1:], len(held)], strict=True):
@@ -134,7 +182,8 @@ class OnlineReader:
                 if request.shards is not None:
                     raw, request.held = request.held[0], request.held[1:]
                     if raw != request.shards.raw:
-                        self._shards[request.projection.view] = self._windowed[request.projection.view].shards(raw)
+                        view = request.read.projection.view
+                        self._shards[view] = self._windowed[view].shards(raw)
                         again.append(request)
             if not again:
                 return
@@ -143,7 +192,7 @@ class OnlineReader:
 
     def _windows(self, view: WindowedView, request: _Request, t_us: int, now_us: int, *, as_of: bool) -> list[Column]:
         """The columns of a windowed view; every key at its own instant: t, or its newest event where that is later."""
-        keys, shards = request.keys, request.shards
+        keys, shards = request.keys.keys, request.shards
         assert shards is not None
         windows = view.windows(len(keys), t_us, request.held, shards)
         instant_us = np.full(len(keys), t_us, np.int64)
@@ -162,8 +211,8 @@ class OnlineReader:
             raise StoreUnavailable(
                 f"keys of view {view.view.name!r} receive events faster than they are read; ask again"
             )
-        name, features = request.projection.name, request.projection.features
-        return view.columns(name, features, windows, instant_us, request.place, t_us, shards)
+        projection = request.read.projection
+        return view.columns(projection.name, projection.features, windows, instant_us, request.keys.place, t_us, shards)
 
     def _mget(self, names: list[bytes]) -> list[bytes | None]:
         return cast("list[bytes | None]", self._client.mget(names)) if names else []
@@ -191,7 +240,7 @@ def _row_count(entity_rows: Mapping[str, Sequence[object]]) -> int:
 
 def _distinct(
     codec: EntityKeyCodec, columns: Mapping[str, str], entity_rows: Mapping[str, Sequence[object]], rows: int
-) -> tuple[list[bytes], Positions]:
+) -> _Keys:
     """The distinct entity keys, and which of them each row is; -1 for a row with a null key."""
     for key, column in columns.items():
         if column not in entity_rows:
@@ -199,11 +248,8 @@ def _distinct(
                 f"the entity rows lack {column!r}, the join key {key!r}; what they have: "
                 + (", ".join(sorted(entity_rows)) or "nothing")
             )
+    encoded = codec.encode_rows([entity_rows[column] for column in columns.values()], rows)
     numbers: dict[bytes, int] = {}
-    place = np.empty(rows, np.int64)
-    names, values = list(columns), [entity_rows[column] for column in columns.values()]
-    parts = zip(*values, strict=True) if values else [()] * rows
-    for i, part in enumerate(parts):
-        encoded = codec.encode(dict(zip(names, part, strict=True)))
-        place[i] = -1 if encoded is None else numbers.setdefault(encoded, len(numbers))
-    return list(numbers), place
+    place = [-1 if key is None else numbers.setdefault(key, len(numbers)) for key in encoded]
+    keys = list(numbers)
+    return _Keys(keys, np.array(place, np.int64), row_tags(keys))

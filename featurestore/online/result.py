@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.errors import UnknownName
-from featurestore.online.types import to_python
+from featurestore.online.numbers import Numbers
+from featurestore.online.types import from_python, to_python
 
 Instants = npt.NDArray[np.int64]
 
@@ -28,25 +31,40 @@ class Status(IntEnum):
     """The value is given, but its window reaches before the view's history."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Column:
-    """One feature of every entity row, in their order; the arrays are all as long as there are rows."""
+Held: TypeAlias = pa.Array | Numbers | list[Any]
+"""The values of one column, as they came: Arrow of the type's form, stored numbers, or Python values."""
+
+
+class Column(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """One feature of every entity row, in their order; the arrays are all as long as there are rows.
+
+    Columns of one view share the arrays that are equal.
+    """
 
     view: str
     """The name the view goes by in this request."""
     feature: str
     dtype: str
-    values: pa.Array
-    """Typed as `featurestore.online.types.arrow_type(dtype)`; null unless PRESENT or INCOMPLETE."""
+    held: Held
+    """Null unless PRESENT or INCOMPLETE."""
     statuses: npt.NDArray[np.uint8]
     event_us: Instants
     """Event time of the row, of the newest event for windowed features; 0 where there is none."""
     instant_us: Instants
     """The reading instant t: the value is exactly what holds at t."""
 
-    def to_python(self) -> list[object]:
+    @property
+    def values(self) -> pa.Array:
+        """Typed as `featurestore.online.types.arrow_type(dtype)`."""
+        if isinstance(self.held, Numbers):
+            return self.held.arrow()
+        return from_python(self.held, self.dtype, name=self.feature) if isinstance(self.held, list) else self.held
+
+    def to_python(self) -> list[Any]:
         """The values as Python values: None for null, dicts for maps and structs, aware datetimes for timestamps."""
-        return to_python(self.values, self.dtype)
+        if isinstance(self.held, Numbers):
+            return self.held.tolist()
+        return self.held if isinstance(self.held, list) else to_python(self.held, self.dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
