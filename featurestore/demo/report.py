@@ -83,7 +83,7 @@ def _predictions(answered: Answered, now_us: int) -> Table:
     left = [place for place, row in enumerate(rows) if row["scheduled"] <= now]
     ahead = [place for place, row in enumerate(rows) if row["scheduled"] > now]
     table = Table(
-        "flight", "scheduled", "route", "late?", "what happened", title="Chance to leave over 15 minutes late"
+        "flight", "route", "scheduled", "late?", "what happened", title="Chance to leave over 15 minutes late"
     )
     for place in [*left[-_SHOWN:], *ahead[:_SHOWN]]:
         row = rows[place]
