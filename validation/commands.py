@@ -64,6 +64,12 @@ def judge_command(
         Path | None, typer.Option("--quarantine", help="Keep rejected rows below this folder.")
     ] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write the violation report (JSON) here.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write the violation report (one HTML page) here.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML for a build server here.")] = None,
+    sarif: Annotated[Path | None, typer.Option("--sarif", help="Write SARIF for a code host here.")] = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="A plan file: name views and services affected.")] = None,
 ) -> None:
     """Judge a file by its contract, without any server.
 
@@ -72,6 +78,11 @@ def judge_command(
     import time
 
     from validation.judging import judge_file
+    from validation.junit import junit as junit_of
+    from validation.page import page
+    from validation.reach import load_reach
+    from validation.sarif import lines_of
+    from validation.sarif import sarif as sarif_of
 
     meant = _contract_of(file, contract, source, _here(contracts))
     fallback: Fallback | None = None
@@ -79,9 +90,18 @@ def judge_command(
         from validation.suite import judge  # takes seconds: only for rules that it alone can judge
 
         fallback = judge
-    outcome = judge_file(file, meant, now_us=time.time_ns() // 1000, quarantine=quarantine, fallback=fallback)
+    reach = load_reach(plan) if plan is not None else None
+    now_us = time.time_ns() // 1000
+    outcome = judge_file(file, meant, now_us=now_us, quarantine=quarantine, fallback=fallback, reach=reach)
     if report is not None:
         report.write_bytes(outcome.report.encode())
+    if html is not None:
+        html.write_bytes(page(outcome.report))
+    if junit is not None:
+        junit.write_bytes(junit_of(outcome.verdict, outcome.report, fail_on=fail_on))
+    if sarif is not None:
+        rows = {sample.row for violation in outcome.report.violations for sample in violation.samples}
+        sarif.write_bytes(sarif_of(outcome.report, uri=file.as_posix(), lines=lines_of(file, rows)))
     for line in outcome.lines:
         typer.echo(line)
     raise typer.Exit(_exit_code(outcome.verdict, fail_on))

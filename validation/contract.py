@@ -7,14 +7,18 @@ from typing import Literal, get_args
 import msgspec
 
 from validation.check import Expectation
-from validation.errors import ContractError
+from validation.errors import ContractError, did_you_mean
 from validation.expectation import parse_expectation
 from validation.odcs import Place
 from validation.quality import DIMENSIONS, Stated, stated_by, stated_by_schema
 
 Severity = Literal["critical", "warning", "info"]
 Mode = Literal["observe", "warn", "quarantine", "block"]
+Boundary = Literal["producer", "event", "source", "training", "online_write", "online_serve"]
+"""Where rows are judged: a producer's batch, an event, an offline source before it is materialized, a training set, a
+write to the online store, and what the API has served."""
 MODES: tuple[str, ...] = get_args(Mode)
+BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
 SEVERITIES: tuple[str, ...] = get_args(Severity)
 LOGICAL_TYPES = ("string", "integer", "number", "boolean", "date", "timestamp", "time", "object", "array")
 PII = ("pii", "personal", "restricted", "confidential", "secret", "sensitive")
@@ -34,6 +38,10 @@ class Column(_Value, frozen=True):
     unique: bool = False
     primary_key: bool = False
     classification: str = ""
+    unit: str = ""
+    """The custom property `unit`, as the producer writes it."""
+    zone: str = ""
+    """The zone that naive instants are in (`logicalTypeOptions.defaultTimezone`); empty is UTC."""
     description: str = ""
 
     @property
@@ -52,8 +60,19 @@ class Rule(_Value, frozen=True):
     severity: Severity = "warning"
     mode: Mode = "observe"
     """observe: counted; warn: reported; quarantine: the row is set aside; block: the batch is refused."""
+    modes: dict[Boundary, Mode] = {}
+    """The mode at boundaries where it is not `mode`."""
     dimension: str = "conformity"
     description: str = ""
+
+    def mode_at(self, boundary: Boundary) -> Mode:
+        """What happens where the rule fails at a boundary.
+
+        >>> rule = Rule(id="r", expectation="e", arguments={}, mode="warn", modes={"event": "quarantine"})
+        >>> rule.mode_at("event"), rule.mode_at("producer")
+        ('quarantine', 'warn')
+        """
+        return self.modes.get(boundary, self.mode)
 
 
 class Contract(_Value, frozen=True):
@@ -76,6 +95,16 @@ class Contract(_Value, frozen=True):
         """Column name -> logical type."""
         return {column.name: column.logical_type for column in self.columns}
 
+    def at(self, boundary: Boundary) -> "Contract":
+        """The contract as it is kept at a boundary: each rule with its mode there."""
+        return msgspec.structs.replace(
+            self,
+            rules=tuple(
+                msgspec.structs.replace(rule, mode=rule.mode_at(boundary), modes={}) if rule.modes else rule
+                for rule in self.rules
+            ),
+        )
+
     def expectations(self) -> tuple[Expectation, ...]:
         """The meaning of each rule, in order; raises ContractError."""
         return tuple(meaning_of(rule, self) for rule in self.rules)
@@ -93,8 +122,9 @@ def load_contract(path: Path) -> Contract:
     """The Contract of an Open Data Contract Standard 3.x file with one schema object.
 
     Custom properties that are ours: `feastSource` of the schema object (else its name is the source), `mode` of a
-    quality rule or property (observe, warn, quarantine, block), `schemaMode` of the contract, the mode of what
-    `required`, `unique` and `logicalTypeOptions` promise. Raises ContractError with file, line and path.
+    quality rule or property (observe, warn, quarantine, block) and `mode.BOUNDARY`, its mode at one boundary,
+    `schemaMode` of the contract, the mode of what `required`, `unique` and `logicalTypeOptions` promise, and `unit` of
+    a property. Raises ContractError with file, line and path.
     """
     root = Place.open(Path(path))
     if root.text("kind", "") != "DataContract" or not root.text("apiVersion", "").startswith("v3."):
@@ -145,6 +175,8 @@ def _column(item: Place) -> Column:
         unique=item.flag("unique"),
         primary_key=item.flag("primaryKey"),
         classification=item.text("classification", ""),
+        unit=item.custom_text("unit", ""),
+        zone=item.child("logicalTypeOptions").text("defaultTimezone", "") if item.mapping("logicalTypeOptions") else "",
         description=item.text("description", ""),
     )
 
@@ -207,9 +239,24 @@ def _rule(place: Place, rule_id: str, stated: Stated, mode: str) -> Rule:
         arguments=dict(stated.arguments),
         severity=severity,  # type: ignore[arg-type]  # one of SEVERITIES
         mode=mode,  # type: ignore[arg-type]  # one of MODES
+        modes=_modes(place),
         dimension=place.choice("dimension", DIMENSIONS, stated.dimension),
         description=place.text("description", ""),
     )
+
+
+def _modes(place: Place) -> dict[Boundary, Mode]:
+    """The modes of single boundaries: custom properties `mode.event`, `mode.training`, …"""
+    found: dict[Boundary, Mode] = {}
+    for item in place.items("customProperties"):
+        name = item.text("property")
+        if not name.startswith("mode."):
+            continue
+        boundary = name.removeprefix("mode.")
+        if boundary not in BOUNDARIES:
+            raise item.child("property").error(f"no boundary {boundary!r}; {did_you_mean(boundary, BOUNDARIES)}")
+        found[boundary] = item.choice("value", MODES)  # type: ignore[assignment]  # one of MODES
+    return found
 
 
 def lint(contract: Contract) -> list[str]:
@@ -225,7 +272,7 @@ def lint(contract: Contract) -> list[str]:
             "no rule says how many rows a batch has: an empty one would pass (metric rowCount, mustBeGreaterThan: 0)"
         )
     for rule, meaning in zip(contract.rules, meanings, strict=True):
-        if rule.mode == "quarantine" and not meaning.by_row:
+        if "quarantine" in {rule.mode, *rule.modes.values()} and not meaning.by_row:
             found.append(
                 f"rule {rule.id!r} cannot quarantine: {why_not_by_row(meaning)}; allowed: observe, warn, block"
             )

@@ -11,6 +11,7 @@ from validation.compiled.batch import Fallback, compile_batch
 from validation.contract import Contract
 from validation.files import digest_of, read_data
 from validation.quarantine import Origin, QuarantineSink, rejected_rows
+from validation.reach import Reach
 from validation.report import ViolationReport, event_time_column, event_window, report_of
 from validation.verdict import RuleVerdict, Verdict
 
@@ -27,12 +28,20 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge_file(
-    file: Path, contract: Contract, *, now_us: int, quarantine: Path | None = None, fallback: Fallback | None = None
+    file: Path,
+    contract: Contract,
+    *,
+    now_us: int,
+    quarantine: Path | None = None,
+    fallback: Fallback | None = None,
+    reach: Reach | None = None,
 ) -> Outcome:
-    """The verdict on a file; with `quarantine` the rows that quarantining rules reject are kept below that folder.
+    """The verdict on a producer's file; with `quarantine` the rows that quarantining rules reject are kept below it.
 
-    A file without `_arrival` arrived when it was last modified. Raises UnreadableData.
+    With `reach` the report names the views and services that are affected. A file without `_arrival` arrived when it
+    was last modified. Raises UnreadableData.
     """
+    contract = contract.at("producer")
     try:
         arrival_us = file.stat().st_mtime_ns // 1000
     except OSError:
@@ -48,6 +57,9 @@ def judge_file(
         rows = list(rejected_rows(table, rejected, arrival_us))
         if table.num_rows:
             sink.store(Origin(name=str(file), id=digest), 0, table.num_rows - 1, rows)
+    broken = {rule.rule_id for rule in verdict.rules if rule.outcome in {"failed", "broken"}}
+    meanings = zip(contract.rules, check.meanings, strict=True)
+    columns = {name for rule, meaning in meanings if rule.id in broken for name in meaning.columns}
     report = report_of(
         verdict,
         contract,
@@ -58,6 +70,7 @@ def judge_file(
         origin_range=(0, table.num_rows - 1) if table.num_rows else None,
         event_window=event_window(table, event_time_column(contract)),
         quarantined=len(rejected),
+        affected=reach.of(contract.source, columns or None) if reach is not None and broken else (),
     )
     told = [_line(rule, file) for rule in verdict.rules if rule.outcome in {"failed", "broken"}]
     counts = f"{table.num_rows} rows: {accepted.num_rows} accepted, {len(rejected)} to quarantine"

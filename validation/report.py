@@ -7,14 +7,14 @@ are bad.
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from validation.check import ARRIVAL
-from validation.contract import Contract, Mode, Rule, Severity
+from validation.contract import Boundary, Contract, Mode, Rule, Severity
 from validation.instant import iso
 from validation.verdict import Outcome, RuleVerdict, Sample, Verdict
 
@@ -22,8 +22,6 @@ MASK: Final = "***"
 SAMPLES: Final = 5
 TEXT_LIMIT: Final = 200
 """Longer texts in samples are cut."""
-
-Boundary = Literal["producer", "event", "source", "training", "online_write", "online_serve"]
 
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +65,12 @@ class ViolationReport(msgspec.Struct, frozen=True, kw_only=True):
     event_window: tuple[str, str] | None
     """Earliest and latest event time among the rows."""
     violations: tuple[Violation, ...]
+    affected: tuple[str, ...] = ()
+    """`view NAME` and `service NAME` that the columns of the broken rules reach; empty where no plan was at hand."""
+    action: str = ""
+    """What was done about it."""
+    replay: str = ""
+    """The command that judges the quarantined rows again."""
 
     def encode(self) -> bytes:
         """The report as JSON, indented."""
@@ -85,6 +89,7 @@ def report_of(
     event_window: tuple[str, str] | None = None,
     quarantined: int = 0,
     samples: int = SAMPLES,
+    affected: tuple[str, ...] = (),
 ) -> ViolationReport:
     """The report of a verdict: the rules that failed or broke, the most severe and most frequent first."""
     rules = {rule.id: rule for rule in contract.rules}
@@ -112,7 +117,16 @@ def report_of(
         origin_range=origin_range,
         event_window=event_window,
         violations=tuple(found),
+        affected=affected,
+        action=_action(verdict, quarantined),
+        replay=f"featurestore quarantine replay {contract.source}" if quarantined else "",
     )
+
+
+def _action(verdict: Verdict, quarantined: int) -> str:
+    if verdict.blocked:
+        return "blocked: the batch must not pass"
+    return f"{quarantined} rows set aside" if quarantined else "none: every row passed"
 
 
 def _violation(rule: Rule, told: RuleVerdict, masked: frozenset[str], samples: int) -> Violation:

@@ -153,3 +153,27 @@ def test_what_must_be_light_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_every_form_of_the_verdict_is_written(contracts: Path) -> None:
+    """`--report`, `--html`, `--junit` and `--sarif`, with the views that the plan names."""
+    folder = contracts.parent
+    view = {"name": "v", "source": {"name": "orders"}, "features": [{"name": "amount"}]}
+    (folder / "plan.json").write_text(json.dumps({"views": {"v": view}}))
+    options = [f"--{form}={folder / form}" for form in ("report", "html", "junit", "sarif")]
+    code, _ = judged(contracts, '{"id": "b", "amount": -1}\n', *options, f"--plan={folder / 'plan.json'}")
+    assert code == 1
+    assert json.loads((folder / "report").read_bytes())["affected"] == ["view v"]
+    assert json.loads((folder / "sarif").read_bytes())["runs"][0]["results"][0]["level"] == "error"
+    assert b"<failure" in (folder / "junit").read_bytes()
+    assert b"view v" in (folder / "html").read_bytes()
+
+
+def test_the_mode_at_the_boundary_counts(contracts: Path) -> None:
+    """A rule that quarantines events only observes a producer's file where the contract says so."""
+    path = contracts / "orders.odcs.yaml"
+    path.write_text(path.read_text().replace("property: mode\n", "property: mode.event\n"))
+    code, told = judged(contracts, '{"id": "b", "amount": -1}\n')
+    assert (code, "positive (observe)" in told, "1 accepted, 0 to quarantine" in told) == (1, True, True)
+    path.write_text(path.read_text().replace("mode.event", "mode.evening"))
+    assert "no boundary 'evening'; did you mean 'event'?" in judged(contracts, VALID)[1]

@@ -1,0 +1,119 @@
+"""Which views and services does a column of a source reach?
+
+Read from a plan file, of which only what the answer needs is looked at.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import msgspec
+
+from validation.errors import ContractError
+
+
+class _Named(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _Topic(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _Source(msgspec.Struct, frozen=True):
+    name: str
+    timestamp_field: str = ""
+    created_field: str | None = None
+    field_mapping: dict[str, str] = {}
+    topic: _Topic | None = None
+
+
+class _Aggregation(msgspec.Struct, frozen=True):
+    feature: str
+    column: str
+
+
+class _View(msgspec.Struct, frozen=True):
+    name: str
+    source: _Source
+    join_keys: tuple[_Named, ...] = ()
+    features: tuple[_Named, ...] = ()
+    aggregations: tuple[_Aggregation, ...] = ()
+    transform: msgspec.Raw | None = None
+
+
+class _Projection(msgspec.Struct, frozen=True):
+    view: str
+    features: tuple[str, ...] = ()
+
+
+class _OnDemand(msgspec.Struct, frozen=True):
+    name: str
+    inputs: tuple[_Projection, ...] = ()
+
+
+class _Service(msgspec.Struct, frozen=True):
+    name: str
+    projections: tuple[_Projection, ...] = ()
+
+
+class Reach(msgspec.Struct, frozen=True):
+    """The part of a plan that tells what depends on what."""
+
+    views: dict[str, _View] = {}
+    on_demand: dict[str, _OnDemand] = {}
+    services: dict[str, _Service] = {}
+
+    def sources(self) -> dict[str, bool]:
+        """Source -> whether it is a stream."""
+        return {view.source.name: view.source.topic is not None for view in self.views.values()}
+
+    def of(self, source: str, columns: Collection[str] | None = None) -> tuple[str, ...]:
+        """What columns of a source (None: any) reach: `view NAME` and `service NAME`, sorted.
+
+        A view's timestamp and join keys reach all of its features; user code that transforms rows may read any column.
+        """
+        touched: dict[str, frozenset[str]] = {}
+        for view in self.views.values():
+            if view.source.name == source and (found := _features(view, columns)):
+                touched[view.name] = found
+        for computed in self.on_demand.values():  # their code may use any input for any feature
+            if any(_touches(projection, touched) for projection in computed.inputs):
+                touched[computed.name] = frozenset()
+        services = [
+            service.name
+            for service in self.services.values()
+            if any(_touches(projection, touched) for projection in service.projections)
+        ]
+        return (*(f"view {name}" for name in sorted(touched)), *(f"service {name}" for name in sorted(services)))
+
+
+def _features(view: _View, columns: Collection[str] | None) -> frozenset[str]:
+    everything = frozenset({"", *(feature.name for feature in view.features)})
+    if columns is None or (columns and view.transform is not None):
+        return everything
+    mapped = {view.source.field_mapping.get(column, column) for column in columns}
+    whole = {key.name for key in view.join_keys} | {view.source.timestamp_field, view.source.created_field}
+    if mapped & whole or set(columns) & whole:
+        return everything
+    if view.aggregations:
+        return frozenset(one.feature for one in view.aggregations if one.column in mapped)
+    return frozenset(feature.name for feature in view.features if feature.name in mapped)
+
+
+def _touches(projection: _Projection, touched: dict[str, frozenset[str]]) -> bool:
+    if projection.view not in touched:
+        return False
+    features = touched[projection.view]
+    return not features or not projection.features or bool(features & set(projection.features))
+
+
+def load_reach(path: Path) -> Reach:
+    """What depends on what, of a plan file; raises ContractError where it is none."""
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=Reach)
+    except OSError as error:
+        raise ContractError(
+            f"{path}: the plan cannot be read: {error.strerror}; `featurestore apply` writes it"
+        ) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ContractError(f"{path}: no plan: {error}; `featurestore apply` writes one") from error
