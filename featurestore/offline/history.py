@@ -7,17 +7,15 @@ sets are built from it, and what was served is compared with it.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from featurestore.errors import SourceError, UsageError
-from featurestore.offline.asof import AsOfView, Feature, Key, as_of_join
+from featurestore.errors import UsageError
+from featurestore.offline.asof import as_of_join
 from featurestore.offline.connection import Limits
 from featurestore.offline.entity_rows import EntityRows
-from featurestore.offline.event_log import OFFSET, PARTITION, TOPIC_ID, OffsetRange, pinned, read_events
-from featurestore.offline.sources import parquet_files, scan_parquet
-from featurestore.offline.windowed import windowed_join
+from featurestore.offline.event_log import OffsetRange, event_files
+from featurestore.offline.sources import Scan, at_offsets
+from featurestore.offline.stored import as_of_view, check_windowed, scan_of, windowed_values
 from featurestore.online.types import from_python, to_column, to_python
 from featurestore.plan import Field, OnDemandView, Plan, Projection, View
 from featurestore.user_code import run_on_demand
@@ -44,23 +42,22 @@ def historical_features(
     its event log that may be read; others are read whole. Raises UsageError and SourceError before any work is done.
     """
     rows = EntityRows(entity_rows, timestamp)
-    wanted = _with_inputs(plan, projections)
-    latest: list[tuple[Projection, View]] = []
-    windowed: list[tuple[Projection, View]] = []
-    for projection in wanted:
+    latest, windowed = [], []
+    for projection in _with_inputs(plan, projections):
         view = plan.view(projection.view)
-        (windowed if view.kind == "windowed" else latest).append((projection, view))
-    columns: dict[str, pa.ChunkedArray] = {}
-    joined = as_of_join(
-        rows, [_as_of(view, projection, repo) for projection, view in latest], as_known=as_known, limits=limits
-    )
-    for projection, _ in latest:
-        for feature in projection.features:
-            columns[_column(projection, feature)] = joined.table[_column(projection, feature)]
+        if view.kind == "windowed":
+            scan = _scan_of_events(view, repo, (pins or {}).get(view.source.name))
+            check_windowed(view, projection, scan, rows)
+            windowed.append((projection, view, scan))
+        else:
+            names = {feature: _column(projection, feature) for feature in projection.features}
+            latest.append(as_of_view(view, projection, scan_of(view, repo=repo), names))
+    joined = as_of_join(rows, latest, as_known=as_known, limits=limits).table
+    columns = {name: joined[name] for name in joined.column_names if name.startswith(_INPUT)}
+    for projection, view, scan in windowed:
+        values = windowed_values(view, projection, scan, rows, as_known=as_known, limits=limits)
+        columns |= {_column(projection, feature): column for feature, column in values.items()}
     asked = rows.normalized()
-    for projection, view in windowed:
-        events = _events(view, projection, repo, (pins or {}).get(view.source.name))
-        columns.update(_windowed(view, projection, events, asked, timestamp, as_known=as_known))
     for projection in projections:
         if on_demand := plan.on_demand.get(projection.view):
             columns.update(_on_demand(on_demand, projection, columns, asked))
@@ -85,79 +82,12 @@ def _column(projection: Projection, feature: str) -> str:
     return f"{_INPUT}{projection.name}__{feature}"
 
 
-def _as_of(view: View, projection: Projection, repo: Path) -> AsOfView:
-    stored = {name: column for column, name in view.source.field_mapping.items()}
-    keys = tuple(
-        Key(stored.get(key.name, key.name), projection.join_key_map.get(key.name, key.name), key.dtype)
-        for key in view.join_keys
-    )
-    timestamp = stored.get(view.source.timestamp_field, view.source.timestamp_field)
-    created = view.source.created_field and stored.get(view.source.created_field, view.source.created_field)
-    every = tuple(Feature(field.name, stored.get(field.name, field.name), field.dtype) for field in view.features)
-    needed = [
-        *(key.column for key in keys),
-        timestamp,
-        *([created] if created else []),
-        *(each.column for each in every),
-    ]
-    chosen = {each.name: each for each in every}
-    return AsOfView(
-        name=projection.name,
-        scan=scan_parquet(view.source.path, repo=repo, name=f"source {view.source.name!r}", columns=needed),
-        keys=keys,
-        timestamp=timestamp,
-        created=created or None,
-        ttl_us=view.ttl_us,
-        features=tuple(
-            msgspec.structs.replace(chosen[feature], name=_column(projection, feature))
-            for feature in projection.features
-        ),
-        every_feature=every,
-    )
-
-
-def _events(view: View, projection: Projection, repo: Path, pins: Sequence[OffsetRange] | None) -> pa.Table:
-    """The columns of a windowed view's events that its aggregations need, under the names the view gives them."""
-    source = view.source
-    stored = {name: column for column, name in source.field_mapping.items()}
-    aggregated = {each.column for each in view.aggregations if each.feature in projection.features}
-    needed = {key.name for key in view.join_keys} | aggregated | {source.timestamp_field}
-    if source.created_field:
-        needed.add(source.created_field)
-    columns = {stored.get(name, name): name for name in sorted(needed)}
-    folder = repo / source.path
-    if source.topic is None:
-        files = parquet_files(folder, name=f"source {source.name!r}")
-        events = pa.concat_tables([_read(file, list(columns)) for file in files], promote_options="permissive")
-    elif pins is None:
-        events = read_events(folder, columns=list(columns))
-    else:
-        identity = [TOPIC_ID, PARTITION, OFFSET]
-        events = pinned(read_events(folder, columns=[*columns, *identity]), pins).select(list(columns))
-    return events.rename_columns([columns[name] for name in events.column_names])
-
-
-def _read(file: Path, columns: list[str]) -> pa.Table:
-    try:
-        return pq.read_table(file, columns=columns)
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise SourceError(f"{file} cannot be read: {error}") from error
-
-
-def _windowed(
-    view: View, projection: Projection, events: pa.Table, asked: pa.Table, timestamp: str, *, as_known: bool
-) -> dict[str, pa.ChunkedArray]:
-    joined = windowed_join(
-        events,
-        asked,
-        keys={key.name: projection.join_key_map.get(key.name, key.name) for key in view.join_keys},
-        event_ts=view.source.timestamp_field,
-        entity_ts=timestamp,
-        aggregations=[each for each in view.aggregations if each.feature in projection.features],
-        arrival=view.source.created_field,
-        as_known=as_known,
-    )
-    return {_column(projection, feature): pa.chunked_array(joined[feature]) for feature in projection.features}
+def _scan_of_events(view: View, repo: Path, pins: Sequence[OffsetRange] | None) -> Scan | None:
+    """The events of a windowed view, at the pinned offsets where some are named; None: none was logged yet."""
+    if view.source.topic is not None and not event_files(repo / view.source.path):
+        return None
+    scan = scan_of(view, repo=repo)
+    return scan if pins is None else at_offsets(scan, pins)
 
 
 def _on_demand(

@@ -111,6 +111,17 @@ def scan_parquet(
     return Scan(name=name, schema=schema, sql=sql, empty=rows == 0)
 
 
+def at_offsets(scan: Scan, ranges: Sequence[event_log.OffsetRange]) -> Scan:
+    """The rows of an event log at the offsets of those ranges, whatever has been appended since."""
+    topic, partition, offset = map(identifier, (event_log.TOPIC_ID, event_log.PARTITION, event_log.OFFSET))
+    within = [
+        f"({topic} = {literal(each.topic_id)} AND {partition} = {each.partition} "
+        f"AND {offset} BETWEEN {each.first} AND {each.last})"
+        for each in ranges
+    ]
+    return msgspec.structs.replace(scan, sql=f"(SELECT * FROM {scan.sql} WHERE {' OR '.join(within) or 'FALSE'})")
+
+
 def scan_delta(path: str | Path, *, repo: Path, name: str, options: Mapping[str, str] | None = None) -> Scan:
     """A Delta Lake table in its newest version; raises UsageError where the `deltalake` package is missing."""
     try:

@@ -46,7 +46,8 @@ def windowed_join(
     `keys` maps key columns of the events to those of the entity rows; none at all is an entityless view. Times are
     Arrow timestamps (naive ones are UTC, nanoseconds are floored) or int64 microseconds. An entity row with a null
     key or time has only nulls; one without events has a count of 0 and nulls. Events with a null key or time count
-    nowhere. With `as_known` an event counts only where its `arrival` (null: always) is not after the entity row's time.
+    nowhere. With `as_known` an event counts only where its `arrival` is not after the entity row's time;
+    one of unknown arrival was never known.
 
     Raises UsageError for columns that are missing or of the wrong type, DefinitionError for aggregations that cannot
     be told, MagnitudeTooLarge and LeavesType as the algebra does: all but the last before any work is done.
@@ -89,7 +90,7 @@ def _read(
     arrival_us = None
     if arrival is not None:
         arrival_us, arrived = instants(column_of(events, arrival, "events"), arrival)
-        arrival_us = np.where(arrived, arrival_us, -_FAR)
+        arrival_us = np.where(arrived, arrival_us, _FAR)
     columns = []
     for kept in columns_of(aggregations):
         numbers, present = kept.read(column_of(events, kept.column, "events"))
