@@ -17,10 +17,10 @@ demo: $(STAMP)
 	$(BIN)/featurestore demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not nightly"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-nightly: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "nightly or not nightly" --timeout 3600
 
 # Fails where the real Apache Kafka cannot be had (Java 17 and Maven, or KAFKA_BOOTSTRAP_SERVERS).
 test-kafka: $(STAMP)
