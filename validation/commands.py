@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from validation.contract_commands import diff_command, init_command, status_command
+from validation.folders import CONTRACTS, QUARANTINE, here
+
 if TYPE_CHECKING:
     from validation.compiled.batch import Fallback
     from validation.contract import Contract
@@ -25,10 +28,10 @@ app.add_typer(quarantine_app, name="quarantine")
 Contracts = Annotated[Path, typer.Option("--contracts", help="The folder of the contracts.")]
 Quarantine = Annotated[Path, typer.Option("--folder", help="The folder of the quarantine.")]
 FailOn = Literal["critical", "warning", "info"]
-CONTRACTS = Path("feature_repo/contracts")
-QUARANTINE = Path("data/quarantine")
-"""What a command takes where no folder is named; run inside the feature repo, the same folders from there."""
-_INSIDE = {CONTRACTS: Path("contracts"), QUARANTINE: Path("../data/quarantine")}
+
+contract_app.command("init")(init_command)
+contract_app.command("diff")(diff_command)
+contract_app.command("status")(status_command)
 
 
 @contract_app.command("lint")
@@ -41,7 +44,7 @@ def lint_command(
     from validation.contract import lint, load_contract
 
     remarks = 0
-    for path in _contract_files(paths or [_here(contracts)]):
+    for path in _contract_files(paths or [here(contracts)]):
         contract = load_contract(path)
         found = lint(contract)
         remarks += len(found)
@@ -84,7 +87,7 @@ def judge_command(
     from validation.sarif import lines_of
     from validation.sarif import sarif as sarif_of
 
-    meant = _contract_of(file, contract, source, _here(contracts))
+    meant = _contract_of(file, contract, source, here(contracts))
     fallback: Fallback | None = None
     if any(meaning.check is None for meaning in meant.expectations()):
         from validation.suite import judge  # takes seconds: only for rules that it alone can judge
@@ -136,7 +139,7 @@ def list_command(
     from validation.instant import iso
     from validation.quarantine import read_quarantine, summaries
 
-    folder = _here(folder)
+    folder = here(folder)
     found = summaries(read_quarantine(folder, source))
     if not found:
         typer.echo(f"{folder}: nothing is in quarantine")
@@ -163,7 +166,7 @@ def show_command(
     from validation.quarantine import read_quarantine
 
     shown = 0
-    for row in read_quarantine(_here(folder), source).to_pylist():
+    for row in read_quarantine(here(folder), source).to_pylist():
         if shown == limit:
             break
         if rule is None or rule in row["rule_ids"]:
@@ -173,11 +176,6 @@ def show_command(
             shown += 1
     if not shown:
         typer.echo(f"{source}: no row in quarantine" + (f" broke rule {rule!r}" if rule else ""), err=True)
-
-
-def _here(folder: Path) -> Path:
-    inside = _INSIDE.get(folder)
-    return inside if inside is not None and not folder.exists() and Path("feature_store.yaml").exists() else folder
 
 
 def _contract_files(paths: list[Path]) -> list[Path]:

@@ -1,0 +1,107 @@
+"""Does an inferred contract load, observe, and hold for the data it came from?"""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from validation.commands import app
+from validation.compiled.batch import compile_batch
+from validation.contract import load_contract
+from validation.errors import PlatformError
+from validation.files import read_data
+
+RUN = CliRunner()
+ROWS = [
+    {"id": f"o{n}", "kind": "AB"[n % 2], "n": n, "x": None if n == 3 else n / 2, "at": f"2024-01-01T00:00:{n:02}Z"}
+    | {"email": f"{n}@example.com", "ok": n > 2, "day": "2024-01-01"}
+    for n in range(20)
+]
+NAMES = list(ROWS[0])
+
+
+def written(tmp_path: Path, form: str) -> Path:
+    """The rows as a file of this form."""
+    path = tmp_path / f"orders.{form}"
+    if form == "jsonl":
+        path.write_text("\n".join(map(json.dumps, ROWS)))
+    elif form == "csv":
+        lines = [",".join("" if row[name] is None else str(row[name]) for name in NAMES) for row in ROWS]
+        path.write_text("\n".join([",".join(NAMES), *lines]))
+    else:
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_the_contract_of_a_file_holds_for_the_file(tmp_path: Path, form: str) -> None:
+    """It loads, every rule observes and passes, and types, enumerations, bounds and keys are found."""
+    path, output = written(tmp_path, form), tmp_path / "orders.odcs.yaml"
+    result = RUN.invoke(app, ["contract", "init", str(path), "--output", str(output), "--owner", "team"])
+    assert result.exit_code == 0, result.output
+    contract = load_contract(output)
+    assert {rule.mode for rule in contract.rules} == {"observe"}
+    assert contract.owner == "team"
+    text = "string" if form == "parquet" else "timestamp"
+    day = "string" if form == "parquet" else "date"
+    assert contract.types == {
+        "id": "string",
+        "kind": "string",
+        "n": "integer",
+        "x": "number",
+        "at": text,
+        "email": "string",
+        "ok": "boolean",
+        "day": day,
+    }
+    ids = {rule.id for rule in contract.rules}
+    assert {"id_unique", "kind_known", "n_range", "x_range", "id_present", "some_rows"} <= ids
+    assert "x_present" not in ids
+    verdict = compile_batch(contract).run(read_data(path, contract))
+    assert verdict.outcome == "passed"
+
+
+def test_personal_values_do_not_go_into_the_contract(tmp_path: Path) -> None:
+    """A column that sounds personal is classified so, and has no rule that quotes its values."""
+    path = tmp_path / "people.jsonl"
+    path.write_text('{"first_name": "Zaphod", "pets": "cat"}\n' * 20)
+    text = RUN.invoke(app, ["contract", "init", str(path)]).output
+    assert "classification: pii" in text
+    assert "Zaphod" not in text
+    assert "cat" in text
+
+
+def test_texts_that_are_no_instants_stay_texts(tmp_path: Path) -> None:
+    """The thirteenth month, digits in JSON, leading zeros in CSV; nested values and nothing at all."""
+    path = tmp_path / "odd.jsonl"
+    path.write_text('{"a": "2024-13-01", "zip": "01234", "l": [1], "o": {"a": 1}, "nothing": null}\n')
+    output = tmp_path / "c.yaml"
+    assert RUN.invoke(app, ["contract", "init", str(path), "--output", str(output)]).exit_code == 0
+    assert load_contract(output).types == {
+        "a": "string",
+        "zip": "string",
+        "l": "array",
+        "o": "object",
+        "nothing": "string",
+    }
+
+    path = tmp_path / "odd.csv"
+    path.write_text("zip,n\n01234,12\n")
+    assert "logicalType: integer" in RUN.invoke(app, ["contract", "init", str(path)]).output
+    assert "name: zip\n    logicalType: string" in RUN.invoke(app, ["contract", "init", str(path)]).output
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    """A contract that exists is someone's work."""
+    path, output = written(tmp_path, "jsonl"), tmp_path / "c.yaml"
+    output.write_text("mine")
+    result = RUN.invoke(app, ["contract", "init", str(path), "--output", str(output)])
+    assert isinstance(result.exception, PlatformError)
+    assert "exists already" in str(result.exception)
+    assert output.read_text() == "mine"
+    path.write_text("")
+    empty = RUN.invoke(app, ["contract", "init", str(path)])
+    assert "found no columns" in str(empty.exception)

@@ -1,0 +1,75 @@
+"""Where is each contract kept? Boundary by boundary, in which modes."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from validation.contract import BOUNDARIES, MODES, Boundary, Contract
+from validation.reach import Reach
+
+_SERVED: Final = frozenset({"source", "training", "online_write", "online_serve"})
+
+KEPT_BY: Final[Mapping[Boundary, str]] = {
+    "producer": "kept by `featurestore contract test`",
+    "event": "kept by `featurestore stream run`",
+    "source": "",
+    "training": "",
+    "online_write": "kept by writes through the API: quarantine and block refuse the row",
+    "online_serve": "",
+}
+"""What of this product judges rows at a boundary; empty where nothing does."""
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """One contract at one boundary."""
+
+    source: str
+    contract: str
+    version: str
+    boundary: Boundary
+    applies: bool
+    """Whether rows of the source cross this boundary: an event needs a stream, the last four a feature view."""
+    modes: dict[str, int]
+    """Mode -> rules; of events only the rules that one event and its arrival decide."""
+
+
+def status(contracts: Mapping[str, Contract], reach: Reach | None = None) -> list[Kept]:
+    """Each contract at each boundary, in their orders; without a plan every boundary is taken to apply.
+
+    >>> from validation.testing import ORDERS
+    >>> [(kept.boundary, kept.modes) for kept in status({"orders": ORDERS})][:2]
+    [('producer', {'observe': 1, 'quarantine': 1}), ('event', {'observe': 1, 'quarantine': 1})]
+    """
+    streams = None if reach is None else reach.sources()
+    return [
+        Kept(
+            source=source,
+            contract=contract.name,
+            version=contract.version,
+            boundary=boundary,
+            applies=_applies(source, boundary, streams),
+            modes=_modes(contract, boundary),
+        )
+        for source, contract in sorted(contracts.items())
+        for boundary in BOUNDARIES
+    ]
+
+
+def _applies(source: str, boundary: Boundary, streams: Mapping[str, bool] | None) -> bool:
+    if streams is None or boundary == "producer":
+        return True
+    if boundary == "event":
+        return streams.get(source, False)
+    return boundary in _SERVED and source in streams
+
+
+def _modes(contract: Contract, boundary: Boundary) -> dict[str, int]:
+    by_row = boundary in {"event", "online_write", "online_serve"}
+    counts: Counter[str] = Counter(
+        rule.mode_at(boundary)
+        for rule, meaning in zip(contract.rules, contract.expectations(), strict=True)
+        if not by_row or meaning.by_row
+    )
+    return {mode: counts[mode] for mode in MODES if counts[mode]}
