@@ -1,20 +1,22 @@
 """Who may ask? API keys, kept as SHA-256 digests, and the rule that no network address is opened without one."""
 
-import hashlib
 import hmac
 import ipaddress
 import re
 from collections.abc import Mapping
 
-from featurestore.api.faults import Refused
+from featurestore.api.identity import PII, Caller
+from featurestore.api.key_store import digest_of
 from featurestore.errors import ConfigurationError
 
 VARIABLE = "FEATURESTORE_API_KEYS"
+CONFIGURED = Caller(name="a key of the environment", roles=frozenset({"admin"}), grants=frozenset({PII}))
+"""Whoever sets the environment of this service could read its store as well: its keys open everything."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class ApiKeys:
-    """The keys that are let in; none at all lets everybody in, which only a loopback address may do."""
+    """The keys that the environment lets in."""
 
     def __init__(self, digests: tuple[bytes, ...]) -> None:
         self._digests = digests
@@ -22,24 +24,11 @@ class ApiKeys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def check(self, headers: Mapping[str, str]) -> None:
-        """Raises Refused (401) unless `Authorization: Bearer KEY` or `X-API-Key: KEY` holds a known key.
-
-        Every digest is compared, in constant time.
-        """
-        if not self._digests:
-            return
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        key = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        found = hashlib.sha256(key.encode("utf-8", "replace")).digest()
+    def find(self, key: str) -> Caller | None:
+        """Whom a key belongs to, None where to nobody; every digest is compared, in constant time."""
+        found = digest_of(key)
         matches = [hmac.compare_digest(found, digest) for digest in self._digests]
-        if not key or not any(matches):
-            raise Refused(
-                401,
-                "unauthorized",
-                "this service needs an API key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`",
-                {"WWW-Authenticate": "Bearer"},
-            )
+        return CONFIGURED if key and any(matches) else None
 
 
 def keys_of(environ: Mapping[str, str]) -> ApiKeys:
@@ -60,7 +49,7 @@ def keys_of(environ: Mapping[str, str]) -> ApiKeys:
     return ApiKeys(tuple(bytes.fromhex(digest) for digest in digests))
 
 
-def check_bind(host: str, keys: ApiKeys) -> None:
+def check_bind(host: str, keys: ApiKeys | bool) -> None:  # noqa: FBT001 - whether there are any
     """Raises ConfigurationError where a service without keys would listen beyond this machine.
 
     >>> check_bind("127.0.0.1", ApiKeys(()))
@@ -68,9 +57,18 @@ def check_bind(host: str, keys: ApiKeys) -> None:
     if keys or is_loopback(host):
         return
     raise ConfigurationError(
-        f"--host {host} can be reached from other machines and no API key is set; set {VARIABLE} to the SHA-256 "
-        "digests of the keys to let in, or listen on 127.0.0.1"
+        f"--host {host} can be reached from other machines and no API key is set; create one with "
+        f"`featurestore keys create`, set {VARIABLE} to the SHA-256 digests of keys, or listen on 127.0.0.1"
     )
+
+
+def check_open(host: str) -> None:
+    """Raises ConfigurationError where a service that asks for no key would listen beyond this machine.
+
+    >>> check_open("::1")
+    """
+    if not is_loopback(host):
+        raise ConfigurationError(f"--open with --host {host}: only a loopback address may be open to everybody")
 
 
 def is_loopback(host: str) -> bool:

@@ -1,30 +1,36 @@
 """Which routes does the feature API have? A FastAPI application made of what it is given.
 
-`POST /get-online-features` is Feast's route with Feast's JSON; `GET /health`, `/ready`, `/version` and `/metrics`
-are for those who run it. Handlers read the body themselves and answer bytes: the hot path meets no model validation.
+`POST /get-online-features` is Feast's route with Feast's JSON; those that write are in `write_routes`, those for who
+runs it in `status_routes`. Handlers read the body themselves and answer bytes: the hot path meets no model validation.
 """
 
 import asyncio
 import contextlib
-import importlib.metadata
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Protocol
+from functools import partial
 
-import orjson
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from featurestore.api.access import ApiKeys
 from featurestore.api.answer import media_type
+from featurestore.api.body import read_body
 from featurestore.api.documentation import ERRORS, FEATURES, describe
-from featurestore.api.faults import Refused, answer_to, fault
+from featurestore.api.faults import answer_to, fault
+from featurestore.api.gate import Gate
 from featurestore.api.limits import Limits
+from featurestore.api.materialization import Materializer
 from featurestore.api.metrics import Metrics
 from featurestore.api.request import FeatureRequest, decode_request
 from featurestore.api.serving import PlanSource, PlanWatch, Reader, Serving
+from featurestore.api.staleness import Staleness
+from featurestore.api.status_routes import Pinged, add_status_routes
+from featurestore.api.write_routes import BODIES, WriteRoutes, add_materialize_routes, add_write_routes
+from featurestore.api.writes import Writes
 from featurestore.clock import Clock
 from featurestore.errors import StoreUnavailable
 from featurestore.plan import Plan
@@ -32,14 +38,6 @@ from validation.errors import PlatformError
 
 POLL_S = 1.0
 _log = logging.getLogger(__name__)
-
-
-class Pinged(Protocol):
-    """A store that says whether it is there."""
-
-    def ping(self) -> object:
-        """Raises StoreUnavailable where the store does not answer."""
-        ...
 
 
 def create_app(
@@ -50,23 +48,33 @@ def create_app(
     clock: Clock,
     metrics: Metrics,
     keys: ApiKeys,
+    gate: Gate | None = None,
+    writes: Callable[[Plan], Writes] | None = None,
+    materializer: Materializer | None = None,
+    staleness: Callable[[Plan], Staleness] | None = None,
     limits: Limits | None = None,
     poll_s: float = POLL_S,
 ) -> FastAPI:
     """The application: it serves from the plan in `plans`, read by what `reader` makes of it.
 
     The plan is looked up every `poll_s` seconds; a new one is taken over between two requests. Without a plan or with
-    the store away, requests get 503 with Retry-After, and the first look-up that succeeds ends that.
+    the store away, requests get 503 with Retry-After, and the first look-up that succeeds ends that. Without a `gate`
+    the `keys` alone decide, and no keys let everybody in. Routes that write exist where there is what they need.
     """
+    gate = gate or Gate(keys=keys, open=not keys)
     bounds = limits or Limits()
     watch = PlanWatch(plans, lambda plan: Serving(plan, reader(plan), clock, bounds, metrics), metrics)
 
     answering = _Answering(watch)
 
+    def look() -> None:
+        watch.look()
+        gate.look()
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(watch.look)
-        watching = asyncio.create_task(_watch(watch, poll_s))
+        await asyncio.to_thread(look)
+        watching = asyncio.create_task(_watch(look, poll_s))
         yield
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -80,59 +88,28 @@ def create_app(
         """Features of one or many entities, in Feast's JSON, row by row, or as an Arrow stream (Accept header)."""
         started = time.perf_counter()
         try:
-            keys.check(request.headers)
+            caller = gate.admit(request)
             wanted = media_type(request.headers.get("accept"))
-            body = decode_request(await _body(request, bounds.body_bytes))
+            body = decode_request(await read_body(request, bounds.body_bytes))
+            rules = gate.permissions(watch.current.plan)
+            gate.allow(request, caller, partial(rules.check_read, caller, body.features, body.feature_service))
             response = Response(await answering.answer(body, wanted), media_type=wanted)
         except PlatformError as error:
             response = answer_to(error)
         metrics.answered(response.status_code, time.perf_counter() - started)
         return response
 
-    @app.get("/health")
-    async def health() -> Response:
-        """Whether the process is alive; it looks at nothing else."""
-        return _json({"status": "ok"})
+    add_status_routes(app, watch=watch, store=store, gate=gate, metrics=metrics, staleness=staleness)
+    if writes is not None:
+        routes = WriteRoutes(watch, gate, bounds, metrics, writes)
+        add_write_routes(app, routes)
+        if materializer is not None:
+            add_materialize_routes(app, routes, materializer)
 
-    @app.get("/ready", responses=ERRORS)
-    async def ready() -> Response:
-        """Whether requests can be answered: a plan is in force and the online store answers."""
-        try:
-            version = watch.current.plan.version
-            await asyncio.to_thread(store.ping)
-        except PlatformError as error:
-            return answer_to(error)
-        return _json({"status": "ready", "plan_version": version})
-
-    @app.get("/version", responses=ERRORS)
-    async def version(request: Request) -> Response:
-        """The product's version and the plan in force."""
-        try:
-            keys.check(request.headers)
-            plan = watch.current.plan
-        except PlatformError as error:
-            return answer_to(error)
-        return _json(
-            {
-                "version": importlib.metadata.version("featurestore"),
-                "project": plan.project,
-                "plan_version": plan.version,
-                "plan_digest": plan.digest,
-            }
-        )
-
-    @app.get("/metrics", responses=ERRORS)
-    async def exposition(request: Request) -> Response:
-        """Everything measured, for Prometheus."""
-        try:
-            keys.check(request.headers)
-        except PlatformError as error:
-            return answer_to(error)
-        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
+    app.add_exception_handler(RequestValidationError, _unfit)
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Exception, _broken)
-    describe(app, bounds)
+    describe(app, bounds, BODIES)
     return app
 
 
@@ -163,30 +140,10 @@ class _Answering:
         return body
 
 
-async def _watch(watch: PlanWatch, poll_s: float) -> None:
+async def _watch(look: Callable[[], None], poll_s: float) -> None:
     while True:
         await asyncio.sleep(poll_s)
-        await asyncio.to_thread(watch.look)
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """The whole body; raises Refused (413) as soon as it is known to be too large."""
-    chunks: list[bytes] = []
-    size = int(length) if (length := request.headers.get("content-length", "")).isdecimal() else 0
-    if size <= most:
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > most:
-                break
-            chunks.append(chunk)
-    if size > most:
-        raise Refused(413, "body_too_large", f"the body is larger than {most} bytes; ask in parts")
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _json(content: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
+        await asyncio.to_thread(look)
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:
@@ -195,6 +152,12 @@ async def _not_routed(request: Request, error: Exception) -> Response:
     routes = sorted({path for route in request.app.routes if (path := getattr(route, "path", ""))})
     message = f"{request.method} {request.url.path}: {error.detail}"
     return fault(error.status_code, codes.get(error.status_code, "http_error"), message, routes, error.headers)
+
+
+async def _unfit(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+    return fault(422, "invalid_request", f"the request does not fit: {wrong}")
 
 
 async def _broken(request: Request, error: Exception) -> Response:

@@ -1,5 +1,6 @@
 """How is the API described to tools? The parts of its OpenAPI document that handlers of raw bytes cannot say."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -93,14 +94,45 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def describe(app: FastAPI, limits: Limits) -> None:
-    """Gives the application its OpenAPI document, with the request's schema and the limits in force."""
+def body_of(
+    kind: type[msgspec.Struct], example: dict[str, Any], answers: dict[str, tuple[str, dict[str, Any]]]
+) -> dict[str, Any]:
+    """What FastAPI adds to an operation: the body's schema with an example, and by status what is answered."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                JSON: {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}, "example": example},
+            },
+        },
+        "responses": {
+            status: {"description": told, "content": {JSON: {"schema": schema}}}
+            for status, (told, schema) in answers.items()
+        },
+    }
+
+
+_SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token of the configured issuer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+_UNLOCKED = ("/health", "/ready")
+
+
+def describe(app: FastAPI, limits: Limits, bodies: Sequence[type[msgspec.Struct]] = ()) -> None:
+    """Gives the application its OpenAPI document, with the schemas of requests and the limits in force."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version="1", description=_told(limits), routes=app.routes)
-            _, components = msgspec.json.schema_components([FeatureRequest], ref_template="#/components/schemas/{name}")
+            _, components = msgspec.json.schema_components(
+                [FeatureRequest, *bodies], ref_template="#/components/schemas/{name}"
+            )
             document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+            document["components"]["securitySchemes"] = _SECURITY
+            for path, operations in document["paths"].items():
+                for operation in operations.values() if path not in _UNLOCKED else ():
+                    operation["security"] = [{"bearer": []}, {"key": []}]
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -5,11 +5,13 @@ uvicorn calls `application` once in every worker; this is the one place of the A
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from fastapi import FastAPI
@@ -17,15 +19,34 @@ from prometheus_client import CollectorRegistry
 
 from featurestore.api.access import keys_of
 from featurestore.api.app import create_app
+from featurestore.api.audit import FILE as AUDIT_FILE
+from featurestore.api.audit import AuditLog
+from featurestore.api.gate import Gate
+from featurestore.api.key_store import KeyRing, KeyStore
+from featurestore.api.limits import Limits
+from featurestore.api.materialization import Materializer
 from featurestore.api.metrics import Metrics
+from featurestore.api.rate import VARIABLE as RATE
+from featurestore.api.rate import RateLimit, rate_of
+from featurestore.api.staleness import staleness_of
+from featurestore.api.writes import Writes, appender
 from featurestore.clock import system_clock
-from featurestore.config import load_settings
-from featurestore.online.connection import connect
+from featurestore.config import Settings, load_settings
+from featurestore.online.connection import StoreClient, connect
 from featurestore.online.reader import OnlineReader
+from featurestore.online.writer import RowWriter
+from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore
+
+if TYPE_CHECKING:
+    from featurestore.api.tokens import Tokens
 
 REPO = "FEATURESTORE_REPO"
 """The variable that names the feature repo; unset is the current folder."""
+WORKERS = "FEATURESTORE_API_WORKERS"
+"""How many workers share the address; each takes its share of a rate limit."""
+OPEN = "FEATURESTORE_API_OPEN"
+"""1 lets requests in without any key; `featurestore serve --open` sets it, on loopback addresses only."""
 STORE_TIMEOUT_S = 2.0
 """How long a request waits for the online store before it is answered 503."""
 
@@ -40,6 +61,12 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
     settings = load_settings(Path(environ.get(REPO) or "."), environ)
     clock = system_clock(settings.clock_offset_us)
     client = connect(settings.online, settings.data_dir, timeout_s=STORE_TIMEOUT_S)
+    limits = Limits()
+    append = appender(settings.repo)
+
+    def writes(plan: Plan) -> Writes:
+        return Writes(plan, lambda view: RowWriter(client, plan.project, view, clock=clock), append, clock, limits)
+
     return create_app(
         plans=PlanStore(client, settings.project),
         reader=lambda plan: OnlineReader(client, plan, clock),
@@ -47,7 +74,34 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
         clock=clock,
         metrics=Metrics(CollectorRegistry()),
         keys=keys_of(environ),
+        gate=_gate(environ, settings, client),
+        writes=writes,
+        materializer=Materializer(settings.repo, settings.data_dir, environ),
+        staleness=staleness_of(client, clock),
+        limits=limits,
     )
+
+
+def _gate(environ: Mapping[str, str], settings: Settings, client: StoreClient) -> Gate:
+    rate = RateLimit(rate_of(environ.get(RATE)), workers=int(environ.get(WORKERS) or 1), monotonic_s=time.monotonic)
+    return Gate(
+        keys=keys_of(environ),
+        ring=KeyRing(KeyStore(client, settings.project)),
+        tokens=_tokens(environ),
+        open=environ.get(OPEN) == "1",
+        rate=rate,
+        audit=AuditLog(settings.data_dir / AUDIT_FILE, system_clock()),
+    )
+
+
+def _tokens(environ: Mapping[str, str]) -> "Tokens | None":
+    if not environ.get("FEATURESTORE_OIDC_JWKS"):
+        return None
+    # Only here: cryptography would cost every worker without an issuer memory and a slower start.
+    from featurestore.api.tokens import Tokens, token_settings
+
+    settings = token_settings(environ)
+    return None if settings is None else Tokens(settings)
 
 
 class _WithoutPandas(MetaPathFinder):

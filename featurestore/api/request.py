@@ -82,10 +82,10 @@ def entity_columns(
     within(rows, len(selection.outputs), limits)
     keys, request = {}, {}
     for name, dtype in selection.join_keys.items():
-        keys[name] = _typed_keys(name, _column(entities, name, selection), dtype, limits)
+        keys[name] = typed_keys(name, _column(entities, name, selection), dtype, limits)
     for name, dtype in selection.request.items():
         try:
-            request[name] = coerce([_from_json(v, dtype) for v in _column(entities, name, selection)], dtype)
+            request[name] = coerce([from_json(v, dtype) for v in _column(entities, name, selection)], dtype)
         except UsageError as error:
             raise UsageError(f"request column {name!r}: {error}") from error
     return rows, keys, request
@@ -111,7 +111,8 @@ def _column(entities: Mapping[str, list[Any]], name: str, selection: Selection) 
         raise UsageError(f"`entities` lacks the column {name!r}; needed: {needed}; found: {found}") from None
 
 
-def _typed_keys(name: str, values: list[Any], dtype: str, limits: Limits) -> list[Any]:
+def typed_keys(name: str, values: list[Any], dtype: str, limits: Limits) -> list[Any]:
+    """A join key column as its entity's type; raises UsageError, and Refused (422) for a value that is too long."""
     plain = str if dtype == "STRING" else int if dtype in ("INT32", "INT64", "UNIX_TIMESTAMP") else None
     made: list[Any] = [value if type(value) is plain or value is None else _key(name, value, dtype) for value in values]
     if plain is not int and any(len(value) > limits.text_chars for value in made if value):
@@ -137,7 +138,7 @@ def _key(name: str, value: object, dtype: str) -> object:
     )
 
 
-def _from_json(value: Any, dtype: str) -> Any:
+def from_json(value: Any, dtype: str) -> Any:
     """What JSON has no value for: bytes come as base64, instants as RFC 3339 text, NaN and infinities as words."""
     if isinstance(value, str):
         if dtype in ("FLOAT", "DOUBLE"):
@@ -152,7 +153,7 @@ def _from_json(value: Any, dtype: str) -> Any:
     if isinstance(value, list):
         for collection in ("_LIST", "_SET"):
             if dtype.endswith(collection):
-                return [_from_json(each, dtype.removesuffix(collection)) for each in value]
+                return [from_json(each, dtype.removesuffix(collection)) for each in value]
     return value
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from featurestore.cli.keys import app as keys
 from featurestore.cli.serve import serve
 from featurestore.cli.settings import HERE, Repo, settings_of
 from featurestore.dataset.commands import app as dataset
@@ -16,6 +17,7 @@ from featurestore.demo.command import demo
 
 app = typer.Typer()
 app.add_typer(dataset, name="dataset")
+app.add_typer(keys, name="keys")
 app.command()(serve)
 app.command()(demo)
 
@@ -60,6 +62,9 @@ def materialize(
     ] = None,
     start: Annotated[str | None, typer.Option(help="First instant (ISO 8601); default: all history.")] = None,
     end: Annotated[str | None, typer.Option(help="Last instant (ISO 8601); default: now.")] = None,
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="Start each view where its last run ended.")
+    ] = False,
 ) -> None:
     """Load the latest offline values into the online store."""
     from rich.console import Console
@@ -67,7 +72,7 @@ def materialize(
     from featurestore.materialize import materialize as load
 
     console = Console()
-    for line in load(settings_of(repo), views or [], start, end):
+    for line in load(settings_of(repo), views or [], start, end, incremental=incremental):
         console.print(line)
 
 

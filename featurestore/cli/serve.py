@@ -1,10 +1,14 @@
 """How is the feature API started from the command line?"""
 
 import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from featurestore.config import Settings
 
 
 def serve(
@@ -18,24 +22,27 @@ def serve(
     clock_offset_s: Annotated[
         float | None, typer.Option(help="Seconds added to the clock: negative to serve a replayed past.")
     ] = None,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Let everybody on this machine in, without a key; loopback addresses only.")
+    ] = False,
 ) -> None:
     """Serve features over HTTP from the plan in force, until SIGTERM; open requests are answered first.
 
-    A listener that other machines can reach needs FEATURESTORE_API_KEYS (SHA-256 digests, comma separated).
+    Callers need an API key (`featurestore keys create`, or FEATURESTORE_API_KEYS: SHA-256 digests, comma separated) or
+    a token of FEATURESTORE_OIDC_*. Where there is none of these, a loopback address gets a key that is printed.
     """
     # Slow to import, and `featurestore --help` must not wait for it.
     import uvicorn
 
-    from featurestore.api.access import check_bind, keys_of
-    from featurestore.api.process import REPO
+    from featurestore.api.process import OPEN, REPO, WORKERS
     from featurestore.cli.settings import settings_of
 
     if clock_offset_s is not None:
         os.environ["FEATURESTORE_CLOCK_OFFSET_S"] = str(clock_offset_s)
     # Judged here, before any worker starts: what is wrong is one line and an exit code.
     settings = settings_of(repo)
-    check_bind(host, keys_of(os.environ))
-    os.environ[REPO] = str(settings.repo)
+    _settle_access(settings, host, without_keys=open_)
+    os.environ |= {REPO: str(settings.repo), WORKERS: str(workers), OPEN: "1" if open_ else "0"}
     uvicorn.run(
         "featurestore.api.process:application",
         factory=True,
@@ -46,3 +53,29 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=30,
     )
+
+
+def _settle_access(settings: "Settings", host: str, *, without_keys: bool) -> None:
+    """Sees to it that no address is opened without credentials; raises ConfigurationError, StoreUnavailable.
+
+    Where nobody could be let in, this run gets a key of its own, in the environment of its workers and on standard
+    error.
+    """
+    import secrets
+
+    from featurestore.api.access import VARIABLE, check_bind, check_open, keys_of
+    from featurestore.api.key_store import PREFIX, KeyStore, digest_of
+    from featurestore.online.connection import connect
+
+    if without_keys:
+        check_open(host)
+        return
+    if keys_of(os.environ) or os.environ.get("FEATURESTORE_OIDC_JWKS"):
+        return
+    store = KeyStore(connect(settings.online, settings.data_dir), settings.project)
+    stored = any(key.revoked_us is None for key in store.list())
+    check_bind(host, stored)
+    if not stored:
+        key = PREFIX + secrets.token_urlsafe(32)
+        os.environ[VARIABLE] = digest_of(key).hex()
+        sys.stderr.write(f"no API key exists; for this run: {key}\n")

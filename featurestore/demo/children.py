@@ -52,5 +52,5 @@ def finish_worker(processes: Processes, worker: Child, tick: Callable[[], None])
 
 def start_api(processes: Processes, repo: Path) -> str:
     """Starts the feature API on a free port of this machine; returns its URL once it listens."""
-    child = processes.start("api", [*_FEATURESTORE, "serve", "--repo", str(repo), "--port", "0"])
+    child = processes.start("api", [*_FEATURESTORE, "serve", "--repo", str(repo), "--port", "0", "--open"])
     return processes.await_line(child, r"running on (http://\S+)")[1]

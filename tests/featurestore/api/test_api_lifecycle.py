@@ -193,7 +193,10 @@ except PlatformError as error:
 
 
 def start(repo: Path, *options: str, **environ: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", SERVE, "--repo", str(repo), "--port", "0", *options]
+    if "--host" not in options and "--keyed" not in options:
+        options = (*options, "--open")
+    words = [option for option in options if option != "--keyed"]
+    command = [sys.executable, "-c", SERVE, "--repo", str(repo), "--port", "0", *words]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environ)
 
 

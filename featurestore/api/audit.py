@@ -1,0 +1,88 @@
+"""What was refused, what was written, by whom? An append-only log, one JSON object a line.
+
+Every worker appends whole lines with one call to a file opened for appending, so that lines never mix. A write whose
+line cannot be kept does not happen.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from featurestore.clock import iso
+from featurestore.errors import FeatureStoreError
+
+FILE = "audit.jsonl"
+_LONGEST = 1000
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line: `denied` for a call that was refused, `write` before a write begins, `written` or `failed` after it."""
+
+    at: str
+    event: Literal["denied", "write", "written", "failed"]
+    caller: str
+    address: str
+    route: str
+    resources: tuple[str, ...] = ()
+    status: int = 0
+    code: str = ""
+    detail: str = ""
+
+
+class AuditLog:
+    """The log below a data folder; readable by its owner alone."""
+
+    def __init__(self, path: Path, wall_clock: Callable[[], int]) -> None:
+        self._path = path
+        self._wall_clock = wall_clock
+        self._file: int | None = None
+        self._opening = threading.Lock()
+
+    def record(
+        self,
+        event: Literal["denied", "write", "written", "failed"],
+        *,
+        caller: str,
+        address: str,
+        route: str,
+        resources: Sequence[str] = (),
+        status: int = 0,
+        code: str = "",
+        detail: str = "",
+    ) -> None:
+        """Appends one line; raises FeatureStoreError where it cannot be kept."""
+        entry = AuditEntry(
+            at=iso(self._wall_clock()),
+            event=event,
+            caller=caller[:_LONGEST],
+            address=address,
+            route=route[:_LONGEST],
+            resources=tuple(resources),
+            status=status,
+            code=code,
+            detail=detail[:_LONGEST],
+        )
+        line = msgspec.json.encode(entry) + b"\n"
+        try:
+            if os.write(self._open(), line) != len(line):
+                raise OSError("the disk is full")  # noqa: TRY301 - told like every other failure
+        except OSError as error:
+            raise FeatureStoreError(f"the audit log {self._path} cannot be written: {error}") from error
+
+    def _open(self) -> int:
+        with self._opening:
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return self._file
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        with self._opening:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None

@@ -1,0 +1,180 @@
+"""Is this request let in, and as whom? Keys, tokens, rate limits and the audit log, asked in this order.
+
+A service without any keys lets in whoever can reach its loopback address, but not the pages of a browser on that
+machine: their requests carry another Host (DNS rebinding) or a foreign Origin.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from featurestore.api.access import ApiKeys, is_loopback
+from featurestore.api.audit import AuditLog
+from featurestore.api.faults import Refused
+from featurestore.api.identity import ANYONE, Caller
+from featurestore.api.key_store import KeyRing
+from featurestore.api.permissions import Permissions
+from featurestore.api.rate import RateLimit
+from featurestore.plan import Plan
+from validation.errors import PlatformError
+
+
+def looks_like_token(text: str) -> bool:
+    """Whether a bearer's credential is a JSON Web Token rather than a key of ours.
+
+    >>> looks_like_token("eyJhbGciOi.eyJzdWIi.c2ln"), looks_like_token("fsk_x")
+    (True, False)
+    """
+    return text.count(".") == 2 and text.startswith("eyJ")
+
+
+class Verifier(Protocol):
+    """What verifies bearer tokens."""
+
+    def look(self) -> None:
+        """Reads the issuer's keys where it is time to."""
+        ...
+
+    def verify(self, token: str) -> Caller:
+        """Whom a token speaks for; raises Refused (401)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gate:
+    """What decides about requests; every part but the keys may be absent."""
+
+    keys: ApiKeys
+    """Of the environment: admins."""
+    ring: KeyRing | None = None
+    """Of the online store."""
+    tokens: Verifier | None = None
+    open: bool = False
+    """Whether requests without any credential are let in; such a service listens on loopback only."""
+    rate: RateLimit | None = None
+    audit: AuditLog | None = None
+    _permissions: dict[int, Permissions] = field(default_factory=dict)
+
+    def look(self) -> None:
+        """Takes over keys that were created or revoked, and the issuer's; blocks, so it runs between requests."""
+        if self.ring is not None:
+            self.ring.look()
+        if self.tokens is not None:
+            self.tokens.look()
+
+    def admit(self, request: Request) -> Caller:
+        """Whom the request comes from; raises Refused (401, 403, 429), which is audited, and StoreUnavailable."""
+        caller: Caller | None = None
+        try:
+            caller = self._identify(request.headers)
+            if self.rate is not None:
+                self.rate.take(caller.name, caller.rate_per_s)
+        except Refused as refused:
+            self.denied(request, caller, refused)
+            raise
+        return caller
+
+    def _identify(self, headers: Mapping[str, str]) -> Caller:
+        if self.open:
+            _check_local(headers)
+            return ANYONE
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        credential = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        found: Caller | None = None
+        if credential and self.tokens is not None and looks_like_token(credential):
+            found = self.tokens.verify(credential)
+        elif credential:
+            found = self.keys.find(credential)
+            if found is None and self.ring is not None:
+                found = self.ring.find(credential)
+        if found is None:
+            raise Refused(
+                401,
+                "unauthorized",
+                "this service needs an API key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+                {"WWW-Authenticate": "Bearer"},
+            )
+        return found
+
+    def permissions(self, plan: Plan) -> Permissions:
+        """The rules of a plan, made once for each."""
+        found = self._permissions.get(id(plan))
+        if found is None or found.plan is not plan:
+            self._permissions.clear()
+            found = self._permissions[id(plan)] = Permissions(plan)
+        return found
+
+    def denied(self, request: Request, caller: Caller | None, refused: Refused) -> None:
+        """Keeps a refusal in the audit log."""
+        if self.audit is not None:
+            self.audit.record(
+                "denied",
+                caller=caller.name if caller else "unknown",
+                address=address_of(request),
+                route=request.url.path,
+                status=refused.status,
+                code=refused.code,
+                detail=str(refused),
+            )
+
+    def allow(self, request: Request, caller: Caller, check: Callable[[], None]) -> None:
+        """Runs a check of permissions; its refusal is audited and raised."""
+        try:
+            check()
+        except Refused as refused:
+            self.denied(request, caller, refused)
+            raise
+
+    def write(
+        self, request: Request, caller: Caller, resources: tuple[str, ...]
+    ) -> Callable[[PlatformError | None], None]:
+        """Keeps the beginning of a write in the audit log; what is returned keeps its end.
+
+        Raises FeatureStoreError where the beginning cannot be kept: then nothing may be written.
+        """
+        if self.audit is None:
+            return _unrecorded
+        told: dict[str, Any] = {
+            "caller": caller.name,
+            "address": address_of(request),
+            "route": request.url.path,
+            "resources": resources,
+        }
+        self.audit.record("write", **told)
+        return functools.partial(_ended, self.audit, told)
+
+
+def _unrecorded(_: PlatformError | None) -> None:
+    """The end of a write that no log keeps."""
+
+
+def _ended(audit: AuditLog, told: dict[str, Any], error: PlatformError | None) -> None:
+    audit.record("written" if error is None else "failed", **told, detail="" if error is None else str(error))
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from, as the server saw it."""
+    return request.client.host if request.client else ""
+
+
+def _check_local(headers: Mapping[str, str]) -> None:
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if not is_loopback(_name_of(f"//{host}")):
+        raise Refused(
+            403, "forbidden_host", f"Host is {host!r}; without API keys this service answers to loopback names"
+        )
+    if origin is not None and not is_loopback(_name_of(origin)):
+        raise Refused(
+            403, "forbidden_origin", f"Origin is {origin!r}; without API keys no web page may ask this service"
+        )
+
+
+def _name_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

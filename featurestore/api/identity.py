@@ -1,0 +1,43 @@
+"""Who is calling, and which of the API's actions may such a caller do at all?"""
+
+from typing import Literal
+
+import msgspec
+
+Action = Literal["read_online", "push", "write_online", "materialize"]
+ROLES: dict[str, frozenset[Action]] = {
+    "reader": frozenset({"read_online"}),
+    "producer": frozenset({"push"}),
+    "writer": frozenset({"push", "write_online", "materialize"}),
+    "admin": frozenset({"read_online", "push", "write_online", "materialize"}),
+}
+"""What each role may do; other roles mean something to Feast's permissions alone."""
+EVERYTHING = "*"
+PII = "pii"
+"""The grant that opens every view tagged `pii`, and that tag."""
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a request comes from."""
+
+    name: str
+    """For logs: never a secret."""
+    roles: frozenset[str] = frozenset()
+    grants: frozenset[str] = frozenset()
+    """Names of `pii` views that this caller may touch; `pii` is all of them."""
+    groups: frozenset[str] = frozenset()
+    namespaces: frozenset[str] = frozenset()
+    rate_per_s: float | None = None
+    """Requests a second; None is what the service grants everybody."""
+
+    def may(self, action: Action) -> bool:
+        """Whether any of the caller's roles allows an action.
+
+        >>> Caller(name="k", roles=frozenset({"producer"})).may("push")
+        True
+        """
+        return any(action in ROLES.get(role, ()) for role in self.roles)
+
+
+ANYONE = Caller(name="anyone on this machine", roles=frozenset({"admin"}), grants=frozenset({PII}))
+"""Every caller of a service without keys, which listens on a loopback address only."""

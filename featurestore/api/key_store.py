@@ -1,0 +1,157 @@
+"""Which API keys are there? Kept hashed in the online store: created, listed and revoked there, known to every worker.
+
+A key is `fsk_` and 256 random bits; only its SHA-256 digest is stored, which is enough for secrets that nobody chose.
+The key-value client comes from the process that starts this, so that this room needs no Redis.
+"""
+
+import hashlib
+import re
+import secrets
+import threading
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from featurestore.api.identity import ROLES, Caller
+from featurestore.clock import Clock
+from featurestore.errors import StaleStore, StoreUnavailable, UnknownName, UsageError
+from validation.errors import PlatformError
+
+PREFIX = "fsk_"
+_NAME = re.compile(r"[A-Za-z0-9_.:@/-]{1,100}")
+
+
+class HashStore(Protocol):
+    """The calls that keys make of a key-value client."""
+
+    def hgetall(self, name: bytes, /) -> Any:
+        """The fields and values of a hash."""
+        ...
+
+    def hset(self, name: bytes, key: bytes, value: bytes, /) -> Any:
+        """Sets one field of a hash."""
+        ...
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as it is stored: everything but the key."""
+
+    id: str
+    name: str
+    digest: str
+    """SHA-256 of the key, in hexadecimal."""
+    roles: tuple[str, ...]
+    grants: tuple[str, ...] = ()
+    rate_per_s: float | None = None
+    created_us: int
+    revoked_us: int | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """Whom a request with this key comes from."""
+        return Caller(
+            name=f"key {self.id} ({self.name})",
+            roles=frozenset(self.roles),
+            grants=frozenset(self.grants),
+            rate_per_s=self.rate_per_s,
+        )
+
+
+def digest_of(key: str) -> bytes:
+    """The SHA-256 digest of a key.
+
+    >>> digest_of("open sesame").hex()[:8]
+    '41ef4bb0'
+    """
+    return hashlib.sha256(key.encode("utf-8", "replace")).digest()
+
+
+class KeyStore:
+    """The API keys of one project. Raises StoreUnavailable where the store does not answer."""
+
+    def __init__(self, client: HashStore, project: str) -> None:
+        self._client = client
+        self._key = f"fs:apikeys:{{{len(project)}:{project}}}".encode()
+
+    def create(
+        self,
+        name: str,
+        roles: Collection[str],
+        *,
+        grants: Collection[str] = (),
+        rate_per_s: float | None = None,
+        clock: Clock,
+    ) -> tuple[str, ApiKey]:
+        """A new key, which nothing can show again, and what is stored of it; raises UsageError."""
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"key name {name!r}: expected 1 to 100 letters, digits or one of _.:@/-")
+        if not roles:
+            raise UsageError(f"a key without a role may do nothing; give one of {', '.join(ROLES)}")
+        if rate_per_s is not None and not 0 < rate_per_s < 1e9:
+            raise UsageError(f"a rate of {rate_per_s:g} requests a second; expected a positive number")
+        secret = PREFIX + secrets.token_urlsafe(32)
+        key = ApiKey(
+            id=secrets.token_hex(4),
+            name=name,
+            digest=digest_of(secret).hex(),
+            roles=tuple(sorted(set(roles))),
+            grants=tuple(sorted(set(grants))),
+            rate_per_s=rate_per_s,
+            created_us=clock(),
+        )
+        self._put(key)
+        return secret, key
+
+    def list(self) -> list[ApiKey]:
+        """Every key there ever was, oldest first; raises StaleStore where one cannot be read."""
+        held: Mapping[bytes, bytes] = self._client.hgetall(self._key)
+        try:
+            keys = [msgspec.json.decode(value, type=ApiKey) for value in held.values()]
+        except msgspec.MsgspecError as error:
+            raise StaleStore(
+                f"an API key in the online store cannot be read: {error}; revoke and create it again"
+            ) from error
+        return sorted(keys, key=lambda key: (key.created_us, key.id))
+
+    def revoke(self, key_id: str, *, clock: Clock) -> ApiKey:
+        """Ends a key, for every worker within about a second; it stays listed. Raises UnknownName."""
+        keys = {key.id: key for key in self.list()}
+        if key_id not in keys:
+            raise UnknownName("API key", key_id, keys)
+        revoked = keys[key_id]
+        if revoked.revoked_us is None:
+            revoked = msgspec.structs.replace(revoked, revoked_us=clock())
+            self._put(revoked)
+        return revoked
+
+    def _put(self, key: ApiKey) -> None:
+        self._client.hset(self._key, key.id.encode(), msgspec.json.encode(key))
+
+
+class KeyRing:
+    """The keys in force as one worker knows them: `look` reads them again, `find` costs a dictionary look-up."""
+
+    def __init__(self, store: KeyStore) -> None:
+        self._store = store
+        self._callers: dict[bytes, Caller] | None = None
+        self._looking = threading.Lock()
+
+    def look(self) -> None:
+        """Takes over the keys in the store; where it does not answer, those known stay in force."""
+        with self._looking:
+            try:
+                keys = self._store.list()
+            except PlatformError:
+                # The store's absence is told by everything else; what is known stays known.
+                return
+            self._callers = {bytes.fromhex(key.digest): key.caller for key in keys if key.revoked_us is None}
+
+    def find(self, key: str) -> Caller | None:
+        """Whom a key belongs to, None where to nobody; raises StoreUnavailable before the keys were ever read.
+
+        What is compared are digests, so that the time it takes says nothing of any key.
+        """
+        if self._callers is None:
+            raise StoreUnavailable("the API keys have not been read from the online store yet")
+        return self._callers.get(digest_of(key))

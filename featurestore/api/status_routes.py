@@ -1,0 +1,89 @@
+"""What do those who run the service ask it? `/health`, `/ready`, `/version` and `/metrics`."""
+
+import asyncio
+import importlib.metadata
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import orjson
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from featurestore.api.documentation import ERRORS
+from featurestore.api.faults import answer_to
+from featurestore.api.gate import Gate
+from featurestore.api.metrics import Metrics
+from featurestore.api.serving import PlanWatch
+from featurestore.api.staleness import Staleness, refuse_stale
+from featurestore.plan import Plan
+from validation.errors import PlatformError
+
+
+class Pinged(Protocol):
+    """A store that says whether it is there."""
+
+    def ping(self) -> object:
+        """Raises StoreUnavailable where the store does not answer."""
+        ...
+
+
+def add_status_routes(
+    app: FastAPI,
+    *,
+    watch: PlanWatch,
+    store: Pinged,
+    gate: Gate,
+    metrics: Metrics,
+    staleness: Callable[[Plan], Staleness] | None,
+) -> None:
+    """The routes; `staleness` says how far the streams are behind, None leaves that out."""
+
+    @app.get("/health")
+    async def health() -> Response:
+        """Whether the process is alive; it looks at nothing else."""
+        return _json({"status": "ok"})
+
+    @app.get("/ready", responses=ERRORS)
+    async def ready() -> Response:
+        """Whether requests can be answered as promised: a plan, the online store, and no view staler than it may be."""
+        try:
+            plan = watch.current.plan
+            await asyncio.to_thread(store.ping)
+            told: dict[str, Any] = {"status": "ready", "plan_version": plan.version}
+            if staleness is not None:
+                found = await asyncio.to_thread(staleness, plan)
+                refuse_stale(found)
+                told["staleness_s"] = {view: each.staleness_s for view, each in found.items()}
+        except PlatformError as error:
+            return answer_to(error)
+        return _json(told)
+
+    @app.get("/version", responses=ERRORS)
+    async def version(request: Request) -> Response:
+        """The product's version and the plan in force."""
+        try:
+            gate.admit(request)
+            plan = watch.current.plan
+        except PlatformError as error:
+            return answer_to(error)
+        return _json(
+            {
+                "version": importlib.metadata.version("featurestore"),
+                "project": plan.project,
+                "plan_version": plan.version,
+                "plan_digest": plan.digest,
+            }
+        )
+
+    @app.get("/metrics", responses=ERRORS)
+    async def exposition(request: Request) -> Response:
+        """Everything measured, for Prometheus; of all workers together."""
+        try:
+            gate.admit(request)
+        except PlatformError as error:
+            return answer_to(error)
+        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
