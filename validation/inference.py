@@ -38,7 +38,7 @@ _PERSONAL: Final = re.compile(
 _INSTANT: Final = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?")
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _INTEGER: Final = re.compile(r"-?(0|[1-9]\d{0,17})")
-_NUMBER: Final = re.compile(r"-?((0|[1-9]\d*)\.?\d*|\.\d+)([eE][+-]?\d+)?|[Nn]a[Nn]|-?[Ii]nf(inity)?")
+_NUMBER: Final = re.compile(r"-?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[Nn]a[Nn]|-?[Ii]nf(inity)?")
 
 
 def read_sample(path: Path) -> pa.Table:
