@@ -30,10 +30,11 @@ def build(
 ) -> None:
     """Build a point-in-time-correct training set: Parquet parts and a manifest that pins every input."""
     from rich.console import Console
+    from rich.progress import Progress
     from rich.table import Table
 
     from featurestore.clock import parse_instant, system_clock
-    from featurestore.dataset.build import Request
+    from featurestore.dataset.build import Request, resolve, used_views
     from featurestore.dataset.build import build as make
     from featurestore.dataset.manifest import Split
     from featurestore.dataset.rebuild import read_entity_rows, retriever
@@ -54,15 +55,23 @@ def build(
         full_feature_names=full_feature_names,
         timestamp_column=timestamp,
     )
-    manifest = make(
-        request,
-        read_entity_rows(entity_rows),
-        plan=plan,
-        repo=settings.repo,
-        folder=settings.data_dir / FOLDER,
-        retrieve=retriever(plan, settings.repo, timestamp),
-        clock=system_clock(settings.clock_offset_us),
-    )
+    views = used_views(plan, resolve(plan, request.features))
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("joining", total=len(views))
+        manifest = make(
+            request,
+            read_entity_rows(entity_rows),
+            plan=plan,
+            repo=settings.repo,
+            folder=settings.data_dir / FOLDER,
+            retrieve=retriever(
+                plan,
+                settings.repo,
+                timestamp,
+                on_view=lambda view: progress.update(bar, advance=1, description=f"joined {view}"),
+            ),
+            clock=system_clock(settings.clock_offset_us),
+        )
     table = Table("part", "rows", "digest", title=f"training set {name}")
     for part in manifest.parts:
         table.add_row(part.name, f"{part.rows:,}", part.digest[:16])

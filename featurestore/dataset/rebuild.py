@@ -1,6 +1,6 @@
 """With which join is a training set built, and again verified?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,8 +13,8 @@ from featurestore.offline.history import historical_features
 from featurestore.plan import Plan, Projection
 
 
-def retriever(plan: Plan, repo: Path, timestamp: str) -> Retrieve:
-    """The offline kernels over the sources of a repo."""
+def retriever(plan: Plan, repo: Path, timestamp: str, *, on_view: Callable[[str], None] | None = None) -> Retrieve:
+    """The offline kernels over the sources of a repo; `on_view` hears each view's name once it is joined."""
 
     def retrieve(
         projections: Sequence[Projection],
@@ -33,6 +33,7 @@ def retriever(plan: Plan, repo: Path, timestamp: str) -> Retrieve:
             as_known=as_known,
             full_feature_names=full_feature_names,
             pins={name: identity.ranges for name, identity in pins.items() if identity.kind == "event log"},
+            on_view=on_view,
         )
 
     return retrieve

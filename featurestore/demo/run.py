@@ -38,7 +38,6 @@ from featurestore.demo.children import (
     start_worker,
 )
 from featurestore.demo.civil_time import DAY_US
-from featurestore.demo.compare import Comparison, compare
 from featurestore.demo.flights import History, history, weeks_until
 from featurestore.demo.landing import FILES, land
 from featurestore.demo.live import Replay, by_process
@@ -60,6 +59,7 @@ from featurestore.demo.recorded import latest, package_folder, read_recorded
 from featurestore.demo.statuses import expected_statuses
 from featurestore.demo.workspace import prepare
 from featurestore.materialize import materialize
+from featurestore.monitor.parity import Comparison, compare
 from featurestore.offline.event_log import stored_ranges
 from featurestore.online.server import EmbeddedServer
 from featurestore.plan import Plan

@@ -4,7 +4,7 @@ The offline truth without Feast: sources, the as-of and windowed kernels and on-
 sets are built from it, and what was served is compared with it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,12 +34,14 @@ def historical_features(
     full_feature_names: bool = False,
     pins: Mapping[str, Sequence[OffsetRange]] | None = None,
     limits: Limits | None = None,
+    on_view: Callable[[str], None] | None = None,
 ) -> pa.Table:
     """One row per entity row, in order: its columns (the timestamp as timestamp[us, UTC]), then the features.
 
     Features are in their declared types' Arrow form (`featurestore.online.types`) and in the order of the projections.
     Request columns of on-demand views are taken from the entity rows. `pins` names, per source, the offset ranges of
-    its event log that may be read; others are read whole. Raises UsageError and SourceError before any work is done.
+    its event log that may be read; others are read whole. `on_view` hears each view's name once it is joined. Raises
+    UsageError and SourceError before any work is done.
     """
     rows = EntityRows(entity_rows, timestamp)
     latest, windowed = [], []
@@ -52,11 +54,13 @@ def historical_features(
         else:
             names = {feature: _column(projection, feature) for feature in projection.features}
             latest.append(as_of_view(view, projection, scan_of(view, repo=repo), names))
-    joined = as_of_join(rows, latest, as_known=as_known, limits=limits).table
+    joined = as_of_join(rows, latest, as_known=as_known, limits=limits, on_view=on_view).table
     columns = {name: joined[name] for name in joined.column_names if name.startswith(_INPUT)}
     for projection, view, scan in windowed:
         values = windowed_values(view, projection, scan, rows, as_known=as_known, limits=limits)
         columns |= {_column(projection, feature): column for feature, column in values.items()}
+        if on_view is not None:
+            on_view(projection.name)
     asked = rows.normalized()
     for projection in projections:
         if on_demand := plan.on_demand.get(projection.view):

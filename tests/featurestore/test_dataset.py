@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from featurestore.cli.main import main
 from featurestore.dataset.build import Request, build, verify
 from featurestore.dataset.manifest import Split, manifests, read_manifest
 from featurestore.dataset.rebuild import retriever
@@ -14,6 +15,7 @@ from featurestore.dataset.split import split_rows
 from featurestore.errors import UnknownName, UsageError
 from featurestore.offline.event_log import write_events
 from featurestore.plan import Aggregation, Field, JoinKey, Plan, Source, Topic, View
+from featurestore.plan_store import write_plan_file
 
 HOUR = 3_600_000_000
 T0 = 1_700_000_000_000_000 // HOUR * HOUR
@@ -229,3 +231,24 @@ def test_splits_do_not_leak_and_stay(split):
             < cutoff
             <= min(parts["test"]["event_timestamp"].to_pylist())
         )
+
+
+def test_the_commands_build_verify_list_and_show(project, capsys, monkeypatch):
+    """From the command line: a set is built and verified; a changed input is named with exit code 1."""
+    repo = project.data.parent / "feature_repo"
+    (repo / "feature_store.yaml").write_text("project: flights\nregistry: ../data/registry.db\n")
+    write_plan_file(project.data / "plan.json", PLAN)
+    pq.write_table(ROWS, project.data / "rows.parquet")
+    monkeypatch.chdir(repo)
+    rows = ["--entity-rows", str(project.data / "rows.parquet")]
+    features = [word for ref in REFS for word in ("--feature", ref)]
+    assert main(["dataset", "build", "set", *rows, *features, "--split-time", "2023-11-14T23:00:00Z"]) == 0
+    assert main(["dataset", "verify", "set"]) == 0
+    assert main(["dataset", "list"]) == 0
+    assert main(["dataset", "show", "set"]) == 0
+    assert "pinned" not in capsys.readouterr().out
+    rewritten_log(project)
+    assert main(["dataset", "verify", "set"]) == 1
+    assert "pinned offsets" in capsys.readouterr().out
+    assert main(["dataset", "build", "other", *rows]) == 2
+    assert "either --service or one --feature" in capsys.readouterr().err

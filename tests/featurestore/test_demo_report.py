@@ -7,7 +7,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from featurestore.demo.children import Streamed
-from featurestore.demo.compare import Comparison, Difference
+from featurestore.monitor.parity import Comparison, Difference
 from featurestore.demo.model import Model, Trial
 from featurestore.demo.report import Bars, show
 from featurestore.demo.run import Answered, Learned, Outcome

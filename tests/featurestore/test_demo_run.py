@@ -16,7 +16,7 @@ import pytest
 from featurestore.client import FeatureClient
 from featurestore.config import load_settings
 from featurestore.demo.asking import SERVICE, ask, offline
-from featurestore.demo.compare import Comparison, compare
+from featurestore.monitor.parity import Comparison, compare
 from featurestore.demo.model import asked
 from featurestore.demo.statuses import expected_statuses
 from featurestore.plan_store import load_plan_file

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.demo.compare import compare, differing
 from featurestore.errors import UsageError
+from featurestore.monitor.parity import compare, differing
 
 
 def bits(value: float | None) -> object:

@@ -1,1 +1,0 @@
-"""What exists, who owns it, how healthy it is."""
