@@ -28,8 +28,8 @@ ROWS = "application/vnd.featurestore.rows+json"
 ARROW = "application/vnd.apache.arrow.stream"
 MEDIA_TYPES = (JSON, ROWS, ARROW)
 
-_NAMES = [b'""', *(orjson.dumps(status.name) for status in Status)]
-_TEXT_NAMES = ["", *(status.name for status in Status)]
+_NAMES = [b'"INVALID"', *(orjson.dumps(status.name) for status in Status)]
+_TEXT_NAMES = ["INVALID", *(status.name for status in Status)]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WHEN = pa.timestamp("us", tz="UTC")
 _FIRST_US = -62_135_596_800_000_000
@@ -44,7 +44,7 @@ class Answered(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     name: str
     dtype: str
-    values: Sequence[Any]
+    values: list[Any] | Numbers
     """Python values of the Feast type; None for null."""
     statuses: np.ndarray[Any, np.dtype[np.uint8]]
     event_us: Instants
@@ -107,7 +107,6 @@ def _values_json(column: Answered) -> bytes:
         if written is not None:
             return written
         values = values.tolist()
-    assert isinstance(values, list)
     return orjson.dumps(json_values(values, column.dtype))
 
 

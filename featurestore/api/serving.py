@@ -11,6 +11,7 @@ from featurestore.api.answer import ENCODERS, Answered, reading_instant
 from featurestore.api.faults import Refused
 from featurestore.api.limits import Limits
 from featurestore.api.metrics import Metrics
+from featurestore.api.policy import policy_of
 from featurestore.api.request import FeatureRequest, entity_columns, instant_of, within
 from featurestore.api.selection import Selection, select
 from featurestore.clock import Clock
@@ -20,6 +21,7 @@ from featurestore.online.result import OnlineResult, Status
 from featurestore.plan import Plan, Projection
 from featurestore.user_code import run_on_demand
 
+Replace = Callable[[Sequence[Answered]], list[Answered]]
 _SELECTIONS = 1024
 """How many kinds of request are remembered; beyond it all are forgotten, so that memory stays bounded."""
 _log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Serving:
         self._limits = limits
         self._metrics = metrics
         self._selections: dict[tuple[str | None, tuple[str, ...], bool], Selection] = {}
+        self._policies: dict[int, tuple[Selection, Replace | None]] = {}
 
     def answer(self, request: FeatureRequest, media_type: str) -> bytes:
         """The body that answers a request; raises UsageError and its kinds, StoreUnavailable."""
@@ -71,7 +74,22 @@ class Serving:
         read = self._read(selection, keys, rows, at_us)
         self._metrics.served(read.columns)
         columns = self._columns(selection, read, keys, given, rows)
+        replace = self._policy(request.feature_service, selection)
+        if replace is not None:
+            columns[len(keys) :] = replace(columns[len(keys) :])
         return ENCODERS[media_type](columns, reading_instant(columns, now_us if at_us is None else at_us))
+
+    def _policy(self, service: str | None, selection: Selection) -> Replace | None:
+        """What replaces values by the service's policy; worked out once a selection."""
+        if service is None:
+            return None
+        # The selection is kept with its policy: an id may be another's once it is let go.
+        found = self._policies.get(id(selection))
+        if found is None or found[0] is not selection:
+            if len(self._policies) >= _SELECTIONS:
+                self._policies.clear()
+            found = self._policies[id(selection)] = (selection, policy_of(self.plan, service, selection.outputs))
+        return found[1]
 
     def _selection(self, request: FeatureRequest) -> Selection:
         key = (request.feature_service, tuple(request.features), request.full_feature_names)
