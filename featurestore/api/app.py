@@ -19,6 +19,7 @@ from starlette.responses import Response
 from featurestore.api.access import ApiKeys
 from featurestore.api.answer import media_type
 from featurestore.api.body import read_body
+from featurestore.api.direct import Direct
 from featurestore.api.documentation import ERRORS, FEATURES, describe
 from featurestore.api.faults import answer_to, fault
 from featurestore.api.gate import Gate
@@ -99,6 +100,7 @@ def create_app(
         metrics.answered(response.status_code, time.perf_counter() - started)
         return response
 
+    app.add_middleware(Direct, handlers={"/get-online-features": get_online_features})
     add_status_routes(app, watch=watch, store=store, gate=gate, metrics=metrics, staleness=staleness)
     if writes is not None:
         routes = WriteRoutes(watch, gate, bounds, metrics, writes)

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from featurestore.online.result import Column, Status
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.012, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_NEVER = (1 << 63) - 1
 _AGES_S = (1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 86400.0, 7 * 86400.0)
 
 
@@ -45,20 +46,22 @@ class Metrics:
 
     def served(self, columns: Iterable[Column]) -> None:
         """Counts the values of an answer; columns with equal statuses are counted together, ages once a view."""
-        alike: dict[tuple[str, bytes], int] = {}
+        # Columns of one view share their arrays where these are equal.
+        alike: dict[tuple[str, int], list[Column]] = {}
         views: dict[str, Column] = {}
         for column in columns:
-            key = (column.view, column.statuses.tobytes())
-            alike[key] = alike.get(key, 0) + 1
+            alike.setdefault((column.view, id(column.statuses)), []).append(column)
             views.setdefault(column.view, column)
-        for (view, statuses), times in alike.items():
+        for (view, _), same in alike.items():
+            statuses, times = same[0].statuses.tobytes(), len(same)
             for status in set(statuses):
                 self._of(view)[status].inc(statuses.count(status) * times)
         for view, column in views.items():
-            known = column.event_us[column.event_us > 0]
-            if len(known):
-                oldest_us = int(column.instant_us.max()) - int(known.min())
-                self._age_of[view].observe(oldest_us / 1_000_000)
+            oldest_us = int(column.event_us.min(initial=_NEVER))
+            if oldest_us <= 0:
+                oldest_us = int(column.event_us.min(initial=_NEVER, where=column.event_us > 0))
+            if oldest_us != _NEVER:
+                self._age_of[view].observe((int(column.instant_us.max()) - oldest_us) / 1_000_000)
 
     def _of(self, view: str) -> dict[int, Counter]:
         # Looking children up by label costs more than counting with them.

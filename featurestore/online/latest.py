@@ -159,13 +159,13 @@ class LatestView:
         """Event times, rows of whatever layouts as the declared columns, where a feature is not in its row's layout."""
         declared = self.schemas.declared
         names = [field.name for field in fields]
-        prints = [fingerprint_of(row) for row in rows]
-        if prints.count(declared.fingerprint) == len(prints):
+        fingerprint = declared.fingerprint
+        if all([row[FINGERPRINT] == fingerprint for row in rows]):  # noqa: C419 - a list is twice as fast
             event_us, _, found = declared.numbers(rows, names)
             return event_us, found, dict.fromkeys(names)
         groups: dict[bytes, list[int]] = {}
-        for i, print_ in enumerate(prints):
-            groups.setdefault(print_, []).append(i)
+        for i, row in enumerate(rows):
+            groups.setdefault(fingerprint_of(row), []).append(i)
         events, parts, lacking = [], [], {name: np.zeros(len(rows), np.bool_) for name in names}
         for print_, members in groups.items():
             codec = self.schemas.codec(print_)

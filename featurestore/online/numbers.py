@@ -1,7 +1,7 @@
 """How does a column of fixed width wait until Arrow, Python or JSON is asked for? As the bytes that were stored."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,8 @@ Mask = npt.NDArray[np.bool_]
 _PLAIN = frozenset({"INT32", "INT64", "BOOL"})
 
 
-class Numbers(Sequence[Any]):
-    """The values of one feature of a type in `FIXED`: a sequence of Python values, None for null.
+class Numbers:
+    """The values of one feature of a type in `FIXED`; iterates over Python values, None for null.
 
     >>> Numbers("DOUBLE", np.array([1.5, 0.0]), np.array([False, True])).tolist()
     [1.5, None]
@@ -74,15 +74,6 @@ class Numbers(Sequence[Any]):
 
     def __len__(self) -> int:
         return len(self.raw)
-
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Any]: ...
-
-    def __getitem__(self, index: int | slice) -> Any:
-        return self.tolist()[index]
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.tolist())
