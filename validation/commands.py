@@ -10,6 +10,7 @@ import typer
 
 from validation.contract_commands import diff_command, init_command, status_command
 from validation.folders import CONTRACTS, QUARANTINE, here
+from validation.quarantine_commands import discard_command, replay_command
 
 if TYPE_CHECKING:
     from validation.compiled.batch import Fallback
@@ -32,6 +33,8 @@ FailOn = Literal["critical", "warning", "info"]
 contract_app.command("init")(init_command)
 contract_app.command("diff")(diff_command)
 contract_app.command("status")(status_command)
+quarantine_app.command("replay")(replay_command)
+quarantine_app.command("discard")(discard_command)
 
 
 @contract_app.command("lint")
@@ -132,15 +135,16 @@ def list_command(
     *,
     folder: Quarantine = QUARANTINE,
 ) -> None:
-    """Count what lies in quarantine, by source, contract version and reason."""
+    """Count what lies in quarantine and was neither replayed nor discarded, by source, contract version and reason."""
     from rich.console import Console
     from rich.table import Table
 
     from validation.instant import iso
-    from validation.quarantine import read_quarantine, summaries
+    from validation.quarantine import summaries
+    from validation.replay import open_rows
 
     folder = here(folder)
-    found = summaries(read_quarantine(folder, source))
+    found = summaries(open_rows(folder, source))
     if not found:
         typer.echo(f"{folder}: nothing is in quarantine")
         return
@@ -163,10 +167,10 @@ def show_command(
     """Print rows in quarantine whole, one JSON object a line, with reason and origin. They may hold personal data."""
     import msgspec
 
-    from validation.quarantine import read_quarantine
+    from validation.replay import open_rows
 
     shown = 0
-    for row in read_quarantine(here(folder), source).to_pylist():
+    for row in open_rows(here(folder), source).to_pylist():
         if shown == limit:
             break
         if rule is None or rule in row["rule_ids"]:

@@ -99,8 +99,18 @@ def _json_lines(path: Path, contract: Contract) -> pa.Table:
         if not isinstance(row, dict):
             raise UnreadableData(f"{path}: line {number}: found {type(row).__name__}; expected an object")
         rows.append(row)
+    return table_of_rows(rows, contract, path)
+
+
+def table_of_rows(rows: Sequence[Mapping[str, Any]], contract: Contract, origin: Path = Path("rows")) -> pa.Table:
+    """Rows of JSON as a table with the promised types; `origin` is what an UnreadableData calls them.
+
+    >>> unpromised = Contract(name="", version="", source="", columns=(), rules=())
+    >>> table_of_rows([{"a": 1}, {"b": None}], unpromised).to_pylist()
+    [{'a': 1, 'b': None}, {'a': None, 'b': None}]
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: _typed(path, name, [row.get(name) for row in rows], contract, first_line=1) for name in names}
+    columns = {name: _typed(origin, name, [row.get(name) for row in rows], contract, first_line=1) for name in names}
     return pa.table(columns) if columns else pa.table({name: pa.nulls(0) for name in contract.types})
 
 

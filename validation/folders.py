@@ -6,10 +6,12 @@ from typing import Final
 CONTRACTS: Final = Path("feature_repo/contracts")
 QUARANTINE: Final = Path("data/quarantine")
 VIOLATIONS: Final = Path("data/violations")
+REPLAYS: Final = Path("data/replays")
 _INSIDE: Final = {
     CONTRACTS: Path("contracts"),
     QUARANTINE: Path("../data/quarantine"),
     VIOLATIONS: Path("../data/violations"),
+    REPLAYS: Path("../data/replays"),
 }
 
 

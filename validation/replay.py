@@ -1,0 +1,352 @@
+"""What became of rows in quarantine since they were set aside?
+
+Replay judges them again, under the current contract or another version; discard gives them up. The rows themselves
+stay where the sink put them, since its cursor is read from the names of its files. What became of them lies beside:
+
+    <quarantine>/<source>/attempts/<run>.parquet
+
+one line per row judged again: accepted, rejected (once more) or discarded. A row that is neither accepted nor discarded
+is open. Quarantined = open + accepted + discarded, always.
+
+Accepted rows go to `<output>/<source>-<run>.parquet`, rows of files with the columns of the file, rows of topics as
+events for `<topic>.replay`. The order is: 1. the decisions, under a hidden name; 2. the accepted rows; 3. the decisions
+under their own name. A crash before 1 is done changes nothing; after it the next replay or discard finishes the same
+run first, with the same file, so that every row is accepted once.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import quote
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from validation.compiled.rows import compile_rows
+from validation.contract import Boundary, Contract
+from validation.errors import PlatformError
+from validation.files import UnreadableData, table_of_rows
+from validation.quarantine import CONTRACT, SCHEMA, read_quarantine
+
+ATTEMPTS: Final = pa.schema(
+    [
+        ("origin_id", pa.string()),
+        ("partition", pa.int32()),
+        ("offset", pa.int64()),
+        ("attempt", pa.int32()),
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("rule_ids", pa.list_(pa.string())),
+        ("contract", pa.string()),
+        ("contract_version", pa.string()),
+        ("at", pa.timestamp("us", "UTC")),
+    ]
+)
+IDENTITY: Final = ("origin_id", "partition", "offset")
+ORIGIN: Final = "_origin"
+REPLAYED: Final = "_replayed"
+"""Column of the instant of the replay: the arrival of a replayed event."""
+KEY: Final = "_key"
+_PENDING: Final = ".pending.parquet"
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+"""The id of an origin that is a file."""
+
+Outcome = Literal["accepted", "rejected", "discarded"]
+Identity = tuple[str, int, int]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What one replay or discard did."""
+
+    judged: int
+    accepted: int
+    rejected: int
+    discarded: int
+    outputs: tuple[Path, ...]
+    topic: str = ""
+    """The topic of replayed events, `<topic>.replay`; empty where the rows are those of files."""
+
+    def __post_init__(self) -> None:
+        """In = accepted + quarantined + given up: whatever was judged is in exactly one."""
+        assert self.judged == self.accepted + self.rejected + self.discarded, "a row was lost or counted twice"
+
+
+def open_rows(folder: Path, source: str | None = None) -> pa.Table:
+    """The rows of `read_quarantine` that are neither accepted nor discarded, with their latest attempt and reason."""
+    rows = read_quarantine(folder, source)
+    found = rows.to_pylist() if rows.num_rows else []
+    latest = {name: attempts(folder, name) for name in {row["source"] for row in found}}
+    kept: list[int] = []
+    for number, row in enumerate(found):
+        last = latest[row["source"]].get(_identity(row))
+        if last is None:
+            kept.append(number)
+        elif last["outcome"] == "rejected":
+            kept.append(number)
+            row.update({name: last[name] for name in ("attempt", "reason", "detail", "rule_ids")})
+            row.update(contract=last["contract"], contract_version=last["contract_version"])
+    return pa.Table.from_pylist([found[number] for number in kept], schema=SCHEMA)
+
+
+def attempts(folder: Path, source: str) -> dict[Identity, dict[str, Any]]:
+    """The latest attempt of each row of a source that was judged again."""
+    latest: dict[Identity, dict[str, Any]] = {}
+    for path in sorted(_place(folder, source).glob("*.parquet")):
+        if path.name.startswith("."):
+            continue
+        for row in _read(path).to_pylist():
+            known = latest.get(_identity(row))
+            if known is None or known["attempt"] < row["attempt"]:
+                latest[_identity(row)] = row
+    return latest
+
+
+def replay(
+    folder: Path,
+    contract: Contract,
+    output: Path,
+    *,
+    now_us: int,
+    rule: str | None = None,
+    event_id: str | None = None,
+) -> Run:
+    """Judges the open rows of the contract's source again; those that it accepts are written below `output`.
+
+    With `rule` only rows that broke it. Rows of files are judged as a producer's batch, by the rules of one row and
+    with the arrival they had; events as events, arriving now. `event_id` is the column that identifies an event: where
+    an event has none, its origin takes its place. Idempotent: what was accepted is open no more.
+    """
+    with _alone(folder, contract.source) as place:
+        finished = _finish(folder, contract.source, place)
+        rows = _chosen(folder, contract.source, rule)
+        decided = _judge(rows, contract, now_us)
+        return _commit(folder, contract.source, place, decided, contract, output, now_us, event_id, finished)
+
+
+def discard(folder: Path, source: str, *, reason: str, now_us: int, rule: str | None = None) -> Run:
+    """Gives up the open rows of a source (that broke a rule), and keeps the reason; idempotent."""
+    with _alone(folder, source) as place:
+        finished = _finish(folder, source, place)
+        rows = _chosen(folder, source, rule)
+        decided = [
+            _attempt(row, "discarded", now_us, row["contract"], row["contract_version"], reason=reason) for row in rows
+        ]
+        return _commit(folder, source, place, decided, None, None, now_us, None, finished)
+
+
+def _chosen(folder: Path, source: str, rule: str | None) -> list[dict[str, Any]]:
+    return [row for row in open_rows(folder, source).to_pylist() if rule is None or rule in row["rule_ids"]]
+
+
+def _judge(rows: Sequence[Mapping[str, Any]], contract: Contract, now_us: int) -> list[dict[str, Any]]:
+    """A decision on each row, in order."""
+    decided = []
+    checks = {boundary: compile_rows(_of_rows(contract.at(boundary))) for boundary in {_boundary(row) for row in rows}}
+    for row in rows:
+        check = checks[_boundary(row)]
+        told = {"contract": contract.name, "version": contract.version}
+        values = _values(row["row"])
+        if values is None or (wrong := _wrong_type(values, contract)):
+            detail = "no JSON object" if values is None else wrong
+            decided.append(_attempt(row, "rejected", now_us, *told.values(), reason="malformed", detail=detail))
+            continue
+        # An event arrives again; a file's row keeps the arrival it carries.
+        arrivals = None if _boundary(row) == "producer" else [now_us]
+        mask = check.check([values], arrivals)[0] & check.quarantine_mask
+        if mask:
+            decided.append(
+                _attempt(row, "rejected", now_us, *told.values(), reason=CONTRACT, rule_ids=list(check.ids(mask)))
+            )
+        else:
+            decided.append(_attempt(row, "accepted", now_us, *told.values(), reason=""))
+    return decided
+
+
+def _of_rows(contract: Contract) -> Contract:
+    """The contract without quarantine where a row alone does not decide."""
+    meanings = contract.expectations()
+    rules = [
+        rule if meaning.by_row or rule.mode != "quarantine" else msgspec.structs.replace(rule, mode="warn")
+        for rule, meaning in zip(contract.rules, meanings, strict=True)
+    ]
+    return msgspec.structs.replace(contract, rules=tuple(rules))
+
+
+def _wrong_type(values: Mapping[str, Any], contract: Contract) -> str:
+    try:
+        table_of_rows([values], contract)
+    except UnreadableData as error:
+        return str(error)
+    return ""
+
+
+def _boundary(row: Mapping[str, Any]) -> Boundary:
+    return "producer" if _DIGEST.fullmatch(row["origin_id"]) else "event"
+
+
+def _values(row: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(row)  # not msgspec: a NaN of a file's row is written as NaN
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _attempt(
+    row: Mapping[str, Any],
+    outcome: Outcome,
+    now_us: int,
+    contract: str,
+    version: str,
+    *,
+    reason: str,
+    detail: str = "",
+    rule_ids: Sequence[str] = (),
+) -> dict[str, Any]:
+    return {
+        **{name: row[name] for name in IDENTITY},
+        "attempt": row["attempt"] + 1,
+        "outcome": outcome,
+        "reason": reason,
+        "detail": detail,
+        "rule_ids": list(rule_ids),
+        "contract": contract,
+        "contract_version": version,
+        "at": now_us,
+    }
+
+
+def _commit(
+    folder: Path,
+    source: str,
+    place: Path,
+    decided: Sequence[Mapping[str, Any]],
+    contract: Contract | None,
+    output: Path | None,
+    now_us: int,
+    event_id: str | None,
+    finished: Sequence[Path],
+) -> Run:
+    """Steps 1 to 3 of a run."""
+    outcomes = [row["outcome"] for row in decided]
+    outputs: Sequence[Path] = ()
+    if decided:
+        columns = {field.name: pa.array([row[field.name] for row in decided], field.type) for field in ATTEMPTS}
+        names = json.dumps([[row[name] for name in IDENTITY] + [row["attempt"], row["outcome"]] for row in decided])
+        told = {
+            "run": hashlib.sha256(names.encode()).hexdigest()[:16],
+            "output": str(output.resolve()) if output is not None else "",
+            "contract": msgspec.json.encode(contract).decode() if contract is not None else "",
+            "event_id": event_id or "",
+            "now_us": str(now_us),
+        }
+        table = pa.table(columns, schema=ATTEMPTS.with_metadata(told))
+        _write(table, place / _PENDING)
+        outputs = _finish(folder, source, place)
+    topics = {row["origin"] for row in read_quarantine(folder, source).to_pylist() if _boundary(row) == "event"}
+    return Run(
+        judged=len(decided),
+        **{name: outcomes.count(name) for name in ("accepted", "rejected", "discarded")},
+        outputs=(*finished, *outputs),
+        topic=f"{min(topics).removesuffix('.replay')}.replay" if topics else "",
+    )
+
+
+def _finish(folder: Path, source: str, place: Path) -> list[Path]:
+    """Steps 2 and 3 of the run that was begun, if one was: the same file, whoever writes it."""
+    pending = place / _PENDING
+    if not pending.exists():
+        return []
+    decisions = _read(pending)
+    told = {key.decode(): value.decode() for key, value in (decisions.schema.metadata or {}).items()}
+    outputs: list[Path] = []
+    if told["output"]:
+        accepted = {_identity(row) for row in decisions.to_pylist() if row["outcome"] == "accepted"}
+        rows = [row for row in read_quarantine(folder, source).to_pylist() if _identity(row) in accepted]
+        contract = msgspec.json.decode(told["contract"], type=Contract)
+        for boundary, ending in (("producer", ""), ("event", ".events")):
+            some = [row for row in rows if _boundary(row) == boundary]
+            if some:
+                path = Path(told["output"]) / f"{quote(source, safe='')}-{told['run']}{ending}.parquet"
+                events = boundary == "event"
+                _write(_table(some, contract, int(told["now_us"]), told["event_id"], events=events), path)
+                outputs.append(path)
+    pending.replace(place / f"{told['run']}.parquet")
+    return outputs
+
+
+def _table(
+    rows: Sequence[Mapping[str, Any]], contract: Contract, now_us: int, event_id: str, *, events: bool
+) -> pa.Table:
+    """The rows as they were promised, with their origin; events with the columns that producing them again needs."""
+    values = [dict(_values(row["row"]) or {}) for row in rows]
+    origins = [f"{row['origin_id']}-{row['partition']}-{row['offset']}" for row in rows]
+    if events and event_id:
+        for row, origin in zip(values, origins, strict=True):
+            row[event_id] = row.get(event_id) or origin
+    table = table_of_rows(values, contract).append_column(ORIGIN, pa.array(origins, pa.string()))
+    if events:
+        keys = [None if row["key"] is None else row["key"].decode("utf-8", "replace") for row in rows]
+        table = table.append_column(KEY, pa.array(keys, pa.string()))
+        table = table.append_column(REPLAYED, pa.array([now_us] * len(rows), pa.timestamp("us", "UTC")))
+    return table
+
+
+def _identity(row: Mapping[str, Any]) -> Identity:
+    return row["origin_id"], row["partition"], row["offset"]
+
+
+def _place(folder: Path, source: str) -> Path:
+    return Path(folder) / quote(source, safe="") / "attempts"
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, source: str) -> Iterator[Path]:
+    """The folder of attempts, held by one process at a time; raises ContractError for an unknown source."""
+    read_quarantine(folder, source)
+    place = _place(folder, source)
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield place
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PlatformError(f"{path}: what became of rows in quarantine cannot be read: {error}") from error
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hidden = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    try:
+        with hidden.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        hidden.replace(path)
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
+def counts(folder: Path, source: str) -> dict[str, int]:
+    """How many rows of a source are quarantined, and of these open, accepted and discarded since."""
+    rows = read_quarantine(folder, source)
+    latest = attempts(folder, source)
+    identities = set(zip(*(rows.column(name).to_pylist() for name in IDENTITY), strict=True))
+    outcomes = [one["outcome"] for identity, one in latest.items() if identity in identities]
+    found = {name: outcomes.count(name) for name in ("accepted", "discarded")}
+    still_open = open_rows(folder, source).num_rows
+    assert rows.num_rows == still_open + sum(found.values()), f"{source}: a row in quarantine was lost or counted twice"
+    return {"quarantined": rows.num_rows, "open": still_open, **found}
