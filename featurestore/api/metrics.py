@@ -1,6 +1,6 @@
 """What can be measured of the API? Prometheus metrics, in a registry that the process hands in."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -14,8 +14,10 @@ _AGES_S = (1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 86400.0, 7 * 
 class Metrics:
     """Latencies, statuses and ages per view, and the plan in force."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, exposed: Callable[[], CollectorRegistry] | None = None) -> None:
+        """Counts in `registry`; `exposed` gives what is shown, where that is more than this process has counted."""
         self._registry = registry
+        self._exposed = exposed
         self._requests = Histogram(
             "featurestore_request_seconds",
             "Time from the first byte of a body to the last byte of its answer",
@@ -35,7 +37,12 @@ class Metrics:
         )
         self._values_of: dict[str, dict[int, Counter]] = {}
         self._age_of: dict[str, Histogram] = {}
-        self._plan_version = Gauge("featurestore_plan_version", "Version of the plan in force", registry=registry)
+        self._plan_version = Gauge(
+            "featurestore_plan_version",
+            "Version of the plan in force; of several workers the least",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
         self._plan_errors = Counter(
             "featurestore_plan_watch_errors", "Times the plan could not be looked up or read", registry=registry
         )
@@ -82,4 +89,4 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Everything in Prometheus's text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self._registry if self._exposed is None else self._exposed())

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -29,6 +30,7 @@ from featurestore.api.metrics import Metrics
 from featurestore.api.rate import VARIABLE as RATE
 from featurestore.api.rate import RateLimit, rate_of
 from featurestore.api.staleness import staleness_of
+from featurestore.api.worker_metrics import exposed_registry
 from featurestore.api.writes import Writes, appender
 from featurestore.clock import system_clock
 from featurestore.config import Settings, load_settings
@@ -62,7 +64,7 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
     clock = system_clock(settings.clock_offset_us)
     client = connect(settings.online, settings.data_dir, timeout_s=STORE_TIMEOUT_S)
     limits = Limits()
-    append = appender(settings.repo)
+    append, own = appender(settings.repo), CollectorRegistry()
 
     def writes(plan: Plan) -> Writes:
         return Writes(plan, lambda view: RowWriter(client, plan.project, view, clock=clock), append, clock, limits)
@@ -72,7 +74,7 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
         reader=lambda plan: OnlineReader(client, plan, clock),
         store=client,
         clock=clock,
-        metrics=Metrics(CollectorRegistry()),
+        metrics=Metrics(own, partial(exposed_registry, environ, own)),
         keys=keys_of(environ),
         gate=_gate(environ, settings, client),
         writes=writes,

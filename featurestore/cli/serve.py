@@ -35,6 +35,7 @@ def serve(
     import uvicorn
 
     from featurestore.api.process import OPEN, REPO, WORKERS
+    from featurestore.api.worker_metrics import VARIABLE, shared_folder
     from featurestore.cli.settings import settings_of
 
     if clock_offset_s is not None:
@@ -42,6 +43,8 @@ def serve(
     # Judged here, before any worker starts: what is wrong is one line and an exit code.
     settings = settings_of(repo)
     _settle_access(settings, host, without_keys=open_)
+    if workers > 1:
+        os.environ.setdefault(VARIABLE, str(shared_folder(settings.data_dir)))
     os.environ |= {REPO: str(settings.repo), WORKERS: str(workers), OPEN: "1" if open_ else "0"}
     uvicorn.run(
         "featurestore.api.process:application",

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from featurestore.api.key_store import KeyStore
 from featurestore.api.serving import PlanWatch
 from featurestore.config import OnlineSettings
 from featurestore.online.connection import connect
@@ -281,11 +282,58 @@ def test_several_workers(repo: Path, project) -> None:
             url = address_of(process)
             until(lambda: status(f"{url}/ready") == 200, "readiness")
             assert post(url, GOOD)["metadata"]["feature_names"] == ["origin", "temp_f"]
+            for _ in range(19):
+                post(url, GOOD)
+            assert answered(url) == [20.0] * 5
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)
         assert len(children) >= 2
         until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), "the end of the workers")
+
+
+def answered(url: str) -> list[float]:
+    """How many requests several looks at the metrics say were answered, whichever worker is asked."""
+    looks = []
+    for _ in range(5):
+        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+            text = response.read().decode()
+        assert "featurestore_plan_version 1.0" in text
+        looks.append(float(re.search(r'featurestore_request_seconds_count{code="200"} (\S+)', text)[1]))
+    return looks
+
+
+def test_serve_prints_a_key_where_there_is_none(repo: Path, project) -> None:
+    """Without any key a loopback service asks for one that it prints; a key that is stored makes it print none."""
+    with landed_repo(repo, project) as server:
+        process = start(repo, "--keyed", FEATURESTORE_API_KEYS="")
+        with ended(process):
+            line = process.stderr.readline()
+            key = re.search(r"for this run: (fsk_\S+)", line)[1]
+            url = address_of(process)
+            until(lambda: status(f"{url}/ready") == 200, "readiness")
+            assert status(f"{url}/version") == 401
+            request = urllib.request.Request(f"{url}/version", headers={"Authorization": f"Bearer {key}"})
+            with urllib.request.urlopen(request, timeout=10) as response:
+                assert json.load(response)["project"] == "flights"
+        client = connect(OnlineSettings(url=f"unix://{server.address}"), repo)
+        stored, _ = KeyStore(client, project.name).create("k", ["reader"], clock=lambda: 1)
+        client.close()
+        process = start(repo, "--keyed", FEATURESTORE_API_KEYS="")
+        with ended(process):
+            url = address_of(process)
+            until(lambda: status(f"{url}/ready") == 200, "readiness")
+            request = urllib.request.Request(f"{url}/version", headers={"X-API-Key": stored})
+            with urllib.request.urlopen(request, timeout=10) as response:
+                assert response.status == 200
+
+
+def test_serve_is_open_on_loopback_only(repo: Path) -> None:
+    """`--open` beyond loopback is one line of usage error."""
+    process = start(repo, "--host", "0.0.0.0", "--open")
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "only a loopback address may be open" in told
 
 
 def status(url: str) -> int:
