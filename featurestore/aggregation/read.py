@@ -5,7 +5,7 @@ shard that holds tiles of the view), `WindowReader.values` merges them. Values d
 needed for one to leave a window.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.aggregation.errors import TornTiles
-from featurestore.aggregation.partials import Raw
-from featurestore.aggregation.results import ColumnResult
-from featurestore.aggregation.tiles import SPAN, Level, Slots, TileLayout
+from featurestore.aggregation.partials import PartName, Raw
+from featurestore.aggregation.results import ColumnResult, Told
+from featurestore.aggregation.tiles import SPAN, Level, TileLayout
 from featurestore.aggregation.windows import window_start
 from featurestore.plan import View
 
@@ -28,11 +28,16 @@ Payloads = Sequence[Sequence[Sequence[bytes | None]]]
 class Windows:
     """One value a feature and entity."""
 
-    columns: dict[str, Any]
-    """Feature -> pa.Array[entities] of the feature's type; an empty window is null, and 0 for a count."""
+    told: dict[str, Told | Any]
+    """By feature, one value an entity: numbers, or (lists) a pa.Array; an empty window is null, and 0 for a count."""
     newest_us: Ints
     """The greatest event time seen in an entity's blocks, 0 where they hold no event. Where it is later than the
     instant asked for, the values are not exact: read that entity again, at that time."""
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Feature -> pa.Array[entities] of the feature's type."""
+        return {name: told.arrow() if isinstance(told, Told) else told for name, told in self.told.items()}
 
 
 @dataclass(frozen=True)
@@ -55,20 +60,33 @@ class WindowReader:
 
         Raises TornTiles for bytes of another layout, LeavesType for an integer that its type cannot hold.
         """
-        entities = len(payloads)
+        shards = max((len(block) for payload in payloads for block in payload), default=1)
+        held = [data for payload in payloads for block in payload for data in (*block, *[None] * (shards - len(block)))]
+        return self.merge(t_us, len(payloads), held, shards)
+
+    def merge(self, t_us: int, entities: int, held: Sequence[bytes | None], shards: int) -> Windows:
+        """As `values`; `held` lies flat: by entity, then by block as `blocks` lists them, then by shard."""
+        levels = [(level, _blocks(level, t_us)) for level in self.layout.levels]
+        size = shards * sum(len(blocks) for _, blocks in levels)
+        stored = [data for data in held if data]
+        place = np.flatnonzero(np.fromiter(map(bool, held), np.bool_, len(held))) if size else np.zeros(0, np.int64)
+        entity, block = np.divmod(place, max(size, 1))
         newest = np.zeros(entities, np.int64)
-        columns: dict[str, Any] = {}
-        at = 0
-        for level in self.layout.levels:
-            blocks = _blocks(level, t_us)
-            slots, tile, entity = _gather(level, blocks, at, payloads)
-            at += len(blocks)
-            if len(slots):
-                starts = _starts(entity)
-                seen, times = entity[starts], level.newest(slots, starts)
+        told: dict[str, Told | Any] = {}
+        first = 0
+        for level, blocks in levels:
+            end = first + shards * len(blocks)
+            mine = np.flatnonzero((block >= first) & (block < end))
+            parts = stored if len(mine) == len(stored) else [stored[i] for i in mine.tolist()]
+            tiles = (blocks.start + (block[mine] - first) // shards) * SPAN
+            runs = _runs(level, t_us, parts, tiles, entity[mine])
+            first = end
+            if runs is not None:
+                starts = _starts(runs.entity)
+                seen, times = runs.entity[starts], np.maximum.reduceat(runs.newest, starts)
                 newest[seen] = np.where(newest[seen] == 0, times, np.maximum(newest[seen], times))
-            columns.update(_values(level, t_us, slots, tile, entity, entities))
-        return Windows({a.feature: columns[a.feature] for a in self.layout.aggregations}, newest)
+            told.update(_values(level, runs, entities))
+        return Windows({a.feature: told[a.feature] for a in self.layout.aggregations}, newest)
 
 
 def _blocks(level: Level, t_us: int) -> range:
@@ -87,62 +105,82 @@ def tiles_of(t_us: int, window_us: int, hop_us: int) -> tuple[int, int]:
     return window_start(t_us, window_us, hop_us) // hop_us, t_us // hop_us
 
 
-def _gather(level: Level, blocks: range, at: int, payloads: Payloads) -> tuple[Slots, Ints, Ints]:
-    """All non-empty slots of a level in the order of entities, with their tile and entity numbers."""
-    parts: list[bytes] = []
-    first_tile: list[int] = []
-    owner: list[int] = []
-    for entity, payload in enumerate(payloads):
-        for index, block in enumerate(blocks, at):
-            for data in payload[index]:
-                if data:
-                    parts.append(data)
-                    first_tile.append(block * SPAN)
-                    owner.append(entity)
+@dataclass(frozen=True)
+class _Runs:
+    """Slots of one entity that lie in the same windows, merged; in the order of entities."""
+
+    entity: Ints
+    ring: Ints
+    """The smallest window that holds the run, and so do all larger ones; -1: it lies after the instant."""
+    newest: Ints
+    raw: dict[str, dict[PartName, Raw]]
+
+
+def _runs(level: Level, t_us: int, parts: Sequence[bytes], first_tile: Ints, entity: Ints) -> _Runs | None:
+    """The non-empty slots of stored blocks, which are in the order of entities; None where there is none.
+
+    Windows end together, so that each slot needs to be looked at once: a larger window is a smaller one and a ring
+    of older tiles around it.
+    """
     size = level.slot_bytes
-    lengths = np.fromiter((len(data) for data in parts), np.int64, len(parts))
-    if (lengths % size).any():
+    lengths = np.fromiter(map(len, parts), np.int64, len(parts))
+    counts = lengths // size
+    if (counts * size != lengths).any():
         raise TornTiles(
             f"stored blocks of hop {level.hop_us} us are no whole number of {size}-byte slots; "
             "they were written by another version of the view"
         )
-    counts = lengths // size
     slots = level.decode(b"".join(parts))
-    before = np.cumsum(counts) - counts
-    tile = np.arange(len(slots)) + np.repeat(np.array(first_tile, np.int64) - before, counts)
-    entity_of = np.repeat(np.array(owner, np.int64), counts)
     kept = np.flatnonzero(slots["rows"])
-    return slots[kept], tile[kept], entity_of[kept]
-
-
-def _values(level: Level, t_us: int, slots: Slots, tile: Ints, entity: Ints, entities: int) -> dict[str, Any]:
-    """The level's features: every window is a run of groups (window, entity) of one merge."""
-    windows: Sequence[int | None] = level.windows_us if level.hop_us else [None]
-    chosen: list[Ints] = []
-    groups: list[Ints] = []
-    for number, window_us in enumerate(windows):
-        if window_us is None:
-            inside = np.arange(len(slots))
-        else:
-            first, last = tiles_of(t_us, window_us, level.hop_us)
-            inside = np.flatnonzero((tile >= first) & (tile <= last))
-        chosen.append(inside)
-        groups.append(entity[inside] + number * entities)
-    group = np.concatenate(groups)
+    if not len(kept):
+        return None
+    if len(kept) < len(slots):
+        slots = slots[kept]
+    block = np.repeat(np.arange(len(counts)), counts)[kept]
+    tile = kept + (first_tile - np.cumsum(counts) + counts)[block]
+    windows = max(len(level.windows_us), 1)
+    ring = windows - np.searchsorted(_edges(level, t_us), tile, side="right")
+    group = entity[block] * (windows + 2) + ring
     starts = _starts(group)
-    found = group[starts]
-    merged = level.raw(slots[np.concatenate(chosen)], starts) if len(group) else {}
+    return _Runs(
+        entity=entity[block[starts]],
+        ring=ring[starts],
+        newest=np.maximum.reduceat(slots["newest"], starts),
+        raw=level.raw(slots, starts),
+    )
+
+
+def _edges(level: Level, t_us: int) -> Ints:
+    """The first tile of every window, longest first, then the first tile after the instant."""
+    if not level.hop_us:
+        return np.array([0, 1])
+    ends = [tiles_of(t_us, window_us, level.hop_us) for window_us in reversed(level.windows_us)]
+    return np.array([*(first for first, _ in ends), ends[-1][1] + 1])
+
+
+def _values(level: Level, runs: _Runs | None, entities: int) -> dict[str, Told | Any]:
+    """The level's features: every window merges its runs."""
+    windows: Sequence[int | None] = level.windows_us if level.hop_us else [None]
+    merged: Mapping[str, Mapping[PartName, Raw]] = {}
+    found = np.zeros(0, np.int64)
+    if runs is not None:
+        inside = [np.flatnonzero((runs.ring >= 0) & (runs.ring <= number)) for number in range(len(windows))]
+        chosen = np.concatenate(inside)
+        group = np.concatenate([runs.entity[index] + number * entities for number, index in enumerate(inside)])
+        starts = _starts(group)
+        if len(group):
+            merged, found = level.merge_runs(runs.raw, chosen, starts), group[starts]
     size = len(windows) * entities
     results: dict[str, ColumnResult] = {}
     for kept in level.columns:
         few = merged.get(kept.column, {})
         parts = {part.name: _spread(few.get(part.name), part.empty(size), found) for part in kept.parts}
         results[kept.column] = ColumnResult(kept.kind, parts)
-    columns: dict[str, Any] = {}
+    told: dict[str, Told | Any] = {}
     for aggregation in level.aggregations:
         first = windows.index(aggregation.window_us) * entities
-        columns[aggregation.feature] = results[aggregation.column].value(aggregation, slice(first, first + entities))
-    return columns
+        told[aggregation.feature] = results[aggregation.column].told(aggregation, slice(first, first + entities))
+    return told
 
 
 def _spread(few: Raw | None, all_empty: Raw, found: Ints) -> Raw:

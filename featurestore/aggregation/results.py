@@ -7,7 +7,7 @@ of infinities.
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,6 +26,20 @@ Floats = npt.NDArray[np.float64]
 
 EVERY = slice(None)
 _INT_BOUNDS = {"INT32": (-(1 << 31), (1 << 31) - 1), "INT64": (-(1 << 63), (1 << 63) - 1)}
+
+
+class Told(NamedTuple):
+    """The values of one feature before Arrow: numpy's type of the feature's (instants: int64 microseconds)."""
+
+    dtype: str
+    values: Any
+    nulls: Mask | None
+    """None: none is null."""
+
+    def arrow(self) -> Any:
+        """pa.Array of the feature's type."""
+        values = self.values.view("M8[us]") if self.dtype == "UNIX_TIMESTAMP" else self.values
+        return pa.array(values, arrow_type(self.dtype), mask=self.nulls)
 
 
 class ColumnResult:
@@ -62,7 +76,12 @@ class ColumnResult:
         return values
 
     def value(self, aggregation: Aggregation, at: slice = EVERY) -> Any:
-        """pa.Array of the feature's type, of the groups `at`.
+        """pa.Array of the feature's type, of the groups `at`; raises what `told` raises."""
+        found = self.told(aggregation, at)
+        return found.arrow() if isinstance(found, Told) else found
+
+    def told(self, aggregation: Aggregation, at: slice = EVERY) -> Told | Any:
+        """The values of the groups `at`; a pa.Array where they are lists.
 
         Raises LeavesType, whose rows count from the first group of `at`, where an exact integer does not fit.
         """
@@ -109,7 +128,7 @@ class ColumnResult:
         length = np.minimum(self.n[at], k)
         codes = self.parts["last_k"][1, :k, at].T[np.arange(k) < length[:, None]]
         item = msgspec.structs.replace(aggregation, dtype=aggregation.dtype.removesuffix("_LIST"))
-        values = _typed(item, from_ascending(codes, self.kind), None)
+        values = _typed(item, from_ascending(codes, self.kind), None).arrow()
         offsets = pa.array(np.concatenate(([0], np.cumsum(length))), pa.int32())
         return pa.ListArray.from_arrays(offsets, values, type=arrow_type(aggregation.dtype), mask=pa.array(length == 0))
 
@@ -145,8 +164,8 @@ class ColumnResult:
         return low
 
 
-def _typed(aggregation: Aggregation, values: Any, null: Mask | None) -> Any:
-    """pa.Array of the feature's type; null where the mask says so."""
+def _typed(aggregation: Aggregation, values: Any, null: Mask | None) -> Told:
+    """Values of the feature's type; null where the mask says so."""
     match aggregation.dtype:
         case "INT32":
             low, high = _INT_BOUNDS["INT32"]
@@ -160,9 +179,7 @@ def _typed(aggregation: Aggregation, values: Any, null: Mask | None) -> Any:
                 values = values.astype(np.float32)
         case "DOUBLE":
             values = values.astype(np.float64)
-        case "UNIX_TIMESTAMP":
-            values = values.view("M8[us]")
-    return pa.array(values, arrow_type(aggregation.dtype), mask=null)
+    return Told(aggregation.dtype, values, null if null is not None and null.any() else None)
 
 
 def _refuse(aggregation: Aggregation, misfit: Mask) -> None:

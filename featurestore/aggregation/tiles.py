@@ -161,6 +161,17 @@ class Level:
             found.setdefault(kept.column, {})[part.name] = merged
         return found
 
+    def merge_runs(
+        self, raw: Mapping[str, Mapping[PartName, Raw]], chosen: Ints, starts: Ints
+    ) -> dict[str, dict[PartName, Raw]]:
+        """What `raw` told, merged again: of the runs `chosen`, contiguous runs that begin at `starts`."""
+        found: dict[str, dict[PartName, Raw]] = {}
+        alone = len(starts) == len(chosen)
+        for kept, part in self._parts:
+            few = raw[kept.column][part.name][..., chosen]
+            found.setdefault(kept.column, {})[part.name] = few if alone else part.reduce(few, starts)
+        return found
+
 
 @dataclass(frozen=True)
 class TileLayout:

@@ -143,7 +143,7 @@ class Serving:
             if output.column >= 0:
                 column = read.columns[output.column]
                 # Numbers wait for the encoder: JSON of many is written from the stored bytes.
-                held = column.held if isinstance(column.held, Numbers) else stored(output.column)
+                held = column.held if type(column.held) in (list, Numbers) else stored(output.column)
                 columns.append(
                     Answered(
                         output.name,

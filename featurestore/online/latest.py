@@ -20,7 +20,7 @@ from featurestore.plan import Field, View
 
 Positions = npt.NDArray[np.int64]
 
-FEW = 8
+FEW = 24
 """Up to this many entity rows are decoded one by one; above, columns are faster."""
 # Plain integers: an enum's members cost a look-up each.
 _PRESENT, _NULL_VALUE, _NOT_FOUND, _OUTSIDE_MAX_AGE = (int(status) for status in Status if status != Status.INCOMPLETE)

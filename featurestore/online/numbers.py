@@ -67,10 +67,12 @@ class Numbers:
         if self.dtype in _PLAIN:
             return orjson.dumps(self.raw, option=orjson.OPT_SERIALIZE_NUMPY)
         if self.dtype in ("DOUBLE", "FLOAT") and np.isfinite(self.raw).all():
-            # A float32 is told by the digits of the double it becomes in Python.
-            raw = self.raw.astype(np.float64) if self.dtype == "FLOAT" else self.raw
-            return orjson.dumps(raw, option=orjson.OPT_SERIALIZE_NUMPY)
+            return orjson.dumps(self.doubled(), option=orjson.OPT_SERIALIZE_NUMPY)
         return None
+
+    def doubled(self) -> npt.NDArray[Any]:
+        """The stored values, float32 as the doubles that they become in Python: JSON tells their digits."""
+        return self.raw.astype(np.float64) if self.dtype == "FLOAT" else self.raw
 
     def __len__(self) -> int:
         return len(self.raw)

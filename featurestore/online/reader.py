@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.aggregation.read import Windows
+from featurestore.aggregation.results import Told
 from featurestore.clock import Clock
 from featurestore.errors import NotExact, StoreUnavailable, UsageError
 from featurestore.online.connection import StoreClient
@@ -224,11 +226,22 @@ def _replaced(windows: Windows, found: Windows, group: Positions) -> Windows:
     index = np.arange(keys)
     index[group] = keys + np.arange(len(group))
     newest_us = np.concatenate([windows.newest_us, found.newest_us])[index]
-    columns = {
-        name: pa.concat_arrays([column, found.columns[name]]).take(pa.array(index))
-        for name, column in windows.columns.items()
-    }
-    return Windows(columns, newest_us)
+    order = pa.array(index)
+    told: dict[str, Told | pa.Array] = {}
+    for name, old in windows.told.items():
+        new = found.told[name]
+        if isinstance(old, Told):
+            nulls = None
+            if old.nulls is not None or new.nulls is not None:
+                nulls = np.concatenate([_mask(old), _mask(new)])[index]
+            told[name] = Told(old.dtype, np.concatenate([old.values, new.values])[index], nulls)
+        else:
+            told[name] = pa.concat_arrays([old, new]).take(order)
+    return Windows(told, newest_us)
+
+
+def _mask(told: Told) -> npt.NDArray[np.bool_]:
+    return np.zeros(len(told.values), np.bool_) if told.nulls is None else told.nulls
 
 
 def _row_count(entity_rows: Mapping[str, Sequence[object]]) -> int:

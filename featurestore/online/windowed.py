@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.aggregation.read import WindowReader, Windows
+from featurestore.aggregation.results import Told
 from featurestore.aggregation.windows import window_start
 from featurestore.errors import NotExact, StaleStore
 from featurestore.online.keys import Shard, shards_key, tile_key
+from featurestore.online.numbers import Numbers
 from featurestore.online.result import Column, Instants, Status
-from featurestore.online.types import arrow_type
 from featurestore.plan import Aggregation, View
 
 Positions = npt.NDArray[np.int64]
@@ -52,11 +53,15 @@ class WindowedView:
     view: View
     reader: WindowReader
     shards_key: bytes
+    declared: Mapping[str, tuple[Aggregation, str]]
+    """By feature: its aggregation and its type."""
 
     @classmethod
     def of(cls, project: str, view: View) -> "WindowedView":
         """The view of that project."""
-        return cls(project, view, WindowReader.of(view), shards_key(project, view.name, view.version))
+        types = {field.name: field.dtype for field in view.features}
+        declared = {each.feature: (each, types[each.feature]) for each in view.aggregations if each.feature in types}
+        return cls(project, view, WindowReader.of(view), shards_key(project, view.name, view.version), declared)
 
     def shards(self, raw: bytes | None) -> ShardList:
         """The stored list of shards; empty where nothing was streamed yet. Raises StaleStore where it is torn."""
@@ -80,15 +85,7 @@ class WindowedView:
 
     def windows(self, count: int, t_us: int, held: Sequence[bytes | None], shards: ShardList) -> Windows:
         """The values of `count` entity keys at t, from what was fetched by `names`."""
-        merged = len(shards.states)
-        size = merged * len(self.reader.blocks(t_us))
-        payloads = [
-            [held[at : at + merged] for at in range(key * size, (key + 1) * size, merged)] if merged else []
-            for key in range(count)
-        ]
-        if not merged:
-            payloads = [[()] * len(self.reader.blocks(t_us))] * count
-        return self.reader.values(t_us, payloads)
+        return self.reader.merge(t_us, count, held, len(shards.states))
 
     def refuse_inexact(self, newest_us: Instants, t_us: int, now_us: int) -> None:
         """Raises NotExact where values as of t cannot be known any more."""
@@ -117,22 +114,48 @@ class WindowedView:
         shards: ShardList,
     ) -> list[Column]:
         """The columns of an answer; `place` says which entity key each row is (-1: none), instants are by key."""
-        declared = {aggregation.feature: aggregation for aggregation in self.view.aggregations}
+        count = len(place)
         known = (place >= 0) & bool(shards.states)
-        whole = bool(known.all()) and len(place) == len(instant_us) and bool((place == np.arange(len(place))).all())
-        index = None if whole else pa.array(place, mask=~known)
-        newest_us = np.where(known, windows.newest_us[place], 0) if len(instant_us) else np.zeros(len(place), np.int64)
-        instants = np.where(known, instant_us[place], t_us) if len(instant_us) else np.full(len(place), t_us)
+        all_known = bool(known.all())
+        whole = all_known and count == len(instant_us) and bool((place == np.arange(count)).all())
+        gone = None if all_known else ~known
+        if whole:
+            newest_us, instants = windows.newest_us, instant_us
+        elif len(instant_us):
+            newest_us, instants = np.where(known, windows.newest_us[place], 0), np.where(known, instant_us[place], t_us)
+        else:
+            newest_us, instants = np.zeros(count, np.int64), np.full(count, t_us)
+        since_us = shards.complete_from_us
+        alike: dict[tuple[int | None, int | None, bytes], npt.NDArray[np.uint8]] = {}
         columns = []
         for name in features:
-            dtype = self.view.feature(name).dtype
-            values = windows.columns[name] if index is None else windows.columns[name].take(index)
-            statuses = np.full(len(place), Status.PRESENT, np.uint8)
-            if values.null_count:
-                statuses[values.is_null().to_numpy(zero_copy_only=False)] = Status.NULL_VALUE
-            statuses[_incomplete(declared[name], instants, shards.complete_from_us)] = Status.INCOMPLETE
-            statuses[~known] = Status.NOT_FOUND
-            columns.append(Column(alias, name, dtype, values.cast(arrow_type(dtype)), statuses, newest_us, instants))
+            aggregation, dtype = self.declared[name]
+            told = windows.told[name]
+            held: Numbers | pa.Array
+            if isinstance(told, Told) and len(told.values):
+                held = Numbers(told.dtype, told.values, told.nulls)
+                held = held if whole else held.take(place, gone)
+                nulls = held.nulls
+            else:
+                held = told.arrow() if isinstance(told, Told) else told
+                held = held if whole else held.take(pa.array(place, mask=gone))
+                nulls = held.is_null().to_numpy(zero_copy_only=False) if held.null_count else None
+            # Columns of equal statuses share one array, so that an encoder sees it once.
+            key = (
+                aggregation.window_us if since_us > _BEGINNING else None,
+                aggregation.hop_us if since_us > _BEGINNING else None,
+                b"" if nulls is None else nulls.tobytes(),
+            )
+            statuses = alike.get(key)
+            if statuses is None:
+                statuses = alike[key] = np.full(count, Status.PRESENT, np.uint8)
+                if nulls is not None:
+                    statuses[nulls] = Status.NULL_VALUE
+                if since_us > _BEGINNING:
+                    statuses[_incomplete(aggregation, instants, since_us)] = Status.INCOMPLETE
+                if gone is not None:
+                    statuses[gone] = Status.NOT_FOUND
+            columns.append(Column(alias, name, dtype, held, statuses, newest_us, instants))
         return columns
 
 
