@@ -4,13 +4,15 @@
         answer = client.get_online_features("departure_delay", {"origin": ["EWR"], "carrier": ["UA"]})
         answer.to_pandas()
 
+AsyncFeatureClient does the same for asyncio; the two share all but the calls that wait.
 Answers travel as Arrow, so that an INT64 stays one beside a null and NaN is not null.
 """
 
+import asyncio
 import base64
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -26,7 +28,8 @@ from featurestore.online.types import to_python
 if TYPE_CHECKING:
     import pandas as pd
 
-_ARROW = "application/vnd.apache.arrow.stream"
+_PATH = "/get-online-features"
+_HEADERS = {"Content-Type": "application/json", "Accept": "application/vnd.apache.arrow.stream"}
 
 
 class _Feature(msgspec.Struct, frozen=True, array_like=True):
@@ -109,8 +112,8 @@ class OnlineFeatures:
 class FeatureClient:
     """A connection pool to one feature API; a context manager, safe to share between threads.
 
-    Reads are repeated, at most `retries` times: after a 503 (waiting as Retry-After says) and after a connection that
-    failed or was cut. A reading changes nothing, so a repetition is safe; a time-out is not repeated, for the caller
+    Reads are repeated, at most `retries` times: after a 503 or 429 (waiting as Retry-After says) and after a connection
+    that failed or was cut. A reading changes nothing, so a repetition is safe; a time-out is not repeated, for the caller
     has waited long enough.
     """
 
@@ -124,8 +127,7 @@ class FeatureClient:
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        self._http = httpx.Client(base_url=url, headers=_credentials(api_key), timeout=timeout_s, transport=transport)
         self._url = url
         self._retries = retries
         self._sleep = sleep
@@ -156,42 +158,129 @@ class FeatureClient:
         instant: exact, or refused. Raises RequestRefused where the request is wrong, StoreUnavailable where the API or
         its store does not answer.
         """
-        body: dict[str, Any] = {
-            "entities": {name: [_sent(value) for value in values] for name, values in entities.items()}
-        }
-        body |= {"feature_service": features} if isinstance(features, str) else {"features": list(features)}
-        if full_feature_names:
-            body["full_feature_names"] = True
-        if as_of is not None:
-            if as_of.tzinfo is None:
-                raise UsageError("as_of has no time zone; give an aware datetime")
-            body["as_of"] = as_of.isoformat()
-        try:
-            content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-        except orjson.JSONEncodeError as error:
-            raise UsageError(f"the entity rows cannot be sent: {error}") from error
-        response = self._post("/get-online-features", content)
-        with pa.ipc.open_stream(response.content) as stream:
-            return OnlineFeatures(stream.read_all())
-
-    def _post(self, path: str, content: bytes) -> httpx.Response:
-        headers = {"Content-Type": "application/json", "Accept": _ARROW}
-        for attempt in range(self._retries + 1):
-            last = attempt == self._retries
+        content = _content(features, entities, full_feature_names=full_feature_names, as_of=as_of)
+        attempts = Attempts(self._url, self._retries)
+        while True:
             try:
-                response = self._http.post(path, content=content, headers=headers)
-            except httpx.TimeoutException as error:
-                raise StoreUnavailable(f"the feature API at {self._url} did not answer in time") from error
+                response = self._http.post(_PATH, content=content, headers=_HEADERS)
             except httpx.TransportError as error:
-                if last:
-                    raise StoreUnavailable(f"the feature API at {self._url} cannot be reached: {error}") from error
-                self._sleep(0.05 * 2**attempt)
+                self._sleep(attempts.failed(error))
                 continue
-            if response.status_code == 503 and not last:
-                self._sleep(_retry_after_s(response))
+            if (wait_s := attempts.answered(response)) is None:
+                return _features_of(response)
+            self._sleep(wait_s)
+
+
+class AsyncFeatureClient:
+    """FeatureClient for asyncio: the same requests, answers, errors and repetitions; an async context manager."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 5.0,
+        retries: int = 2,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=_credentials(api_key), timeout=timeout_s, transport=transport
+        )
+        self._url = url
+        self._retries = retries
+        self._sleep = sleep
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def get_online_features(
+        self,
+        features: str | Sequence[str],
+        entities: Mapping[str, Sequence[object]],
+        *,
+        full_feature_names: bool = False,
+        as_of: datetime | None = None,
+    ) -> OnlineFeatures:
+        """As FeatureClient.get_online_features."""
+        content = _content(features, entities, full_feature_names=full_feature_names, as_of=as_of)
+        attempts = Attempts(self._url, self._retries)
+        while True:
+            try:
+                response = await self._http.post(_PATH, content=content, headers=_HEADERS)
+            except httpx.TransportError as error:
+                await self._sleep(attempts.failed(error))
                 continue
-            return _checked(self._url, response)
-        raise AssertionError("the last attempt returns or raises")
+            if (wait_s := attempts.answered(response)) is None:
+                return _features_of(response)
+            await self._sleep(wait_s)
+
+
+class Attempts:
+    """What to do after each attempt of one reading: answer, wait and ask again, or give up. It sends nothing itself."""
+
+    def __init__(self, url: str, retries: int) -> None:
+        self._url = url
+        self._left = retries
+        self._failures = 0
+
+    def failed(self, error: httpx.TransportError) -> float:
+        """Seconds to wait after a call that got no answer; raises StoreUnavailable where it is not to be repeated."""
+        if isinstance(error, httpx.TimeoutException):
+            raise StoreUnavailable(f"the feature API at {self._url} did not answer in time") from error
+        if not self._left:
+            raise StoreUnavailable(f"the feature API at {self._url} cannot be reached: {error}") from error
+        self._left -= 1
+        self._failures += 1
+        return 0.05 * float(2 ** (self._failures - 1))
+
+    def answered(self, response: httpx.Response) -> float | None:
+        """Seconds to wait before asking again, None where this is the answer; raises what a refusal means."""
+        if response.status_code in (429, 503) and self._left:
+            self._left -= 1
+            self._failures += 1
+            return _retry_after_s(response)
+        _check(self._url, response)
+        return None
+
+
+def _credentials(api_key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _content(
+    features: str | Sequence[str],
+    entities: Mapping[str, Sequence[object]],
+    *,
+    full_feature_names: bool,
+    as_of: datetime | None,
+) -> bytes:
+    body: dict[str, Any] = {"entities": {name: [_sent(value) for value in values] for name, values in entities.items()}}
+    body |= {"feature_service": features} if isinstance(features, str) else {"features": list(features)}
+    if full_feature_names:
+        body["full_feature_names"] = True
+    if as_of is not None:
+        if as_of.tzinfo is None:
+            raise UsageError("as_of has no time zone; give an aware datetime")
+        body["as_of"] = as_of.isoformat()
+    try:
+        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError as error:
+        raise UsageError(f"the entity rows cannot be sent: {error}") from error
+
+
+def _features_of(response: httpx.Response) -> OnlineFeatures:
+    with pa.ipc.open_stream(response.content) as stream:
+        return OnlineFeatures(stream.read_all())
 
 
 def _sent(value: object) -> object:
@@ -208,9 +297,9 @@ def _retry_after_s(response: httpx.Response) -> float:
     return min(float(told), 10.0) if told.isdecimal() else 1.0
 
 
-def _checked(url: str, response: httpx.Response) -> httpx.Response:
+def _check(url: str, response: httpx.Response) -> None:
     if response.status_code == 200:
-        return response
+        return
     try:
         told = orjson.loads(response.content)
         code, message, exists = str(told["code"]), str(told["message"]), list(told["exists"])

@@ -1,5 +1,6 @@
 """The Python client against the real API, and against one that fails."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import httpx
@@ -7,7 +8,7 @@ import orjson
 import pyarrow as pa
 import pytest
 
-from featurestore.client import FeatureClient, RequestRefused
+from featurestore.client import AsyncFeatureClient, FeatureClient, RequestRefused
 from featurestore.errors import StoreUnavailable, UnknownName, UsageError
 
 
@@ -114,3 +115,56 @@ def test_a_time_out_is_not_repeated() -> None:
     with pytest.raises(StoreUnavailable, match="in time"):
         ask(client)
     assert len(seen) == 1
+
+
+def test_the_async_client_gives_the_same(api) -> None:
+    """For a service, references and a refusal the asynchronous client answers what the other one does."""
+
+    async def many(url: str) -> list:
+        async with AsyncFeatureClient(url) as client:
+            asked = [client.get_online_features("delay", ROWS) for _ in range(8)]
+            answers = [each.to_arrow() for each in await asyncio.gather(*asked)]
+            with pytest.raises(RequestRefused, match="no feature service"):
+                await client.get_online_features("delays", ROWS)
+            return answers
+
+    with FeatureClient(str(api.base_url)) as client:
+        expected = client.get_online_features("delay", ROWS).to_arrow()
+    answers = asyncio.run(many(str(api.base_url)))
+    assert len(answers) == 8
+    # As text: a NaN does not equal itself.
+    assert {repr(answer.to_pylist()) for answer in answers} == {repr(expected.to_pylist())}
+    assert {answer.schema for answer in answers} == {expected.schema}
+
+
+ROWS = {"origin": ["EWR", "JFK"], "plane": [7, 8], "sched_hour": [19, 7]}
+
+
+def test_the_async_client_asks_again_likewise() -> None:
+    """503 and cut connections are repeated after the same waits, the last failure told; a time-out is not repeated."""
+    left: list = [busy(), httpx.RemoteProtocolError("cut"), busy(), httpx.ReadTimeout("slow")]
+    seen: list[httpx.Request] = []
+    slept: list[float] = []
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        outcome = left.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def scenario() -> None:
+        transport = httpx.MockTransport(handle)
+        async with AsyncFeatureClient("http://store", transport=transport, api_key="k", sleep=sleep) as client:
+            with pytest.raises(StoreUnavailable, match="the store is away"):
+                await client.get_online_features("delay", ROWS)
+            assert (len(seen), slept) == (3, [3.0, 0.1])
+            with pytest.raises(StoreUnavailable, match="in time"):
+                await client.get_online_features("delay", ROWS)
+            assert len(seen) == 4
+
+    asyncio.run(scenario())
+    assert {request.headers["authorization"] for request in seen} == {"Bearer k"}
