@@ -113,8 +113,8 @@ class FeatureClient:
     """A connection pool to one feature API; a context manager, safe to share between threads.
 
     Reads are repeated, at most `retries` times: after a 503 or 429 (waiting as Retry-After says) and after a connection
-    that failed or was cut. A reading changes nothing, so a repetition is safe; a time-out is not repeated, for the caller
-    has waited long enough.
+    that failed or was cut. A reading changes nothing, so a repetition is safe; a time-out is not repeated, for the
+    caller has waited long enough.
     """
 
     def __init__(

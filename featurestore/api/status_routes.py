@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import orjson
 from fastapi import FastAPI, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from featurestore.api.documentation import ERRORS
 from featurestore.api.faults import answer_to
@@ -75,7 +75,7 @@ def add_status_routes(
             }
         )
 
-    @app.get("/metrics", responses=ERRORS)
+    @app.get("/metrics", responses=ERRORS, response_class=PlainTextResponse)
     async def exposition(request: Request) -> Response:
         """Everything measured, for Prometheus; of all workers together."""
         try:

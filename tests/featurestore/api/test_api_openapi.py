@@ -1,0 +1,96 @@
+"""The OpenAPI document is true: requests made from it never break the service, answers are what it says."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from featurestore.api.limits import Limits
+from featurestore.api.materialization import Materializer
+from featurestore.api.writes import Writes, appender
+from featurestore.online.writer import RowWriter
+from featurestore.plan_store import PlanStore
+
+with warnings.catch_warnings():
+    # Libraries that schemathesis brings along warn on import; that is no matter of ours.
+    warnings.simplefilter("ignore")
+    import schemathesis
+    from schemathesis.checks import (
+        content_type_conformance,
+        not_a_server_error,
+        response_schema_conformance,
+        status_code_conformance,
+    )
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+FUZZ = settings(
+    max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
+)
+
+
+def whole_app(landed, project, folder: Path, **changes: object):
+    """The application with every route; a materialization succeeds at once."""
+    plan_clock = lambda: project.NOW_US  # noqa: E731 - as the clocks of the other tests are
+    parts = {
+        "writes": lambda plan: Writes(
+            plan,
+            lambda view: RowWriter(landed, plan.project, view, clock=plan_clock),
+            appender(folder),
+            plan_clock,
+            Limits(),
+        ),
+        "materializer": Materializer(folder, folder, {}, ["true"]),
+    }
+    return project.make_app(landed, **(parts | changes))
+
+
+def fuzz(base_url: str) -> set[tuple[str, int]]:
+    """Sends generated requests to every operation and checks the answers; returns the statuses that were seen."""
+    schema = schemathesis.openapi.from_url(f"{base_url}/openapi.json")
+    seen: set[tuple[str, int]] = set()
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @FUZZ
+        @given(operation.as_strategy())
+        def check(case: schemathesis.Case) -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                response = case.call(base_url=base_url)
+                seen.add((case.operation.path, response.status_code))
+                case.validate_response(response, checks=CHECKS)
+
+        check()
+    return seen
+
+
+def test_the_document_is_true(landed, project, tmp_path: Path) -> None:
+    """Every operation, asked with what its schema allows: no 5xx, statuses, media types and bodies as documented."""
+    PlanStore(landed, project.name).publish(project.make_plan())
+    with project.serve(whole_app(landed, project, tmp_path)) as client:
+        seen = fuzz(str(client.base_url).rstrip("/"))
+    assert {path for path, _ in seen} == {
+        "/get-online-features", "/push", "/write-to-online-store", "/materialize", "/materialize-incremental",
+        "/health", "/ready", "/version", "/metrics",
+    }  # fmt: skip
+    assert ("/health", 200) in seen
+    assert not [each for each in seen if each[1] >= 500]
+
+
+def test_a_false_document_would_be_seen(landed, project, tmp_path: Path) -> None:
+    """A handler that breaks, and an answer that is not as documented, are both found by the same requests."""
+
+    class Broken:
+        def read(self, *_: object, **__: object) -> None:
+            raise KeyError("planted")
+
+    app = whole_app(landed, project, tmp_path, reader=lambda plan: Broken())
+    with project.serve(app) as client:
+        url = str(client.base_url).rstrip("/")
+        schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+        operation = schema["/get-online-features"]["POST"]
+        body = {"features": ["weather:temp_f"], "entities": {"origin": ["EWR"]}}
+        case = operation.Case(body=body, media_type="application/json")
+        with pytest.raises(BaseExceptionGroup):
+            case.validate_response(case.call(base_url=url), checks=CHECKS)
