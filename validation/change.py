@@ -11,6 +11,7 @@ import msgspec
 
 from validation.check import Aggregate, Between, InSet, Pair
 from validation.contract import MODES, Column, Contract, Rule, meaning_of
+from validation.promise import Promise
 
 Party = Literal["consumers", "producers"]
 Level = Literal["major", "minor", "patch"]
@@ -48,7 +49,7 @@ def changes(old: Contract, new: Contract) -> tuple[Change, ...]:
     >>> [(change.id, change.breaks) for change in changes(a, b)]
     [('column.x.type', ('producers',))]
     """
-    found = [*_of_contract(old, new), *_of_columns(old, new), *_of_rules(old, new)]
+    found = [*_of_contract(old, new), *_of_columns(old, new), *_of_rules(old, new), *_of_sla(old, new)]
     return tuple(sorted(found, key=lambda change: (-LEVELS.index(change.level), change.id)))
 
 
@@ -242,6 +243,34 @@ def _of_rule(was: Rule, old: Contract, now: Rule, new: Contract) -> Iterable[Cha
         yield _rule_change(was, old, "severity", message, *(("consumers",) if looser else ()), minor=True)
     if (was.description, was.dimension) != (now.description, now.dimension):
         yield _rule_change(was, old, "description", f"rule {was.id!r}: its description or dimension changed")
+
+
+def _of_sla(old: Contract, new: Contract) -> Iterable[Change]:
+    before, after = ({promise.id: promise for promise in contract.sla} for contract in (old, new))
+    for name in sorted(before.keys() | after.keys()):
+        was, now = before.get(name), after.get(name)
+        if was is None and now is not None:
+            message = f"{now.kind} is promised: {name!r}"
+            yield Change(id=f"sla.{name}.added", message=message, breaks=("producers",))
+        elif now is None and was is not None:
+            message = f"{was.kind} is promised no more: {name!r}"
+            yield Change(id=f"sla.{name}.removed", message=message, breaks=("consumers",))
+        elif was is not None and now is not None and was != now:
+            looser, tighter = _slack(was, now)
+            breaks = tuple(party for party, hit in zip(BOTH, (looser, tighter), strict=True) if hit)
+            word = "changed" if looser == tighter else "loosened" if looser else "tightened"
+            yield Change(id=f"sla.{name}.{word}", message=f"{was.kind} {name!r} is {word}", breaks=breaks)
+
+
+def _slack(was: Promise, now: Promise) -> tuple[bool, bool]:
+    """Whether a promise allows more than it did, and less."""
+    if (was.kind, was.column) != (now.kind, now.column):
+        return True, True
+    room = [
+        (p.limit_us, -p.mostly, -(p.least or 0), float("inf") if p.most is None else float(p.most)) for p in (was, now)
+    ]
+    pairs = list(zip(*room, strict=True))
+    return any(b > a for a, b in pairs), any(b < a for a, b in pairs)
 
 
 def _said(rule: Rule) -> str:

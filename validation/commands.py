@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from validation.contract_commands import diff_command, init_command, status_command
+from validation.contract_commands import diff_command, init_command, status_command, violations_command
 from validation.folders import CONTRACTS, QUARANTINE, here
 from validation.quarantine_commands import discard_command, replay_command
 
@@ -33,6 +33,7 @@ FailOn = Literal["critical", "warning", "info"]
 contract_app.command("init")(init_command)
 contract_app.command("diff")(diff_command)
 contract_app.command("status")(status_command)
+contract_app.command("violations")(violations_command)
 quarantine_app.command("replay")(replay_command)
 quarantine_app.command("discard")(discard_command)
 
@@ -76,6 +77,10 @@ def judge_command(
     junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML for a build server here.")] = None,
     sarif: Annotated[Path | None, typer.Option("--sarif", help="Write SARIF for a code host here.")] = None,
     plan: Annotated[Path | None, typer.Option("--plan", help="A plan file: name views and services affected.")] = None,
+    sla: Annotated[bool, typer.Option("--sla", help="Judge freshness, latency and volume too, as of now.")] = False,
+    violations: Annotated[
+        Path | None, typer.Option("--violations", help="Fold the violations into the store below this folder.")
+    ] = None,
 ) -> None:
     """Judge a file by its contract, without any server.
 
@@ -89,6 +94,7 @@ def judge_command(
     from validation.reach import load_reach
     from validation.sarif import lines_of
     from validation.sarif import sarif as sarif_of
+    from validation.violations import ViolationStore
 
     meant = _contract_of(file, contract, source, here(contracts))
     fallback: Fallback | None = None
@@ -98,7 +104,9 @@ def judge_command(
         fallback = judge
     reach = load_reach(plan) if plan is not None else None
     now_us = time.time_ns() // 1000
-    outcome = judge_file(file, meant, now_us=now_us, quarantine=quarantine, fallback=fallback, reach=reach)
+    outcome = judge_file(file, meant, now_us=now_us, quarantine=quarantine, fallback=fallback, reach=reach, sla=sla)
+    if violations is not None:
+        ViolationStore(violations).record(outcome.report)
     if report is not None:
         report.write_bytes(outcome.report.encode())
     if html is not None:

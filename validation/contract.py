@@ -6,10 +6,11 @@ from typing import Literal, get_args
 
 import msgspec
 
-from validation.check import Expectation
+from validation.check import ARRIVAL, Expectation
 from validation.errors import ContractError, did_you_mean
 from validation.expectation import parse_expectation
 from validation.odcs import Place
+from validation.promise import Promise, promises
 from validation.quality import DIMENSIONS, Stated, stated_by, stated_by_schema
 
 Severity = Literal["critical", "warning", "info"]
@@ -87,6 +88,8 @@ class Contract(_Value, frozen=True):
     owner: str = ""
     support: str = ""
     description: str = ""
+    sla: tuple[Promise, ...] = ()
+    """Freshness, latency and volume."""
     unjudged: tuple[str, ...] = ()
     """Quality rules of the file that are text or another engine's: nothing here judges them."""
 
@@ -151,7 +154,12 @@ def load_contract(path: Path) -> Contract:
         description=root.child("description").text("purpose", "") if root.value.get("description") else "",
     )
     rules, unjudged = _rules(root, schema, contract)
-    return msgspec.structs.replace(contract, rules=rules, unjudged=unjudged)
+    instants = (*(column.name for column in columns if column.logical_type == "timestamp"), ARRIVAL)
+    sla, others = promises(root, contract.source, instants)
+    for promise in sla:
+        if promise.id in {rule.id for rule in rules}:
+            raise root.child("slaProperties").error(f"id {promise.id!r} is a rule's; give the promise another")
+    return msgspec.structs.replace(contract, rules=rules, sla=sla, unjudged=(*unjudged, *others))
 
 
 def load_contracts(folder: Path) -> dict[str, Contract]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from validation.folders import CONTRACTS, here
+from validation.folders import CONTRACTS, VIOLATIONS, here
 
 Plan = Annotated[Path | None, typer.Option("--plan", help="A plan file: name views and services affected.")]
 
@@ -136,3 +136,44 @@ def status_command(
     Console(width=None if Console().is_terminal else 200).print(shown)
     for boundary, keeper in KEPT_BY.items():
         typer.echo(f"{boundary.replace('_', ' ')}: {keeper or 'nothing here keeps contracts at this boundary'}")
+
+
+def violations_command(
+    *,
+    folder: Annotated[Path, typer.Option("--folder", help="The folder of the violations.")] = VIOLATIONS,
+    producer: Annotated[str | None, typer.Option("--producer", help="Only those of this owner's contracts.")] = None,
+    contract: Annotated[str | None, typer.Option("--contract", help="Only those of the contract of this name.")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="Only those seen since this instant (ISO 8601).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """List violations, each once with its count, the latest first."""
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from validation.errors import ContractError
+    from validation.instant import iso, to_us
+    from validation.violations import ViolationStore
+
+    instant: str | None = None
+    if since is not None:
+        try:
+            since_us = to_us(since)
+        except ValueError as error:
+            raise ContractError(
+                f"--since {since!r} is no instant; expected ISO 8601, e.g. 2026-01-31T12:00Z"
+            ) from error
+        instant = None if since_us is None else iso(since_us)
+    found = ViolationStore(here(folder)).find(producer=producer, contract=contract, since=instant)
+    if as_json:
+        for one in found:
+            typer.echo(msgspec.json.encode(one).decode())
+        return
+    if not found:
+        typer.echo(f"{here(folder)}: no violations")
+        return
+    shown = Table("severity", "source", "rule", "boundary", "outcome", "count", "rows", "first seen", "last seen")
+    for one in found:
+        names = (one.severity, one.source, one.rule_id, one.boundary, one.outcome)
+        shown.add_row(*names, str(one.count), str(one.rows), one.first_seen, one.last_seen)
+    Console(width=None if Console().is_terminal else 200).print(shown)

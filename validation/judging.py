@@ -13,6 +13,7 @@ from validation.files import digest_of, read_data
 from validation.quarantine import Origin, QuarantineSink, rejected_rows
 from validation.reach import Reach
 from validation.report import ViolationReport, event_time_column, event_window, report_of
+from validation.sla import facts_of, judge_sla
 from validation.verdict import RuleVerdict, Verdict
 
 
@@ -35,11 +36,12 @@ def judge_file(
     quarantine: Path | None = None,
     fallback: Fallback | None = None,
     reach: Reach | None = None,
+    sla: bool = False,
 ) -> Outcome:
     """The verdict on a producer's file; with `quarantine` the rows that quarantining rules reject are kept below it.
 
-    With `reach` the report names the views and services that are affected. A file without `_arrival` arrived when it
-    was last modified. Raises UnreadableData.
+    With `sla` its freshness, latency and volume are judged too, as of `now_us`. With `reach` the report names the views
+    and services that are affected. A file without `_arrival` arrived when it was last modified. Raises UnreadableData.
     """
     contract = contract.at("producer")
     try:
@@ -49,6 +51,9 @@ def judge_file(
     table = read_data(file, contract, arrival_us=arrival_us)
     check = compile_batch(contract)
     verdict = check.run(table, fallback=fallback)
+    if sla:
+        timely = judge_sla(contract, facts_of(table, contract), now_us=now_us)
+        verdict = msgspec.structs.replace(verdict, rules=(*verdict.rules, *timely))
     accepted, rejected = check.split(table)
     assert accepted.num_rows + len(rejected) == table.num_rows, "a row was neither accepted nor rejected"
     digest = digest_of(file)

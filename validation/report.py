@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from validation.check import ARRIVAL
 from validation.contract import Boundary, Contract, Mode, Rule, Severity
 from validation.instant import iso
+from validation.sla import rule_of
 from validation.verdict import Outcome, RuleVerdict, Sample, Verdict
 
 MASK: Final = "***"
@@ -92,7 +93,7 @@ def report_of(
     affected: tuple[str, ...] = (),
 ) -> ViolationReport:
     """The report of a verdict: the rules that failed or broke, the most severe and most frequent first."""
-    rules = {rule.id: rule for rule in contract.rules}
+    rules = {rule.id: rule for rule in (*contract.rules, *map(rule_of, contract.sla))}
     masked = frozenset(column.name for column in contract.columns if column.masked)
     found = [
         _violation(rules[told.rule_id], told, masked, samples)

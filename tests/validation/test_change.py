@@ -15,6 +15,7 @@ from validation.change import announced, changes, level_of, next_version
 from validation.commands import app
 from validation.contract import BOUNDARIES, Column, Contract, Rule, load_contract
 from validation.errors import ContractError
+from validation.promise import Promise
 from validation.status import KEPT_BY, status
 from validation.testing import ORDERS
 from validation.waiver import load_waivers
@@ -160,6 +161,22 @@ def test_keys_and_source_break_both() -> None:
     found = told(column(), column(primary_key=True))
     assert ("contract.primary_key", BOTH) in found
     assert ("contract.source", BOTH) in told(ORDERS, msgspec.structs.replace(ORDERS, source="sales"))
+
+
+@pytest.mark.parametrize(
+    ("loose", "tight"),
+    [({"limit_us": 9}, {"limit_us": 8}), ({"least": 1}, {"least": 2}), ({}, {"most": 5}), ({"mostly": 0.5}, {})],
+)
+def test_service_levels_are_compared(loose: dict[str, Any], tight: dict[str, Any]) -> None:
+    """Looser breaks consumers, tighter producers; so do one that is gone and one that is new."""
+    head = {"id": "p", "kind": "latency", "column": "at"}
+    a, b = (
+        msgspec.structs.replace(ORDERS, sla=(msgspec.convert({**head, **some}, Promise),)) for some in (loose, tight)
+    )
+    assert told(a, b) == [("sla.p.tightened", PRODUCERS)]
+    assert told(b, a) == [("sla.p.loosened", CONSUMERS)]
+    assert told(ORDERS, a) == [("sla.p.added", PRODUCERS)]
+    assert told(a, ORDERS) == [("sla.p.removed", CONSUMERS)]
 
 
 def test_equal_contracts_differ_in_nothing() -> None:

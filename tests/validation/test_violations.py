@@ -1,0 +1,121 @@
+"""Is a violation that repeats one violation with a count, and does everyone see what is theirs?"""
+
+import json
+import threading
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from validation import violations as module
+from validation.commands import app
+from validation.errors import PlatformError
+from validation.report import ViolationReport
+from validation.testing import ORDERS, SMALL, small_report
+from validation.violations import ViolationStore
+
+RUN = CliRunner()
+
+
+def report(number: int = 0, *, day: int = 1, table: pa.Table = SMALL, **changed: object) -> ViolationReport:
+    """A report of that day."""
+    created = f"2026-01-{day:02}T00:00:00+00:00"
+    told = small_report(table, msgspec.structs.replace(ORDERS, owner="fares"))[1]
+    return msgspec.structs.replace(told, report_id=f"r{number}", created=created, **changed)
+
+
+def test_repetitions_fold_into_one(tmp_path: Path) -> None:
+    """With count, rows, first and last seen, whatever the order in which reports come."""
+    store = ViolationStore(tmp_path)
+    assert [store.record(report(n, day=day)) for n, day in enumerate((3, 1, 2))] == [1, 0, 0]
+    (one,) = store.find()
+    assert (one.count, one.rows, one.evaluated) == (3, 3, 6)
+    assert (one.first_seen[:10], one.last_seen[:10]) == ("2026-01-01", "2026-01-03")
+    assert (one.producer, one.rule_id, one.samples[0].values) == ("fares", "positive", {"amount": -1.0})
+
+
+def test_a_report_recorded_twice_counts_once(tmp_path: Path) -> None:
+    """A worker that repeats its last step after a crash does not double what it saw."""
+    store = ViolationStore(tmp_path)
+    store.record(report())
+    store.record(report())
+    assert store.find()[0].count == 1
+    store.record(report(), again=True)
+    assert store.find()[0].count == 2
+
+
+def test_another_boundary_origin_or_rule_is_another_violation(tmp_path: Path) -> None:
+    """A check that broke is not the same as bad data either; a version is the same promise's."""
+    store = ViolationStore(tmp_path)
+    store.record(report(0))
+    store.record(report(1, boundary="event"))
+    store.record(report(2, origin="other.jsonl"))
+    store.record(report(3, version="2.0.0"))
+    store.record(report(4, table=pa.table({"id": ["A"], "amount": [None]})))
+    assert sorted((one.rule_id, one.count) for one in store.find()) == [
+        *[("id_form", 1), ("positive", 1), ("positive", 1), ("positive", 2)]
+    ]
+    assert store.find(source="none") == []
+
+
+def test_filters_show_a_producer_only_its_own(tmp_path: Path) -> None:
+    """By producer, contract, source and since."""
+    store = ViolationStore(tmp_path)
+    store.record(report(0, day=1))
+    store.record(report(1, day=5, owner="weather", contract="w", source="w/../w"))
+    assert [one.source for one in store.find()] == ["w/../w", "orders"]
+    assert [one.source for one in store.find(producer="fares")] == ["orders"]
+    assert [one.source for one in store.find(contract="w")] == ["w/../w"]
+    assert [one.source for one in store.find(since="2026-01-05T00:00:00+00:00")] == ["w/../w"]
+    assert store.find(producer="weather", contract="orders") == []
+    assert all(path.parent == tmp_path for path in tmp_path.rglob("*"))
+
+
+def test_the_store_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many origins push out the ones seen longest ago; many reports of one origin add nothing."""
+    monkeypatch.setattr(module, "KEPT", 5)
+    store = ViolationStore(tmp_path)
+    for number in range(20):
+        store.record(report(number, origin=f"file{number}"))
+    assert sorted(one.origin for one in store.find()) == [f"file{n}" for n in range(15, 20)]
+    size = (tmp_path / "orders.json").stat().st_size
+    for number in range(20, 120):
+        store.record(report(number, origin="file19"))
+    assert (tmp_path / "orders.json").stat().st_size < size + 1_000
+
+
+def test_writers_take_turns(tmp_path: Path) -> None:
+    """Four threads, none of whose reports is lost; without the lock some would be."""
+
+    def write(first: int) -> None:
+        for number in range(10):
+            ViolationStore(tmp_path).record(report(first + number))
+
+    threads = [threading.Thread(target=write, args=(100 * n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ViolationStore(tmp_path).find()[0].count == 40
+
+
+def test_a_torn_file_is_named(tmp_path: Path) -> None:
+    """With what to do."""
+    (tmp_path / "orders.json").write_text("{")
+    with pytest.raises(PlatformError, match=r"orders\.json: the violations cannot be read.*move the file away"):
+        ViolationStore(tmp_path).record(report())
+
+
+def test_the_command_lists_each_once(tmp_path: Path) -> None:
+    """As a table, as JSON, filtered; an instant that is none is refused."""
+    store = ViolationStore(tmp_path)
+    for number in range(3):
+        store.record(report(number))
+    base = ["contract", "violations", "--folder", str(tmp_path)]
+    assert "positive" in RUN.invoke(app, base).output
+    (line,) = RUN.invoke(app, [*base, "--json", "--producer", "fares", "--since", "2026-01-01"]).output.splitlines()
+    assert json.loads(line)["count"] == 3
+    assert "no violations" in RUN.invoke(app, [*base, "--producer", "other"]).output
+    assert "is no instant" in str(RUN.invoke(app, [*base, "--since", "soon"]).exception)
