@@ -28,11 +28,11 @@ from featurestore.plan import (
     Projection,
     Service,
     Source,
-    Topic,
     View,
     definitions_digest,
 )
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
+from featurestore.plugins.topics import topic_of
 from featurestore.user_code import extract_source, prove
 from validation.contract import Contract
 
@@ -141,7 +141,14 @@ def _version(view: View, previous: Plan | None) -> int:
         getattr(before, name) == getattr(view, name)
         for name in ("kind", "join_keys", "columns", "aggregations", "transform", "partitions")
     )
+    same = same and _deduplication(before) == _deduplication(view)
     return before.version if same or view.kind == "latest" else before.version + 1
+
+
+def _deduplication(view: View) -> tuple[str | None, int] | None:
+    """The event id and its horizon, where repeats are left out."""
+    topic = view.source.topic
+    return None if topic is None or topic.event_id_horizon_us is None else (topic.event_id, topic.event_id_horizon_us)
 
 
 def _join_keys(view: FeatureView, entities: Sequence[Entity]) -> tuple[JoinKey, ...]:
@@ -174,28 +181,8 @@ def _source(view: FeatureView) -> Source:
         timestamp_field=batch.timestamp_field,
         created_field=batch.created_timestamp_column or None,
         field_mapping=dict(batch.field_mapping or {}),
-        topic=_topic(stream) if isinstance(stream, KafkaSource) else None,
+        topic=topic_of(stream) if isinstance(stream, KafkaSource) else None,
         push=stream.name if isinstance(stream, PushSource) else "",
-    )
-
-
-def _topic(stream: KafkaSource) -> Topic:
-    options = stream.kafka_options
-    formats = {"JsonFormat": "json", "AvroFormat": "avro", "ProtoFormat": "protobuf"}
-    kind = formats.get(type(options.message_format).__name__)
-    if kind is None:
-        raise DefinitionError(
-            f"source {stream.name!r}: message format {type(options.message_format).__name__}; "
-            f"expected one of {', '.join(formats)}"
-        )
-    tags = stream.tags or {}
-    return Topic(
-        name=options.topic,
-        bootstrap_servers=options.kafka_bootstrap_servers or "",
-        message_format=cast('Literal["json", "avro", "protobuf"]', kind),
-        schema_text=getattr(options.message_format, "schema_json", ""),
-        event_id=tags.get("event_id"),
-        key_column=tags.get("message_key"),
     )
 
 

@@ -41,6 +41,8 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     schema_text: str = ""
     event_id: str | None = None
     """The column that identifies an event, where the source declares one (tag `event_id`)."""
+    event_id_horizon_us: int | None = None
+    """How long after an event that counted its repeats are duplicates (tag `event_id_horizon_s`); None: all count."""
     key_column: str | None = None
     """The column whose value is the message key (tag `message_key`): views of that key alone may be keyed."""
 

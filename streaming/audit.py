@@ -5,19 +5,22 @@ and compared byte for byte with what the online store has. The stream merges bat
 share the layout of a slot and no more.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.aggregation.tiles import SPAN, TileLayout
+from featurestore.offline.duplicates import duplicates
 from featurestore.offline.event_log import ARRIVAL, OFFSET, PARTITION, TOPIC_ID
 from featurestore.online.keys import EntityKeyCodec, Shard, tile_key
 from featurestore.plan import View
 from streaming.pipeline import SLACK_US
+
+Ints = npt.NDArray[np.int64]
 
 
 class Audit(msgspec.Struct, frozen=True):
@@ -67,6 +70,7 @@ def expected_blocks(
         if names
         else [codec.encode({})] * len(events)
     )
+    repeated = _duplicates(view, events, keys, ts_us, arrival_us)
     blocks: dict[bytes, tuple[bytes, int | None]] = {}
     for level in TileLayout.of(view).levels:
         tiles = level.tile(ts_us)
@@ -74,7 +78,7 @@ def expected_blocks(
         for row, (key, tile) in enumerate(zip(keys, tiles.tolist(), strict=True)):
             expires = level.expires_us(tile // SPAN)
             in_time = expires is None or expires + slack_us > arrival_us[row]
-            if key is not None and in_time:
+            if key is not None and in_time and not repeated[row]:
                 groups.setdefault((key, tile), []).append(row)
         for (key, tile), members in groups.items():
             index = np.array(members)
@@ -92,6 +96,23 @@ def expected_blocks(
     return blocks
 
 
-def _micros(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
-    micros: np.ndarray[Any, np.dtype[np.int64]] = pc.cast(column, pa.int64()).to_numpy()
+def _duplicates(
+    view: View, events: pa.Table, keys: Sequence[bytes | None], ts_us: Ints, arrival_us: Ints
+) -> Sequence[bool]:
+    """Which events of one shard are duplicates of others that count."""
+    topic = view.source.topic
+    if topic is None or topic.event_id is None or topic.event_id_horizon_us is None:
+        return [False] * len(events)
+    found = duplicates(
+        events[topic.event_id],
+        [pa.array(keys, pa.binary()), pa.array(ts_us)],
+        events[OFFSET].to_numpy(),
+        arrival_us,
+        horizon_us=topic.event_id_horizon_us,
+    )
+    return [bool(each) for each in found]
+
+
+def _micros(column: pa.ChunkedArray) -> Ints:
+    micros: Ints = pc.cast(column, pa.int64()).to_numpy()
     return micros

@@ -1,9 +1,10 @@
 """How do tiles and the offset that they stand for change together, by one writer at a time?
 
 Redis is the state store. One control hash per shard holds `epoch`, `offset`, `watermark`, `complete_from` and
-`plan_version`; the shard's tiles carry the same hash tag, so that one script can change both. A *claim* takes a new
-epoch (a counter and a random token: a Redis that was rolled back repeats its counter) and reads the offset. A
-*commit* is one script that checks epoch and offset, writes absolute slots, and advances the offset. So:
+`plan_version`, and where event ids are kept `seen`, `duplicates` and `reused_ids`. The shard's tiles and event ids
+carry the same hash tag, so that one script can change all of it. A *claim* takes a new epoch (a counter and a random
+token: a Redis that was rolled back repeats its counter) and reads the offset. A *commit* is one script that checks
+epoch and offset, writes absolute slots and the ids that counted, and advances the offset. So:
 
 - a crash before the commit replays the batch from the stored offset; after it, it goes on behind the batch;
 - a zombie's commit finds another epoch, one whose reply was lost finds another offset: `Fenced`, nothing written;
@@ -12,7 +13,7 @@ epoch (a counter and a random token: a Redis that was rolled back repeats its co
 Whatever goes wrong, the caller drops what it cached of the shard and claims again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +27,7 @@ from featurestore.online.connection import StoreClient
 from featurestore.online.keys import Shard, shards_key
 from featurestore.online.writer import RowWriter
 from featurestore.plan import View
+from streaming.seen_ids import SeenChange
 from streaming.shard_state import BlockWrite
 
 NOT_YET: Final = 2**63 - 1
@@ -43,23 +45,38 @@ local count = 1
 if held then count = tonumber(string.match(held, '^%d+')) + 1 end
 local epoch = string.format('%d', count) .. ':' .. ARGV[1]
 redis.call('HSET', control, 'epoch', epoch, 'plan_version', ARGV[4])
-local state = redis.call('HMGET', control, 'offset', 'watermark', 'complete_from')
-return {epoch, state[1], state[2], state[3]}
+local state = redis.call('HMGET', control, 'offset', 'watermark', 'complete_from', 'seen')
+return {epoch, state[1], state[2], state[3], state[4] or ''}
 """
 
-# ARGV: epoch, offset before, offset after, watermark, complete_from, plan version; then for each block of KEYS[2..]
-# its time to live in ms (0: for ever), how many runs it has, and each run's byte offset and bytes.
+# ARGV: epoch, offset before, offset after, watermark, complete_from, plan version, number of blocks; then for each
+# block of KEYS[2..] its time to live in ms (0: for ever), how many runs it has, and each run's byte offset and bytes.
+# Where there are event ids, then the spans that are kept, how many duplicates and reused ids the batch had, and for
+# each further key whether it begins afresh, how many fields it has, and each field and its value.
 _COMMIT = """
 local held = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
 if held[1] ~= ARGV[1] then return redis.error_reply('FENCED epoch is ' .. tostring(held[1])) end
 if held[2] ~= ARGV[2] then return redis.error_reply('FENCED offset is ' .. tostring(held[2])) end
-local at = 7
-for block = 2, #KEYS do
+local blocks = tonumber(ARGV[7]) + 1
+local at = 8
+for block = 2, blocks do
   local key, ttl = KEYS[block], ARGV[at]
   local last = at + 2 * tonumber(ARGV[at + 1])
   for run = at + 2, last, 2 do redis.call('SETRANGE', key, ARGV[run], ARGV[run + 1]) end
   if ttl ~= '0' then redis.call('PEXPIRE', key, ttl) end
   at = last + 2
+end
+if ARGV[at] then
+  redis.call('HSET', KEYS[1], 'seen', ARGV[at])
+  if ARGV[at + 1] ~= '0' then redis.call('HINCRBY', KEYS[1], 'duplicates', ARGV[at + 1]) end
+  if ARGV[at + 2] ~= '0' then redis.call('HINCRBY', KEYS[1], 'reused_ids', ARGV[at + 2]) end
+  at = at + 3
+  for span = blocks + 1, #KEYS do
+    if ARGV[at] == '1' then redis.call('UNLINK', KEYS[span]) end
+    local last = at + 2 * tonumber(ARGV[at + 1])
+    for field = at + 2, last, 2 do redis.call('HSET', KEYS[span], ARGV[field], ARGV[field + 1]) end
+    at = last + 2
+  end
 end
 redis.call('HSET', KEYS[1], 'offset', ARGV[3], 'watermark', ARGV[4], 'complete_from', ARGV[5], 'plan_version', ARGV[6])
 return 1
@@ -92,6 +109,8 @@ class Claim(msgspec.Struct, frozen=True):
     """Greatest min(event time, arrival) committed; None before the first event."""
     complete_from_us: int | None
     """Windows that reach before it lack events; 0: none do; None: not known before the first event."""
+    spans: tuple[int, ...] = ()
+    """The spans of arrival whose event ids are kept, where the topic declares a horizon."""
 
 
 class Registered(msgspec.Struct, frozen=True):
@@ -111,6 +130,10 @@ class Control(msgspec.Struct, frozen=True):
     watermark_us: int | None
     complete_from_us: int | None
     plan_version: int
+    duplicates: int = 0
+    """Events that were left out because they had counted already; only where the topic declares a horizon."""
+    reused_ids: int = 0
+    """Events that counted under the id of another event of the same key: a fault of the producer's."""
 
 
 class ShardStore:
@@ -154,14 +177,22 @@ class ShardStore:
         found = self._run(self._claim, [shard.control_key], arguments)
         if found is None:
             return None
-        epoch, offset, watermark, complete_from = found
-        return Claim(shard, epoch, int(offset), _number(watermark), _number(complete_from))
+        epoch, offset, watermark, complete_from, seen = found
+        spans = tuple(map(int, seen.split()))
+        return Claim(shard, epoch, int(offset), _number(watermark), _number(complete_from), spans)
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         """Blocks of one shard; None where Redis has none."""
         if not keys:
             return {}
         return dict(zip(keys, self._run(self._client.mget, keys), strict=True))
+
+    def read_seen(self, fields: Mapping[bytes, Sequence[bytes]]) -> dict[bytes, dict[bytes, bytes | None]]:
+        """By key of a span of event ids, those of its fields that are named; None where Redis has none."""
+        return {
+            key: dict(zip(names, self._run(self._client.hmget, key, names), strict=True))
+            for key, names in fields.items()
+        }
 
     def commit(
         self,
@@ -172,8 +203,9 @@ class ShardStore:
         watermark_us: int | None,
         complete_from_us: int | None,
         plan_version: int,
+        seen: SeenChange | None = None,
     ) -> Claim:
-        """Write the slots and move the shard's offset, both or neither; the claim that the next commit starts from.
+        """Write slots and event ids and move the shard's offset, all or nothing; the claim of the next commit.
 
         Blocks that the clock has already expired are left out. Raises Fenced where epoch or offset are not the
         claim's any more; after any other error it is unknown whether the commit took place.
@@ -187,6 +219,7 @@ class ShardStore:
             _text(watermark_us),
             _text(complete_from_us),
             plan_version,
+            0,
         ]
         for write in writes:
             ttl_ms = 0 if write.expires_us is None else -((now_us - write.expires_us) // 1000)
@@ -196,9 +229,21 @@ class ShardStore:
             arguments += (ttl_ms, len(write.runs))
             for run in write.runs:
                 arguments += run
+        arguments[6] = len(keys) - 1
+        if seen is not None:
+            arguments += (" ".join(map(str, seen.spans)), seen.duplicates, seen.reused)
+            for span in seen.writes:
+                keys.append(span.key)
+                arguments += (int(span.afresh), len(span.fields))
+                for field in span.fields:
+                    arguments += field
         self._run(self._commit, keys, arguments)
         return msgspec.structs.replace(
-            claim, offset=offset, watermark_us=watermark_us, complete_from_us=complete_from_us
+            claim,
+            offset=offset,
+            watermark_us=watermark_us,
+            complete_from_us=complete_from_us,
+            spans=claim.spans if seen is None else seen.spans,
         )
 
     def write_rows(self, project: str, view: View, rows: pa.Table) -> None:
@@ -244,6 +289,8 @@ class ShardStore:
             watermark_us=_number(held.get(b"watermark", b"")),
             complete_from_us=_number(held.get(b"complete_from", b"")),
             plan_version=int(held.get(b"plan_version", b"0")),
+            duplicates=int(held.get(b"duplicates", b"0")),
+            reused_ids=int(held.get(b"reused_ids", b"0")),
         )
 
     def _run(self, call: Any, *arguments: Any) -> Any:

@@ -216,7 +216,7 @@ class ViewPipeline:
         """
         if not len(judged.ts_us):
             return Partials([], (), 0)
-        codes, keys = self._entities(judged.events)
+        codes, keys = self.entities(judged.events)
         columns = _columns(self.view, judged.events)
         late = np.zeros(len(codes), np.bool_)
         levels = []
@@ -236,7 +236,7 @@ class ViewPipeline:
         forever = np.iinfo(np.int64).max
         return np.array([forever if at is None else at + self.slack_us for at in expires], np.int64)[place]
 
-    def _entities(self, events: pa.Table) -> tuple[Ints, list[bytes]]:
+    def entities(self, events: pa.Table) -> tuple[Ints, list[bytes]]:
         """int64[n]: a code per row, -1 where a key column is null; and the serialized key of each code."""
         names = [key.name for key in self.view.join_keys]
         codes = np.zeros(len(events), np.int64)

@@ -29,6 +29,7 @@ from streaming.claim_record import ClaimRecord
 from streaming.commit import NOT_YET, Claim, Fenced, ShardStore, StateLost
 from streaming.decode import by_topic, is_instant
 from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, TopicPipeline, ViewPipeline
+from streaming.seen_ids import SeenChange, SeenIds
 from streaming.shard_state import SLOTS_KEPT, BlockWrite, Change, ShardState
 from streaming.sinks import RangeSink, SinkUnavailable
 from streaming.source.records import (
@@ -66,6 +67,7 @@ class _HeldShard:
         self.claim = claim
         self.state = state
         self.goal: int | None = goal
+        self.seen = SeenIds.of(pipeline, claim.shard) if isinstance(pipeline, ViewPipeline) else None
 
 
 class _Held:
@@ -100,7 +102,8 @@ class Worker:
         ahead_tolerance_us: int = AHEAD_TOLERANCE_US,
     ) -> None:
         self.counters: Counter[str] = Counter()
-        """Events, accepted, rejected:REASON, warned:RULE, late, commits, slots, claims, fenced, retries, strays."""
+        """Events, accepted, rejected:REASON, warned:RULE, late, duplicates, reused_ids, commits, slots, claims,
+        fenced, retries, strays."""
         self._source = source
         self._store = store
         self._sinks = tuple(sinks)
@@ -288,19 +291,23 @@ class Worker:
         if complete is None and batch.records and is_instant(batch.records[0].timestamp_us):
             # An event may be dated up to the tolerance after its arrival: one of those may have gone before.
             complete = batch.records[0].timestamp_us + AHEAD_TOLERANCE_US
+        marks = [mark for mark in (claim.watermark_us, rest.watermark_us) if mark is not None]
         writes: list[BlockWrite] = []
         change: Change | None = None
+        seen: SeenChange | None = None
         if isinstance(shard.pipeline, LatestPipeline):
             if len(rest.events):
                 self._store.write_rows(self._plan.project, shard.pipeline.view, shard.pipeline.rows(rest))
         else:
+            if shard.seen is not None and len(rest.events):
+                once = shard.seen.once(rest, claim.spans, self._store.read_seen, now_us=self._clock())
+                rest, seen = once.judged, once.change
             partials = shard.pipeline.partials(rest, now_us=self._clock())
             read = self._store.read(shard.state.missing(partials))
             change = shard.state.merge(partials, read, slack_us=shard.pipeline.slack_us)
             writes = change.writes
             self.counters["slots"] += change.slots
             self.counters["late"] += partials.late
-        marks = [mark for mark in (claim.watermark_us, rest.watermark_us) if mark is not None]
         shard.claim = self._store.commit(
             claim,
             writes,
@@ -308,9 +315,14 @@ class Worker:
             watermark_us=max(marks, default=None),
             complete_from_us=complete,
             plan_version=self._plan.version,
+            seen=seen,
         )
         if change is not None:
             shard.state.advance(change)
+        if shard.seen is not None and seen is not None:
+            shard.seen.advance(seen)
+            self.counters["duplicates"] += seen.duplicates
+            self.counters["reused_ids"] += seen.reused
         self.counters["commits"] += 1
         self._tell_readers(shard)
 

@@ -126,6 +126,7 @@ def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
         title = f"{view.name}, version {view.version}: topic {topic}, {view.partitions}"
         table = Table("partition", "offset", "lag", "watermark", "complete from", "plan", title=title)
         table.title_justify = "left"
+        duplicates = reused = 0
         for entry in store.registered(plan.project, view.name, view.version):
             partitions += 1
             control = store.control(Shard(plan.project, view.name, view.version, entry.topic_id, entry.partition))
@@ -136,6 +137,7 @@ def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
                 unclaimed += 1
                 table.add_row(str(entry.partition), "never claimed", "?", "-", since, "-")
                 continue
+            duplicates, reused = duplicates + control.duplicates, reused + control.reused_ids
             table.add_row(
                 str(entry.partition),
                 str(control.offset),
@@ -145,6 +147,8 @@ def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
                 str(control.plan_version),
             )
         console.print(table)
+        if view.source.topic and view.source.topic.event_id_horizon_us is not None:
+            console.print(f"{duplicates} duplicates left out; {reused} events under the id of another", highlight=False)
     if unclaimed or not partitions:
         typer.echo("no worker has claimed every partition yet; start one with `featurestore stream run`", err=True)
         raise typer.Exit(1)

@@ -12,13 +12,18 @@ import pyarrow as pa
 from featurestore.errors import UnknownName
 from featurestore.offline.asof import AsOfView, Feature, Key
 from featurestore.offline.connection import Limits, connection
+from featurestore.offline.duplicates import duplicates
 from featurestore.offline.entity_rows import EntityRows
+from featurestore.offline.event_log import ARRIVAL, OFFSET, PARTITION, PROVENANCE, TOPIC_ID
 from featurestore.offline.sources import Scan, scan_parquet
 from featurestore.offline.sql_types import earliest, entity_key, identifier, instant, latest
 from featurestore.offline.windowed import windowed_join
 from featurestore.plan import Projection, View
 
 MissingColumns = Literal["error", "null"]
+# A blank first, so that no column of the events is called alike.
+_ID = " id"
+_PROVENANCE = " log "
 
 
 def stored_names(view: View) -> dict[str, str]:
@@ -34,7 +39,10 @@ def needed_columns(view: View) -> tuple[str, ...]:
         names.append(view.source.created_field)
     names += [key.name for key in view.join_keys]
     names += [each.column for each in view.aggregations] or [field.name for field in view.features]
-    return tuple(dict.fromkeys(stored.get(name, name) for name in names))
+    columns = [stored.get(name, name) for name in names]
+    if (event_id := _event_id(view)) is not None:
+        columns += [event_id, *PROVENANCE.names]
+    return tuple(dict.fromkeys(columns))
 
 
 def scan_of(view: View, *, repo: Path, missing_columns: MissingColumns = "error") -> Scan:
@@ -121,7 +129,7 @@ def check_windowed(view: View, projection: Projection, scan: Scan | None, asked:
 
 
 def _events(view: View, keys: tuple[Key, ...], scan: Scan | None, asked: EntityRows, limits: Limits) -> pa.Table:
-    """The events that any of the windows can hold: k0.., ts, arrival and the aggregated columns."""
+    """The events that any of the windows can hold, duplicates left out: k0.., ts, arrival, the aggregated columns."""
     bounds = asked.bounds_us()
     if scan is None or bounds is None:
         columns: dict[str, pa.Array] = {
@@ -141,7 +149,26 @@ def _events(view: View, keys: tuple[Key, ...], scan: Scan | None, asked: EntityR
     with connection(limits) as session:
         source = scan.register(session, "events")
         selected = ", ".join(_event_columns(view, keys, scan))
-        return session.sql(f"SELECT {selected} FROM {source} WHERE {where}").to_arrow_table()
+        events = session.sql(f"SELECT {selected} FROM {source} WHERE {where}").to_arrow_table()
+    # Events of one id that differ in time are no duplicates: those beyond the windows would tell nothing.
+    return _each_once(events, view, keys)
+
+
+def _each_once(events: pa.Table, view: View, keys: tuple[Key, ...]) -> pa.Table:
+    """The events without duplicates, and without the columns that tell them."""
+    topic = view.source.topic
+    if topic is None or topic.event_id_horizon_us is None:
+        return events
+    same = [f"{_PROVENANCE}{TOPIC_ID}", f"{_PROVENANCE}{PARTITION}", "ts", *(f"k{index}" for index in range(len(keys)))]
+    repeated = duplicates(
+        events[_ID],
+        [events[name] for name in same],
+        events[f"{_PROVENANCE}{OFFSET}"].to_numpy(),
+        events[f"{_PROVENANCE}{ARRIVAL}"].to_numpy(),
+        horizon_us=topic.event_id_horizon_us,
+    )
+    kept = [name for name in events.column_names if name != _ID and not name.startswith(_PROVENANCE)]
+    return events.select(kept).filter(pa.array(~repeated)) if repeated.any() else events.select(kept)
 
 
 def _event_columns(view: View, keys: tuple[Key, ...], scan: Scan) -> list[str]:
@@ -160,7 +187,20 @@ def _event_columns(view: View, keys: tuple[Key, ...], scan: Scan) -> list[str]:
         column = _stored(view, name)
         scan.column(column, role="event column")
         columns.append(f"{identifier(column)} AS {identifier(name)}")
+    if (event_id := _event_id(view)) is not None:
+        scan.column(event_id, role="event id")
+        columns.append(f"{identifier(event_id)} AS {identifier(_ID)}")
+        for name in PROVENANCE.names:
+            dtype = scan.column(name, role="column, by which duplicates are told,")
+            value = instant(name, dtype, place=scan.name) if name == ARRIVAL else identifier(name)
+            columns.append(f"{value} AS {identifier(_PROVENANCE + name)}")
     return columns
+
+
+def _event_id(view: View) -> str | None:
+    """The column that tells duplicates; None where all events count."""
+    topic = view.source.topic
+    return None if topic is None or topic.event_id_horizon_us is None else topic.event_id
 
 
 def _keys(view: View, projection: Projection) -> tuple[Key, ...]:

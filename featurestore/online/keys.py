@@ -10,9 +10,11 @@ latest-value view keep every atomic script within one Redis Cluster slot.
     fs:shards:{PROJECT VIEW VERSION}         the shards whose tiles a reader of that view version merges
     fs:ctl:{SHARD}                           control hash of one shard: epoch, offset, watermark, …
     fs:tile:{SHARD}:HOP:BLOCK:KEY            32 tiles of one entity key and hop
+    fs:seen:{SHARD}:SPAN                     hash of the event ids that counted and arrived in one span of time
 
 PROJECT, VIEW and topic ids appear as `length:name`; SHARD is project, view, version, topic id and partition. KEY is
-Feast's entity key serialization, version 3. HOP and BLOCK are decimal microseconds and block number.
+Feast's entity key serialization, version 3. HOP and BLOCK are decimal microseconds and block number; SPAN numbers
+spans of arrival as long as the horizon of the view's event ids, at least a minute.
 """
 
 import struct
@@ -64,6 +66,10 @@ class Shard(msgspec.Struct, frozen=True):
         """What every tile key of the shard at that hop starts with; `BLOCK:KEY` follows."""
         return f"fs:tile:{self.tag}:{hop_us}:".encode()
 
+    def seen_key(self, span: int) -> bytes:
+        """Key of the event ids that counted and arrived in a span of time."""
+        return f"fs:seen:{self.tag}:{span}".encode()
+
 
 def tile_key(prefix: bytes, block: int, entity_key: bytes) -> bytes:
     """Key of one block of 32 tiles; `prefix` is the shard's for the hop."""
@@ -94,7 +100,7 @@ def view_prefixes(project: str, view: str) -> tuple[bytes, ...]:
     False
     """
     scope = f"{{{_named(project)} {_named(view)}"
-    ends = {"row": " ", "schema": "}", "shards": " ", "ctl": " ", "tile": " "}
+    ends = {"row": " ", "schema": "}", "shards": " ", "ctl": " ", "tile": " ", "seen": " "}
     return tuple(f"fs:{kind}:{scope}{end}".encode() for kind, end in ends.items())
 
 

@@ -19,6 +19,7 @@ from featurestore.offline.stored import as_of_view, needed_columns
 from featurestore.plan import Projection, View
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
 from featurestore.plugins.feast_sources import scan_source
+from featurestore.plugins.topics import HORIZON, topic_of
 from featurestore.plugins.views import latest_view
 
 
@@ -83,6 +84,9 @@ def stored_view(feast_view: Any, config: RepoConfig) -> tuple[View, Scan | None]
     scan = None if streamed and not any_file(source, config) else scan_of(source, config, [], view=feast_view.name)
     types = _event_types(feast_view, scan)
     view = msgspec.structs.replace(view, kind="windowed", aggregations=resolve_aggregations(feast_view, types))
+    if streamed and HORIZON in (feast_view.stream_source.tags or {}):
+        topic = topic_of(feast_view.stream_source)
+        view = msgspec.structs.replace(view, source=msgspec.structs.replace(view.source, topic=topic))
     if scan is not None:
         scan = scan_of(source, config, needed_columns(view), view=feast_view.name)
     return view, scan

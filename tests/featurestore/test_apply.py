@@ -58,6 +58,7 @@ def ratio(inputs):
 
 fraud = FeatureService(name="fraud", features=[owner, spending, ratio])
 """
+TAGS = '"message_key": "card_id"'
 
 
 @pytest.fixture
@@ -112,6 +113,18 @@ def test_a_changed_window_starts_a_new_version_and_says_whom_it_breaks(repo):
     assert (plan.version, plan.view("spending").version, plan.view("owner").version) == (2, 2, 1)
 
 
+def test_a_horizon_of_event_ids_starts_a_new_version(repo):
+    """Tiles that hold duplicates are not those that do not; the id alone changes nothing."""
+    plan = apply(repo()).plan
+    assert plan.view("spending").source.topic.event_id_horizon_us is None
+    plan = apply(repo((TAGS, TAGS + ', "event_id": "uid"'))).plan
+    assert plan.view("spending").version == 1
+    plan = apply(repo((TAGS, TAGS + ', "event_id": "uid", "event_id_horizon_s": "1.5"'))).plan
+    topic = plan.view("spending").source.topic
+    assert (topic.event_id, topic.event_id_horizon_us) == ("uid", 1_500_000)
+    assert plan.view("spending").version == 2
+
+
 @pytest.mark.parametrize(
     ("replacement", "said"),
     [
@@ -123,6 +136,13 @@ def test_a_changed_window_starts_a_new_version_and_says_whom_it_breaks(repo):
         (("a / y if y else None for a, y", "sum(inputs['amount']) for a, y"), "row"),
         (("fare double", "fare money"), "known types"),
         (("from feast.types import", "from feast.typos import"), "cannot be imported"),
+        ((TAGS, '"event_id_horizon_s": "60"'), "without tag event_id"),
+        ((TAGS, '"event_id": "fare", "event_id_horizon_s": "60"'), "'fare' is DOUBLE"),
+        ((TAGS, '"event_id": "uid", "event_id_horizon_s": "soon"'), "'soon'"),
+        ((TAGS, '"event_id": "uid", "event_id_horizon_s": "0"'), "more than 0"),
+        ((TAGS, '"event_id": "uid", "event_id_horizon_s": "1e9"'), "366 days"),
+        ((TAGS, '"event_id": "uid", "event_id_horizon_s": "NaN"'), "'NaN'"),
+        ((TAGS, '"event_id": "uid", "event_id_horizon_s": "0.0000001"'), "six decimals"),
     ],
 )
 def test_what_cannot_be_honoured_changes_nothing(repo, replacement, said):

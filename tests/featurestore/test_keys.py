@@ -74,6 +74,7 @@ def test_no_view_reaches_into_another(project: str, view: str, other_project: st
         shards_key(other_project, other_view, 1),
         shard.control_key,
         shard.tile_prefix(60) + b"1:k",
+        shard.seen_key(28),
     ]
     same = (project, view) == (other_project, other_view)
     assert [key.startswith(prefixes) for key in keys] == [same] * len(keys)

@@ -105,6 +105,7 @@ def definitions() -> list[Any]:
         timestamp_field="event_timestamp",
         message_format=JsonFormat(schema_json=DDL),
         batch_source=log,
+        tags={"event_id": "uid", "event_id_horizon_s": "3600"},
     )
     hour = timedelta(hours=1)
     spending = StreamFeatureView(
@@ -152,14 +153,15 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.table({"at": hours(0, 4), "holiday": [1, 0]}), folder / "data" / "days.parquet")
     taps = pa.table(
         {
-            "card": ["x", "x", "x", "z"],
-            "fare": [1.0, 2.0, 4.0, 8.0],
-            "event_timestamp": hours(0.5, 1, 1, 1),
-            "_arrival": hours(0.5, 1, 3, 1),
-            "_offset": [0, 1, 2, 3],
+            "uid": ["a", "b", "c", "d", "a"],
+            "card": ["x", "x", "x", "z", "x"],
+            "fare": [1.0, 2.0, 4.0, 8.0, 1.0],
+            "event_timestamp": hours(0.5, 1, 1, 1, 0.5),
+            "_arrival": hours(0.5, 1, 3, 1, 1),
+            "_offset": [0, 1, 2, 3, 4],
         }
     )
-    write_events(folder / "data" / "log" / "taps", taps, topic_id="T", partition=0, first=0, last=3)
+    write_events(folder / "data" / "log" / "taps", taps, topic_id="T", partition=0, first=0, last=4)
     return folder
 
 
@@ -272,7 +274,7 @@ def test_entityless_view(store: Any) -> None:
 
 
 def test_windowed_features_come_from_the_event_log(store: Any) -> None:
-    """Counts and sums of the window, 0 and NULL where it is empty; as known, the late event is not there yet."""
+    """Counts and sums, 0 and NULL of nothing; a duplicate counts not; as known, the late event is not there yet."""
     rows = pd.DataFrame(
         {"card": ["x", "x", "y", "x"], "event_timestamp": [T0 + timedelta(hours=h) for h in (1, 4, 1, 1.75)]}
     )

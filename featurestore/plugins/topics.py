@@ -1,0 +1,67 @@
+"""Which topic does a Feast KafkaSource stand for, and what do its tags say of it?
+
+message_key: COLUMN              the column whose value is the message key
+event_id: COLUMN                 the column that identifies an event
+event_id_horizon_s: SECONDS      how long its repeats are duplicates; without it all of them count
+"""
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, Literal, cast
+
+from featurestore.ddl import ddl_columns
+from featurestore.errors import DefinitionError
+from featurestore.plan import Topic
+
+HORIZON: Final = "event_id_horizon_s"
+_FORMATS: Final = {"JsonFormat": "json", "AvroFormat": "avro", "ProtoFormat": "protobuf"}
+_ID_TYPES: Final = ("STRING", "BYTES", "INT32", "INT64")
+_LONGEST_S: Final = 366 * 86_400
+
+
+def topic_of(stream: Any) -> Topic:  # Feast ships no types for it
+    """The topic of a KafkaSource; raises DefinitionError for what cannot be honoured."""
+    options = stream.kafka_options
+    kind = _FORMATS.get(type(options.message_format).__name__)
+    if kind is None:
+        raise DefinitionError(
+            f"source {stream.name!r}: message format {type(options.message_format).__name__}; "
+            f"expected one of {', '.join(_FORMATS)}"
+        )
+    tags = stream.tags or {}
+    schema = getattr(options.message_format, "schema_json", "")
+    return Topic(
+        name=options.topic,
+        bootstrap_servers=options.kafka_bootstrap_servers or "",
+        message_format=cast('Literal["json", "avro", "protobuf"]', kind),
+        schema_text=schema,
+        event_id=tags.get("event_id"),
+        event_id_horizon_us=_horizon_us(stream.name, tags, schema),
+        key_column=tags.get("message_key"),
+    )
+
+
+def _horizon_us(source: str, tags: Mapping[str, str], schema: str) -> int | None:
+    text = tags.get(HORIZON)
+    if text is None:
+        return None
+    event_id = tags.get("event_id")
+    if event_id is None:
+        raise DefinitionError(
+            f"source {source!r}: tag {HORIZON} without tag event_id; name the column that identifies an event"
+        )
+    for column in ddl_columns(schema, where=source):
+        if column.name == event_id and column.dtype not in _ID_TYPES:
+            raise DefinitionError(
+                f"source {source!r}: event id {event_id!r} is {column.dtype}; an id is one of {', '.join(_ID_TYPES)}"
+            )
+    try:
+        seconds = Decimal(text)
+    except InvalidOperation:
+        seconds = Decimal("NaN")
+    if not seconds.is_finite() or not 0 < seconds <= _LONGEST_S or seconds * 1_000_000 % 1:
+        raise DefinitionError(
+            f"source {source!r}: tag {HORIZON} is {text!r}; expected seconds, more than 0 and at most {_LONGEST_S} "
+            "(366 days), with at most six decimals; without the tag every event counts"
+        )
+    return int(seconds * 1_000_000)
