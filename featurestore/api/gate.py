@@ -163,18 +163,20 @@ def address_of(request: Request) -> str:
 
 def _check_local(headers: Mapping[str, str]) -> None:
     host, origin = headers.get("host", ""), headers.get("origin")
-    if not is_loopback(_name_of(f"//{host}")):
+    if not _is_local(f"//{host}"):
         raise Refused(
             403, "forbidden_host", f"Host is {host!r}; without API keys this service answers to loopback names"
         )
-    if origin is not None and not is_loopback(_name_of(origin)):
+    if origin is not None and not _is_local(origin):
         raise Refused(
             403, "forbidden_origin", f"Origin is {origin!r}; without API keys no web page may ask this service"
         )
 
 
-def _name_of(url: str) -> str:
+@functools.lru_cache(maxsize=256)
+def _is_local(url: str) -> bool:
+    """Whether a URL names this machine; remembered, for nearly all requests carry the same."""
     try:
-        return urlsplit(url).hostname or ""
+        return is_loopback(urlsplit(url).hostname or "")
     except ValueError:
-        return ""
+        return False

@@ -99,6 +99,8 @@ class Writes:
     def _write(self, views: Sequence[View], df: Mapping[str, Any], *, online: bool, offline: bool) -> dict[str, int]:
         for view in views:
             _refuse_windowed(view)
+        if online and not any(view.online for view in views):
+            raise UsageError(f"view {views[0].name!r} is not kept online (online=False); push it offline")
         now_us = self._clock()
         columns = columns_of(df)
         tables = {view.name: rows_for(view, columns, now_us, self._limits) for view in views}

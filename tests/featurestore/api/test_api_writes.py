@@ -69,7 +69,10 @@ def pushed(plan: Plan, path: str) -> Plan:
             ),
         ),
     )  # fmt: skip
-    views = plan.views | {"gusts": gusts, "calm": calm, "late": windowed}
+    hidden = msgspec.structs.replace(
+        gusts, name="hidden", online=False, source=msgspec.structs.replace(source, push="hidden_push", path="hidden")
+    )
+    views = plan.views | {"gusts": gusts, "calm": calm, "late": windowed, "hidden": hidden}
     return msgspec.structs.replace(plan, views=views, contracts={"gusts": contract}, version=7, digest="pushed")
 
 
@@ -178,6 +181,8 @@ def test_a_wrong_row_refuses_all(writing, tmp_path: Path, changes: dict, status:
         ("/push", {"push_source_name": "gusts_push", "df": []}, 400, "Expected `object`"),
         ("/push", {"push_source_name": "gone_push", "df": {"a": [1]}}, 422, "produce events to the topic 'departures'"),
         ("/write-to-online-store", {"feature_view_name": "late", "df": {"a": [1]}}, 422, "windowed"),
+        ("/write-to-online-store", {"feature_view_name": "hidden", "df": {"a": [1]}}, 422, "not kept online"),
+        ("/push", {"push_source_name": "hidden_push", "df": {"a": [1]}}, 422, "not kept online"),
         ("/write-to-online-store", {"feature_view_name": "wether", "df": {"a": [1]}}, 404, "'weather'"),
         ("/write-to-online-store", {"feature_view_name": "weather", "df": {"origin": ["E"]}}, 422, "lacks the columns"),
     ],
@@ -225,6 +230,13 @@ def test_requests_become_commands() -> None:
     ):
         with pytest.raises(UsageError):
             words_of(wrong)
+
+
+def test_an_offline_view_is_pushed_offline(writing, tmp_path: Path) -> None:
+    """A view that is not kept online takes offline pushes."""
+    body = {"push_source_name": "hidden_push", "df": frame(), "to": "offline"}
+    assert writing.post("/push", json=body).json() == {"rows": 2}
+    assert pq.read_table(tmp_path / "hidden").num_rows == 2
 
 
 def test_windowed_views_are_not_materialized(project) -> None:
