@@ -423,3 +423,33 @@ def test_keys_from_the_command_line(online_url, store, tmp_path: Path, monkeypat
     ring = KeyRing(KeyStore(store, "p"))
     ring.look()
     assert ring.find(secret) is None
+
+
+def test_a_gate_without_rules_would_be_seen(keyed, monkeypatch) -> None:
+    """With permissions left out a producer reads: the tests of roles can fail."""
+    monkeypatch.setattr(Permissions, "check", lambda *_, **__: None)
+    assert keyed.post("/get-online-features", GOOD, keyed.create("producer")).status_code == 200
+
+
+def test_keys_that_never_end_would_be_seen(keyed, monkeypatch) -> None:
+    """With a ring that forgets about revocations a revoked key still opens: the test of revocation can fail."""
+
+    def careless(self: KeyRing) -> None:
+        self._callers = {bytes.fromhex(key.digest): key.caller for key in self._store.list()}
+
+    monkeypatch.setattr(KeyRing, "look", careless)
+    secret = keyed.create("reader")
+    (key,) = keyed.keys.list()
+    keyed.keys.revoke(key.id, clock=lambda: 1)
+    time.sleep(0.2)
+    assert keyed.post("/get-online-features", GOOD, secret).status_code == 200
+
+
+def test_times_that_nobody_looks_at_would_be_seen(tmp_path: Path) -> None:
+    """A clock that stands still lets an expired token in: the test of expiry can fail."""
+    path, now = tmp_path / "jwks.json", [1000.0]
+    path.write_text(key_set(r=RSA))
+    assert tokens_of(path, now).verify(signed(exp=1001)).name == "token ada"
+    now[0] = 1032.0
+    with pytest.raises(Refused):
+        tokens_of(path, now).verify(signed(exp=1001))
