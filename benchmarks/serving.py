@@ -256,9 +256,8 @@ async def load(port: int, entities: int, connections: int, seconds: float) -> Lo
 
 def measure(ports: dict[str, int], entities: int, options: argparse.Namespace) -> dict[str, list[Load]]:
     found: dict[str, list[Load]] = {name: [] for name in ports}
-    for name, port in ports.items():
+    for port in ports.values():
         asyncio.run(load(port, entities, options.connections, min(1.0, options.seconds)))
-        del name
     for _ in range(options.rounds):
         for name, port in ports.items():
             found[name].append(asyncio.run(load(port, entities, options.connections, options.seconds)))
@@ -272,7 +271,10 @@ def report(found: dict[str, list[Load]], entities: int) -> None:
         middle = [statistics.median(column) for column in zip(*loads, strict=True)]
         ratios = [mine.per_s / other.per_s for mine, other in zip(ours, loads, strict=True)]
         versus = "" if name == "ours" else f"   ours is {statistics.median(ratios):.2f} times this"
-        print(f"  {name:6} {middle[0]:8.0f} requests/s   p50 {middle[1]:7.2f} ms   p99 {middle[2]:7.2f} ms{versus}")
+        print(
+            f"  {name:6} {middle[0]:8.0f} requests/s   p50 {middle[1]:7.2f} ms   p99 {middle[2]:7.2f} ms{versus}",
+            flush=True,
+        )
 
 
 def main() -> None:

@@ -17,12 +17,15 @@ from featurestore.errors import ConfigurationError
 
 FILE_NAME = "feature_store.yaml"
 EMBEDDED = "embedded"
-SCHEMES = ("redis", "rediss", "unix")
+SCHEMES = (
+    *("redis", "rediss", "unix"),
+    *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+)
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
 
 
 class OnlineSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the online store listens: "embedded", or a redis://, rediss:// or unix:// address."""
+    """Where the online store listens: "embedded", or an address of one of SCHEMES."""
 
     url: str = EMBEDDED
 

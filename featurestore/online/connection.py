@@ -11,19 +11,24 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Any, Protocol, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis
 from redis.backoff import ConstantBackoff
 from redis.client import Pipeline
+from redis.cluster import ClusterNode
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from featurestore.errors import ConfigurationError, StoreUnavailable
+from featurestore.online.cluster import ClusterClient
 from featurestore.online.server import EmbeddedServer, running
 
 EMBEDDED = "embedded"
 _SCHEMES = ("redis", "rediss", "unix")
+_MANY = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+_MANY_FORM = "SCHEME://[user:password@]host:port[,host:port…][/service[/db]]"
 
 
 class OnlineAddress(Protocol):
@@ -78,10 +83,12 @@ def connect(settings: OnlineAddress, data_dir: Path, *, start: bool = True, time
         client.address = f"embedded server at {socket}"
         return client
     parts = urlsplit(url)
+    if parts.scheme in _MANY:
+        return _of_many(url, timeout_s)
     if parts.scheme not in _SCHEMES:
         raise ConfigurationError(
             f"online_store connection {without_password(url)!r}: expected `embedded`, or a URL that starts with "
-            + ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+            + ", ".join(f"{scheme}://" for scheme in (*_SCHEMES, *_MANY))
         )
     options: dict[str, Any] = {"protocol": 2, "socket_timeout": timeout_s, "retry": _retry()}
     if parts.scheme != "unix":
@@ -93,6 +100,61 @@ def connect(settings: OnlineAddress, data_dir: Path, *, start: bool = True, time
         raise ConfigurationError(f"online_store connection {without_password(url)!r}: {error}") from error
     client.address = without_password(url)
     return client
+
+
+def _of_many(url: str, timeout_s: float) -> StoreClient:
+    """A client of a cluster, or of the master that sentinels name; query parameters are the library's (`ssl_…`)."""
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    login, _, addresses = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    path = [part for part in parts.path.split("/") if part]
+    options: dict[str, Any] = {
+        "username": unquote(user) or None,
+        "password": unquote(password) or None,
+        "protocol": 2,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "ssl": scheme == "rediss",
+    }
+    nodes, parameters, wrong = [], [], ""
+    try:
+        nodes = [_address(address, 26379 if kind == "sentinel" else 6379) for address in addresses.split(",")]
+        parameters = parse_qsl(parts.query, strict_parsing=bool(parts.query))
+        database = int(path[1]) if len(path) == 2 else 0
+    except ValueError as error:
+        wrong = str(error)
+    if unknown := [name for name, _ in parameters if not name.startswith("ssl_")]:
+        wrong = f"unknown parameter {unknown[0]!r}"
+    if kind == "sentinel" and len(path) not in (1, 2):
+        wrong = "the path names no service of the sentinels"
+    if wrong:
+        raise ConfigurationError(f"online_store connection {without_password(url)!r}: {wrong}; expected {_MANY_FORM}")
+    options.update(parameters)
+    client: StoreClient
+    if kind == "sentinel":
+        # Sentinels have users of their own, if any; theirs is the address only.
+        asked = {name: value for name, value in options.items() if name not in ("username", "password")}
+        sentinel = Sentinel(nodes, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+        pool = SentinelConnectionPool(path[0], sentinel, db=database, retry=_retry(), **options)  # type: ignore[no-untyped-call]
+        client = StoreClient(connection_pool=pool)
+    else:
+        with _mapped(without_password(url)):
+            try:
+                found = ClusterClient(startup_nodes=[ClusterNode(*node) for node in nodes], **options)  # type: ignore[no-untyped-call]
+            except redis.exceptions.RedisClusterException as error:
+                raise StoreUnavailable(f"no cluster answers at {without_password(url)} ({error})") from error
+        # Every command that this product sends means the same to both; the library has no common type for them.
+        client = cast(StoreClient, found)
+    client.address = without_password(url)
+    return client
+
+
+def _address(text: str, port: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
+        raise ValueError(f"{text!r} is no host:port")
+    return parts.hostname, parts.port or port
 
 
 def without_password(url: str) -> str:

@@ -132,7 +132,8 @@ class RowWriter:
                 self._sha = str(self._client.script_load(_SCRIPT))
             pipeline = self._client.pipeline(transaction=False)
             for names, values in chunks:
-                pipeline.evalsha(self._sha, len(names), *names, *times, *values)
+                # Not `evalsha`: the library's pipeline of a cluster lacks it, and takes the command.
+                pipeline.execute_command("EVALSHA", self._sha, len(names), *names, *times, *values)  # type: ignore[no-untyped-call]
             try:
                 return sum(pipeline.execute())
             except redis.exceptions.NoScriptError:

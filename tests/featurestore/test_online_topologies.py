@@ -1,0 +1,215 @@
+"""Cluster, Sentinel, TLS and ACL users: the same values through every kind of address, on real servers."""
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import redis
+
+from featurestore.config import OnlineSettings
+from featurestore.errors import ConfigurationError, StoreUnavailable
+from featurestore.online.cluster import ClusterClient, slot_of
+from featurestore.online.connection import StoreClient, connect
+from featurestore.online.delete import delete_views
+from featurestore.online.keys import EntityKeyCodec, row_key, row_prefixes
+from featurestore.online.reader import OnlineReader
+from featurestore.online.server import _binary
+from featurestore.online.writer import RowWriter
+from featurestore.plan import Field, JoinKey, Plan, Projection, Source, View
+
+NOW = 1_700_000_000_000_000
+VIEWS = {
+    name: View(
+        name=name,
+        version=1,
+        kind="latest",
+        join_keys=(JoinKey(entity="driver", name="driver_id", dtype="INT64"),),
+        features=(Field(name=name, dtype="INT64"),),
+        ttl_us=0,
+        source=Source(name=name, path="x", timestamp_field="event_timestamp"),
+    )
+    for name in ("a", "b")
+}
+PLAN = Plan(project="ml", version=1, digest="", created_us=0, views=VIEWS)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def cluster_port() -> int:
+    """A free port whose bus port, 10,000 higher, is free too."""
+    while True:
+        port = free_port()
+        with contextlib.suppress(OSError), socket.socket() as bus:
+            if port < 50_000:
+                bus.bind(("127.0.0.1", port + 10_000))
+                return port
+            continue
+
+
+@contextlib.contextmanager
+def server(folder: Path, *arguments: str) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    command = [str(_binary()), *arguments, "--dir", str(folder), "--save", "", "--bind", "127.0.0.1"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        with contextlib.suppress(redis.exceptions.RedisError, OSError, StoreUnavailable):
+            if what():
+                return
+        assert time.monotonic() < deadline, "the servers did not come up"
+        time.sleep(0.05)
+
+
+def proves_itself(client: StoreClient) -> None:
+    """Written rows come back, whatever node they are on, and are deleted without touching others."""
+    when = pa.array([NOW] * 200, pa.timestamp("us", tz="UTC"))
+    for name, view in VIEWS.items():
+        table = pa.table({"driver_id": range(200), name: range(1000, 1200), "event_timestamp": when})
+        assert RowWriter(client, "ml", view, clock=lambda: NOW).write(table, event_timestamp="event_timestamp").written
+    wanted = [Projection(view=name, features=(name,)) for name in VIEWS]
+    drivers = [*range(0, 200, 3), 777]
+    for column in OnlineReader(client, PLAN, lambda: NOW).read(wanted, {"driver_id": drivers}).columns:
+        assert column.to_python() == [*range(1000, 1200, 3), None]
+    assert delete_views(client, "ml", ["a"]) == 201
+    a, b = OnlineReader(client, PLAN, lambda: NOW).read(wanted, {"driver_id": [5]}).columns
+    assert (a.to_python(), b.to_python()) == ([None], [1005])
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]:
+    """Three masters that share the 16,384 slots."""
+    folder = tmp_path_factory.mktemp("cluster")
+    ports = [cluster_port() for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        for port in ports:
+            stack.enter_context(
+                server(folder / str(port), "--port", str(port), "--cluster-enabled", "yes", "--appendonly", "no")
+            )
+        bounds = [0, 5461, 10923, 16384]
+        for i, port in enumerate(ports):
+            with redis.Redis(port=port, protocol=2) as one:
+                wait_for(one.ping)
+                one.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[i], bounds[i + 1] - 1)
+                one.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
+        with redis.Redis(port=ports[0], protocol=2) as first:
+            for port in ports[1:]:
+                first.execute_command("CLUSTER", "MEET", "127.0.0.1", port)
+        for port in ports:
+            with redis.Redis(port=port, protocol=2, decode_responses=True) as one:
+                wait_for(lambda one=one: one.execute_command("CLUSTER INFO")["cluster_state"] == "ok")  # type: ignore[misc]
+        yield ports
+
+
+@pytest.fixture
+def cluster(nodes: list[int], tmp_path: Path) -> Iterator[ClusterClient]:
+    addresses = ",".join(f"127.0.0.1:{port}" for port in nodes)
+    client = connect(OnlineSettings(url=f"redis+cluster://{addresses}"), tmp_path)
+    assert isinstance(client, ClusterClient)
+    client.flushall(target_nodes="primaries")
+    yield client
+    client.close()
+
+
+def test_a_cluster_serves_what_was_written(cluster: StoreClient) -> None:
+    """Rows of all slots, read in one go, in order."""
+    proves_itself(cluster)
+
+
+def test_slots_are_those_of_the_server(cluster: ClusterClient) -> None:
+    """Our way to a key's slot is Redis's own."""
+    codec = EntityKeyCodec(VIEWS["a"].join_keys)
+    names = [row_key(row_prefixes("ml", "a"), codec.encode({"driver_id": d}) or b"") for d in range(100)]
+    for name in [*names, b"plain", b"{}empty", b"a{b", b"{x}y{z}"]:
+        assert slot_of(name) == cluster.execute_command("CLUSTER KEYSLOT", name)
+
+
+def test_a_slot_that_moves_is_followed(cluster: ClusterClient, nodes: list[int]) -> None:
+    """A client with an old map of the cluster gets the value from the slot's new node."""
+    name = b"{moving}k"
+    slot = slot_of(name)
+    cluster.set(name, b"1")
+    assert cluster.mget([name, b"{other}k"]) == [b"1", None]
+    ids = {}
+    for port in nodes:
+        with redis.Redis(port=port, protocol=2, decode_responses=True) as one:
+            ids[port] = one.execute_command("CLUSTER MYID")
+    old = cluster.nodes_manager.get_node_from_slot(slot).port
+    new = next(port for port in nodes if port != old)
+    with redis.Redis(port=old, protocol=2) as source, redis.Redis(port=new, protocol=2) as target:
+        target.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[old])
+        source.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[new])
+        source.execute_command("MIGRATE", "127.0.0.1", new, name, 0, 5000)
+        assert cluster.mget([name, b"{other}k"]) == [b"1", None]
+        target.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[new])
+        source.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[new])
+    assert cluster.mget([name, b"{other}k"]) == [b"1", None]
+
+
+def test_a_cluster_that_is_away_is_named(tmp_path: Path) -> None:
+    """StoreUnavailable, with the address and without the password."""
+    with pytest.raises(StoreUnavailable, match=r"app:\*\*\*@127.0.0.1"):
+        connect(OnlineSettings(url=f"redis+cluster://app:secret@127.0.0.1:{free_port()}"), tmp_path).ping()
+
+
+def test_sentinels_name_the_master(tmp_path: Path) -> None:
+    """The address names the sentinels and the service; the master's own user and password go to the master."""
+    port, watch = free_port(), free_port()
+    conf = tmp_path / "sentinel.conf"
+    conf.write_text(f"port {watch}\nsentinel monitor fs 127.0.0.1 {port} 1\nsentinel auth-pass fs secret\n")
+    with (
+        server(tmp_path / "master", "--port", str(port), "--requirepass", "secret"),
+        server(tmp_path / "sentinel", str(conf), "--sentinel"),
+        connect(
+            OnlineSettings(url=f"redis+sentinel://:secret@127.0.0.1:{free_port()},127.0.0.1:{watch}/fs"), tmp_path
+        ) as client,
+    ):
+        wait_for(client.ping)
+        proves_itself(client)
+        with pytest.raises(StoreUnavailable):
+            connect(OnlineSettings(url=f"redis+sentinel://:secret@127.0.0.1:{watch}/nobody"), tmp_path).ping()
+
+
+def test_an_acl_user_needs_no_more_than_its_keys(tmp_path: Path) -> None:
+    """A user of `fs:*` keys alone writes, reads and deletes."""
+    port = free_port()
+    with server(tmp_path / "acl", "--port", str(port)):
+        with redis.Redis(port=port, protocol=2) as admin:
+            wait_for(admin.ping)
+            rights = ["~fs:*", "+@read", "+@write", "+@scripting", "+@connection"]
+            admin.acl_setuser("app", enabled=True, passwords=["+secret"], keys=[], commands=[], reset=True)
+            admin.execute_command("ACL", "SETUSER", "app", *rights)
+        with connect(OnlineSettings(url=f"redis://app:secret@127.0.0.1:{port}/0"), tmp_path) as client:
+            proves_itself(client)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis+sentinel://127.0.0.1", "names no service"),
+        ("redis+cluster://127.0.0.1:x", "Port could not be cast"),
+        ("redis+cluster://,", "no host:port"),
+        ("rediss+cluster://h?nonsense=1", "unknown parameter 'nonsense'"),
+    ],
+)
+def test_an_address_that_does_not_fit_says_why(url: str, why: str, tmp_path: Path) -> None:
+    """ConfigurationError with what was found and the form."""
+    with pytest.raises(ConfigurationError, match=why):
+        connect(OnlineSettings(url=url), tmp_path)
