@@ -6,16 +6,20 @@ line cannot be kept does not happen.
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from featurestore.api.faults import Refused
+from featurestore.api.rate import RateLimit
 from featurestore.clock import iso
 from featurestore.errors import FeatureStoreError
 
 FILE = "audit.jsonl"
+STRANGERS_PER_S = 100.0
 _LONGEST = 1000
 
 
@@ -36,11 +40,31 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class AuditLog:
     """The log below a data folder; readable by its owner alone."""
 
-    def __init__(self, path: Path, wall_clock: Callable[[], int]) -> None:
+    def __init__(
+        self, path: Path, wall_clock: Callable[[], int], *, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self._path = path
         self._wall_clock = wall_clock
+        self._strangers = RateLimit(STRANGERS_PER_S, monotonic_s=monotonic_s)
+        self._left_out = 0
         self._file: int | None = None
         self._opening = threading.Lock()
+
+    def refused_stranger(self, *, address: str, route: str, status: int, code: str, detail: str) -> None:
+        """Appends the refusal of a caller who is nobody; beyond 100 a second they are counted in the next line.
+
+        Whoever can reach the service could fill the disk otherwise, and so end every write.
+        """
+        try:
+            self._strangers.take("strangers", None)
+        except Refused:
+            self._left_out += 1
+            return
+        left_out, self._left_out = self._left_out, 0
+        self.record(
+            "denied", caller="unknown", address=address, route=route, status=status, code=code,
+            detail=f"{detail} ({left_out} more refusals came before it)" if left_out else detail,
+        )  # fmt: skip
 
     def record(
         self,

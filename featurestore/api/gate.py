@@ -110,16 +110,19 @@ class Gate:
 
     def denied(self, request: Request, caller: Caller | None, refused: Refused) -> None:
         """Keeps a refusal in the audit log."""
-        if self.audit is not None:
-            self.audit.record(
-                "denied",
-                caller=caller.name if caller else "unknown",
-                address=address_of(request),
-                route=request.url.path,
-                status=refused.status,
-                code=refused.code,
-                detail=str(refused),
-            )
+        if self.audit is None:
+            return
+        told: dict[str, Any] = {
+            "address": address_of(request),
+            "route": request.url.path,
+            "status": refused.status,
+            "code": refused.code,
+            "detail": str(refused),
+        }
+        if caller is None:
+            self.audit.refused_stranger(**told)
+        else:
+            self.audit.record("denied", caller=caller.name, **told)
 
     def allow(self, request: Request, caller: Caller, check: Callable[[], None]) -> None:
         """Runs a check of permissions; its refusal is audited and raised."""

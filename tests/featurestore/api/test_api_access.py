@@ -453,3 +453,16 @@ def test_times_that_nobody_looks_at_would_be_seen(tmp_path: Path) -> None:
     now[0] = 1032.0
     with pytest.raises(Refused):
         tokens_of(path, now).verify(signed(exp=1001))
+
+
+def test_strangers_cannot_fill_the_disk(tmp_path: Path) -> None:
+    """Refusals of callers without a credential are kept up to a rate; those left out are counted in the next line."""
+    now = [0.0]
+    log = AuditLog(tmp_path / "audit.jsonl", lambda: 0, monotonic_s=lambda: now[0])
+    for _ in range(1000):
+        log.refused_stranger(address="a", route="/push", status=401, code="unauthorized", detail="no key")
+    now[0] = 10.0
+    log.refused_stranger(address="a", route="/push", status=401, code="unauthorized", detail="no key")
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert len(lines) == 201
+    assert lines[-1]["detail"] == "no key (800 more refusals came before it)"
