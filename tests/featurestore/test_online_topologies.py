@@ -1,8 +1,12 @@
 """Cluster, Sentinel, TLS and ACL users: the same values through every kind of address, on real servers."""
 
+import asyncio
 import contextlib
+import shutil
 import socket
+import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -198,6 +202,71 @@ def test_an_acl_user_needs_no_more_than_its_keys(tmp_path: Path) -> None:
             admin.execute_command("ACL", "SETUSER", "app", *rights)
         with connect(OnlineSettings(url=f"redis://app:secret@127.0.0.1:{port}/0"), tmp_path) as client:
             proves_itself(client)
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    crt, key = folder / "server.crt", folder / "server.key"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(crt)]
+    subprocess.run(command, check=True, capture_output=True)
+    return crt, key
+
+
+@contextlib.contextmanager
+def tls_before(port: int, crt: Path, key: Path) -> Iterator[int]:
+    """A port that speaks TLS and passes all on to a plain one: the embedded server is built without TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(crt, key)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, to_server = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pass_on(reader, to_server), pass_on(behind, writer))
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # handshakes that the client refuses are the point
+    front = loop.run_until_complete(asyncio.start_server(accepted, "127.0.0.1", 0, ssl=context))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield front.sockets[0].getsockname()[1]
+    finally:
+
+        async def end() -> None:
+            front.close()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
+def test_tls_is_verified(tmp_path: Path) -> None:
+    """With the authority's certificate all works; without it, nothing is sent to a server that proves nothing."""
+    crt, key = certificate(tmp_path)
+    port = free_port()
+    with server(tmp_path / "plain", "--port", str(port)), tls_before(port, crt, key) as front:
+        url = f"rediss://127.0.0.1:{front}/0"
+        with connect(OnlineSettings(url=f"{url}?ssl_ca_certs={crt}"), tmp_path) as client:
+            wait_for(client.ping)
+            proves_itself(client)
+        with (
+            connect(OnlineSettings(url=url), tmp_path) as client,
+            pytest.raises(StoreUnavailable, match=r"(?i)certificate"),
+        ):
+            client.ping()
 
 
 @pytest.mark.parametrize(
