@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -10,7 +11,7 @@ from featurestore.errors import ConfigurationError, StaleStore, UnknownName
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore
 from streaming.embedded.server import EmbeddedBroker
-from streaming.rehearsal import START_US, TOPIC, shop_events, shop_plan
+from streaming.rehearsal import START_US, TOPIC, shop_event, shop_events, shop_plan
 from streaming.source.kafka import KafkaSettings
 from streaming.source.publisher import Publisher
 from streaming.worker_commands import add_to, stream_views, summary
@@ -40,24 +41,30 @@ def invoke(*words):
 
 
 def test_run_until_caught_up_then_status(repo, store, broker):
-    """A table with every partition, its offset, no lag, and since when it is complete."""
-    PlanStore(store, "shop").publish(shop_plan())
+    """A table with every partition, its offset, no lag, and since when it is complete; how much was sent again."""
+    view = shop_plan().view("user_orders")
+    topic = msgspec.structs.replace(view.source.topic, event_id_horizon_us=1)
+    view = msgspec.structs.replace(view, source=msgspec.structs.replace(view.source, topic=topic))
+    PlanStore(store, "shop").publish(msgspec.structs.replace(shop_plan(), views={view.name: view}))
     publisher = Publisher(KafkaSettings(broker), TOPIC, partitions=2)
     for event in shop_events(random.Random(0), 200, start_us=START_US):
         publisher.send(event.key, event.value, timestamp_us=event.arrival_us)
+    for ts_us in (START_US, START_US, START_US - 1):
+        publisher.send(b"1", shop_event(random.Random(0), 10**6, ts_us, 20), timestamp_us=START_US)
     publisher.flush()
     publisher.close()
     before = invoke("status", "--repo", str(repo))
     assert before.exit_code == 1
     ran = invoke("run", "--repo", str(repo), "--until-caught-up")
     assert ran.exit_code == 0, ran.output
-    assert "200 events: " in ran.output
+    assert "203 events: " in ran.output
     shown = invoke("status", "--repo", str(repo))
     assert shown.exit_code == 0, shown.output
     assert "user_orders, version 1: topic orders, spread" in shown.output
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.output.splitlines() if "│" in line]
     assert [(row[0], row[2], row[4]) for row in cells] == [("0", "0", "ever"), ("1", "0", "ever")]
-    assert sum(int(row[1]) for row in cells) == 200
+    assert sum(int(row[1]) for row in cells) == 203
+    assert "1 duplicates left out; 1 events under the id of another" in shown.output
 
 
 def test_without_a_plan_there_is_nothing_to_run(repo, store):
