@@ -30,7 +30,20 @@ from great_expectations.expectations.metrics.map_metric_provider import (
     column_pair_condition_partial,
 )
 
-from validation.check import ARRIVAL, INSTANTS, Across, Aggregate, Between, Columns, Expectation, InSet, Pair
+from validation.check import (
+    ARRIVAL,
+    INSTANTS,
+    Across,
+    Aggregate,
+    Between,
+    Check,
+    Columns,
+    Expectation,
+    InSet,
+    Null,
+    Pair,
+    Unique,
+)
 from validation.contract import Contract, Rule
 from validation.instant import to_us
 from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, stated
@@ -130,6 +143,93 @@ def judge(contract: Contract, table: pa.Table, *, samples: int = SAMPLES) -> Ver
             for rule, meaning in zip(contract.rules, contract.expectations(), strict=True)
         ),
     )
+
+
+class ResultForm:
+    """A contract's verdicts, from whichever engine, as Great Expectations' own result objects; compiled once.
+
+    Its tools read them: statistics, configurations with `meta.rule_id`, counts, percentages, samples in SUMMARY form.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        self._suite = contract.name
+        self._meta = {"great_expectations_version": gx.__version__, "contract_version": contract.version}
+        expectations = {one.meta["rule_id"]: one for one in suite_of(contract).expectations if one.meta}
+        self._rules = [
+            (rule.id, meaning.check, expectations[rule.id].configuration)
+            for rule, meaning in zip(contract.rules, contract.expectations(), strict=True)
+        ]
+
+    def of(self, verdict: Verdict) -> ExpectationSuiteValidationResult:
+        """The verdict's result: of the rules that could be judged, success as it stands there; a broken one failed."""
+        told = {rule.rule_id: rule for rule in verdict.rules}
+        results = [
+            ExpectationValidationResult(
+                success=bool(told[rule_id].success),
+                expectation_config=configuration,
+                result=_summary(told[rule_id], check),
+                exception_info={
+                    "raised_exception": told[rule_id].outcome == "broken",
+                    "exception_traceback": None,
+                    "exception_message": told[rule_id].reason or None,
+                },
+            )
+            for rule_id, check, configuration in self._rules
+        ]
+        good = sum(bool(result.success) for result in results)
+        statistics = {
+            "evaluated_expectations": len(results),
+            "successful_expectations": good,
+            "unsuccessful_expectations": len(results) - good,
+            "success_percent": good / len(results) * 100 if results else None,
+        }
+        return ExpectationSuiteValidationResult(
+            success=good == len(results),
+            results=results,
+            suite_name=self._suite,
+            suite_parameters={},
+            statistics=statistics,
+            meta=dict(self._meta),
+        )
+
+
+def _summary(told: RuleVerdict, check: Check | None) -> dict[str, Any]:
+    """The `result` of an expectation, in SUMMARY form."""
+    if told.outcome == "broken":
+        return {}
+    if told.rows is None or told.evaluated is None or told.unexpected is None:
+        return {"observed_value": told.observed}
+    values = [_unexpected(sample, check) for sample in told.samples]
+    found: dict[str, Any] = {
+        "element_count": told.rows,
+        "unexpected_count": told.unexpected,
+        "unexpected_percent": told.percent,
+        "partial_unexpected_list": values,
+        "partial_unexpected_index_list": [sample.row for sample in told.samples],
+    }
+    if not isinstance(check, Null):
+        missing = told.rows - told.evaluated
+        found["missing_count"] = missing
+        found["missing_percent"] = missing / told.rows * 100 if told.rows else None
+        found["unexpected_percent_total"] = told.unexpected / told.rows * 100 if told.rows else None
+        found["unexpected_percent_nonmissing"] = told.percent
+    return found
+
+
+def _unexpected(sample: Sample, check: Check | None) -> Any:
+    """A sample as the library lists it: a value, a pair, or a mapping of several columns."""
+    values = sample.values
+    match check:
+        case Pair(a, b):
+            return (values[a], values[b])
+        case Unique((column,)):
+            return values[column]
+        case Across(columns) | Unique(columns):
+            return {column: values[column] for column in columns}
+        case None | Aggregate() | Columns():
+            return dict(values)
+        case _:
+            return values[check.column]
 
 
 def _verdict(rule: Rule, meaning: Expectation, result: ExpectationValidationResult, table: pa.Table) -> RuleVerdict:

@@ -1,27 +1,31 @@
 """Which rules does a batch break?
 
-One DuckDB statement over an Arrow table counts for every rule; a second one per failing rule fetches samples. Where SQL
+One DuckDB statement over an Arrow table counts for every rule; a second one finds samples of those that fail. Where SQL
 would answer otherwise than Python, that rule's rows are judged by the row function; rules without a compiled form go to
 `fallback` (Great Expectations: `validation.suite.judge`), and are broken where none is given.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
 
-from validation.check import Columns, Expectation
+from validation.check import ARRIVAL, Across, Columns, Expectation, Null, Pair, RowCheckable, Unique
 from validation.compiled.rows import BROKEN, FILTERED, MISSING, RowCheck, compile_rows
+from validation.compiled.sql import Selection
 from validation.compiled.statement import Statement
 from validation.contract import Contract, Rule
 from validation.errors import did_you_mean
+from validation.instant import to_us
 from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, stated
 
 SAMPLES: Final = 20
 Fallback = Callable[[Contract, pa.Table], Verdict]
 """Judges the rules of a contract on a table."""
+SMALL: Final = 2_048
 _CHUNK: Final = 65_536
 
 
@@ -31,12 +35,15 @@ class BatchCheck:
 
     contract: Contract
     meanings: tuple[Expectation, ...]
+    python_rows: int
+    """Up to so many rows the row function is faster than planning a statement."""
     _rows: RowCheck = field(repr=False)
 
     def run(self, table: pa.Table, *, samples: int = SAMPLES, fallback: Fallback | None = None) -> Verdict:
         """The verdict on a table; `_arrival` may be among its columns. Row order and further columns do not matter."""
         judged: dict[str, RuleVerdict] = {}
         left: list[Rule] = []
+        small = self._small(table, samples) if table.num_rows <= self.python_rows else {}
         with Statement(table, self.contract) as statement:
             for bit, (rule, meaning) in enumerate(zip(self.contract.rules, self.meanings, strict=True)):
                 if isinstance(meaning.check, Columns):
@@ -46,6 +53,8 @@ class BatchCheck:
                     judged[rule.id] = broken(rule, f"no column {absent[0]!r} in the batch; {found}")
                 elif meaning.check is None:
                     left.append(rule)
+                elif rule.id in small:
+                    judged[rule.id] = small[rule.id]
                 elif not statement.add(rule, meaning):
                     judged[rule.id] = self._in_python(bit, rule, meaning, table, samples)
             judged |= statement.verdicts(samples)
@@ -57,6 +66,44 @@ class BatchCheck:
             rows=table.num_rows,
             rules=tuple(judged[rule.id] for rule in self.contract.rules),
         )
+
+    def _small(self, table: pa.Table, samples: int) -> dict[str, RuleVerdict]:
+        """The verdicts on a small table of rules without a row condition about rows and about repetition."""
+        masks = self.masks(table)
+        values: dict[str, list[Any]] = {}
+        found: dict[str, RuleVerdict] = {}
+        families = Selection({f.name: f.type for f in table.schema}, {ARRIVAL: "timestamp", **self.contract.types})
+        for bit, (rule, meaning) in enumerate(zip(self.contract.rules, self.meanings, strict=True)):
+            check = meaning.check
+            if meaning.where is not None or not isinstance(check, RowCheckable | Unique):
+                continue
+            if any(name not in table.column_names for name in meaning.columns):
+                continue
+            if isinstance(check, Unique) and any(families.kind(name) == "other" for name in check.columns):
+                continue
+            for name in meaning.columns:
+                if name not in values:
+                    values[name] = _comparable(table.column(name), instants=families.kind(name) == "instant")
+            rows = list(zip(*(values[name] for name in meaning.columns), strict=True))
+            ignore = "none" if isinstance(check, Null) else "any"
+            if isinstance(check, Pair | Across | Unique):
+                ignore = check.ignore
+            kept = [_considered(row, ignore) for row in rows]
+            if isinstance(check, Unique):
+                times = Counter(row for row, considered in zip(rows, kept, strict=True) if considered)
+                bad = [n for n, row in enumerate(rows) if kept[n] and times[row] > 1]
+            else:
+                bad = [n for n, mask in enumerate(masks) if mask >> bit & 1]
+            shown = table.select(list(meaning.columns)).take(bad[:samples]).to_pylist() if bad[:samples] else []
+            found[rule.id] = counted(
+                rule,
+                rows=table.num_rows,
+                evaluated=sum(kept),
+                unexpected=len(bad),
+                mostly=meaning.mostly,
+                samples=tuple(Sample(row=n, values=row) for n, row in zip(bad, shown, strict=False)),
+            )
+        return found
 
     def masks(self, table: pa.Table) -> list[int]:
         """The row function's mask of each row, as for events; a rule whose column is absent sees it as missing."""
@@ -106,14 +153,29 @@ class BatchCheck:
         return {rule.rule_id: rule for rule in verdict.rules}
 
 
+def _considered(row: Sequence[Any], ignore: str) -> bool:
+    if ignore == "none":
+        return True
+    missing = [value is None for value in row]
+    return not (all(missing) if ignore == "all" else any(missing))
+
+
+def _comparable(column: pa.ChunkedArray, *, instants: bool) -> list[Any]:
+    """Values of which equal ones are equal here too, None where missing."""
+    plain = [None if value is None or value != value else value for value in column.to_pylist()]
+    return [to_us(value) for value in plain] if instants else plain
+
+
 def _columns(rule: Rule, check: Columns, table: pa.Table) -> RuleVerdict:
     present = set(table.column_names)
     success = present == set(check.names) if check.exact else present >= set(check.names)
     return stated(rule, success=success, observed=sorted(present), rows=None)
 
 
-def compile_batch(contract: Contract) -> BatchCheck:
+def compile_batch(contract: Contract, *, python_rows: int = SMALL) -> BatchCheck:
     """The contract's rules for tables; raises ContractError where a rule's arguments are wrong.
+
+    Tables of at most `python_rows` rows are judged by the row function where it can: 0 always asks DuckDB.
 
     >>> from validation.contract import Column
     >>> check = compile_batch(Contract(name="c", version="1", source="s", rules=(
@@ -123,7 +185,7 @@ def compile_batch(contract: Contract) -> BatchCheck:
     >>> check.run(pa.table({"delay": [3.0, 99.0, None]})).rule("late").percent
     50.0
     """
-    return BatchCheck(contract, contract.expectations(), compile_rows(_by_row(contract)))
+    return BatchCheck(contract, contract.expectations(), python_rows, compile_rows(_by_row(contract)))
 
 
 def _by_row(contract: Contract) -> Contract:

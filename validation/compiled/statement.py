@@ -1,12 +1,13 @@
 """How are many rules counted in one DuckDB statement?
 
 Rules are added one by one; each adds a few aggregates over a shared, prepared selection (validation.compiled.sql). One
-statement answers for all; a second one per failing rule names the first rows that break it.
+statement answers for all, a second one names the first rows that break each failing rule.
 """
 
 import functools
 import re
 import threading
+from collections.abc import Sequence
 from typing import Any, Final, Self
 
 import duckdb
@@ -36,19 +37,26 @@ class Statement:
         self._table = table
         physical = {field.name: field.type for field in table.schema}
         self._selection = Selection(physical, {ARRIVAL: "timestamp", **contract.types})
+        self._connection: duckdb.DuckDBPyConnection | None = None
         self._places: dict[str, int] = {}
         self._rules: list[tuple[Rule, Expectation, list[int], str]] = []
         """Rule, meaning, places of its aggregates, the clauses that select the rows that break it."""
 
     def __enter__(self) -> Self:
-        with _opening:
-            self._connection = _database().cursor()
-        numbers = pa.array(np.arange(self._table.num_rows, dtype=np.int64))
-        self._connection.register(_BATCH, self._table.append_column(ROW, numbers))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        """The connection, opened where the first question is asked."""
+        if self._connection is None:
+            with _opening:
+                self._connection = _database().cursor()
+            numbers = pa.array(np.arange(self._table.num_rows, dtype=np.int64))
+            self._connection.register(_BATCH, self._table.append_column(ROW, numbers))
+        return self._connection
 
     def add(self, rule: Rule, meaning: Expectation) -> bool:
         """Takes a rule in; False where SQL cannot judge it as Python does."""
@@ -101,20 +109,37 @@ class Statement:
                     values[place] = self._ask(text)[0][0]
                 except duckdb.Error as error:
                     failures[place] = " ".join(str(error).split())
+        numbers = self._numbers(values, samples)
         return {
-            rule.id: self._verdict(rule, meaning, places, breaking, values, failures, samples)
-            for rule, meaning, places, breaking in self._rules
+            rule.id: self._verdict(rule, meaning, places, values, failures, numbers.get(rule.id, ()))
+            for rule, meaning, places, _ in self._rules
         }
+
+    def _numbers(self, values: dict[int, Any], samples: int) -> dict[str, Sequence[int]]:
+        """Rule id -> the first rows that break it: one statement for all rules, one more per rule about repetition."""
+        if not samples:
+            return {}
+        found: dict[str, Sequence[int]] = {}
+        together: dict[str, str] = {}
+        for rule, meaning, places, breaking in self._rules:
+            if isinstance(meaning.check, Aggregate) or not values.get(places[-1]):
+                continue
+            if isinstance(meaning.check, Unique):
+                found[rule.id] = [row[0] for row in self._ask("n", f"{breaking} ORDER BY n LIMIT {samples:d}")]
+            else:
+                together[rule.id] = f"min(n, {samples:d}) FILTER ({breaking})"
+        if together:
+            found |= dict(zip(together, self._ask(", ".join(together.values()))[0], strict=True))
+        return found
 
     def _verdict(
         self,
         rule: Rule,
         meaning: Expectation,
         places: list[int],
-        breaking: str,
         values: dict[int, Any],
         failures: dict[int, str],
-        samples: int,
+        numbers: Sequence[int],
     ) -> RuleVerdict:
         if reasons := [failures[place] for place in places if place in failures]:
             return broken(rule, reasons[0])
@@ -122,20 +147,19 @@ class Statement:
         if isinstance(meaning.check, Aggregate):
             return stated(rule, success=within(meaning.check, found[1]), observed=found[1], rows=found[0])
         rows, evaluated, unexpected = found
-        taken = self._samples(meaning, breaking, samples) if unexpected and samples else ()
+        taken = self._samples(meaning, numbers) if numbers else ()
         return counted(
             rule, rows=rows, evaluated=evaluated, unexpected=unexpected, mostly=meaning.mostly, samples=taken
         )
 
-    def _samples(self, meaning: Expectation, breaking: str, samples: int) -> tuple[Sample, ...]:
-        numbers = [row[0] for row in self._ask("n", f"{breaking} ORDER BY n LIMIT {samples:d}")]
+    def _samples(self, meaning: Expectation, numbers: Sequence[int]) -> tuple[Sample, ...]:
         rows = self._table.select(list(meaning.columns)).take(pa.array(numbers, pa.int64())).to_pylist()
         return tuple(Sample(row=number, values=row) for number, row in zip(numbers, rows, strict=True))
 
     def _ask(self, what: str, clauses: str = "") -> list[tuple[Any, ...]]:
         text = f"WITH prepared AS ({self._selection.select(_BATCH)}) SELECT {what} FROM prepared {clauses}"  # noqa: S608
         used = {name: self._selection.parameters[name] for name in _PARAMETER.findall(text)}
-        return self._connection.execute(text, used).fetchall()
+        return self._open().execute(text, used).fetchall()
 
 
 def within(check: Aggregate, observed: Any) -> bool:
