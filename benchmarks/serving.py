@@ -214,6 +214,10 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
 
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(error or ConnectionError("the server closed a connection"))
+
     def on_message_complete(self) -> None:
         self.times.append(time.perf_counter() - self.sent_at)
         status = self.parser.get_status_code()
@@ -316,7 +320,9 @@ def main() -> None:
             land_stock(folder / "stock", redis_port, tables)
             port = free_port()
             feast = [str(Path(sys.executable).with_name("feast")), "-c", str(folder / "stock"), "serve"]
-            ports["stock"] = start("stock", [*feast, "--port", str(port), "--no-access-log", "--workers", "1"], port)
+            # Its worker would start anew after 1,000 requests, and the figures with it.
+            alone = ["--workers", "1", "--max-requests", "1000000"]
+            ports["stock"] = start("stock", [*feast, "--port", str(port), "--no-access-log", *alone], port)
             for entities in options.entities:
                 drivers = list(range(entities))
                 ours, stock = values(ask(ports["ours"], drivers)), values(ask(ports["stock"], drivers))
