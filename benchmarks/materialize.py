@@ -43,15 +43,18 @@ def table_of(rows: int, names: list[str]) -> pa.Table:
     )
 
 
-def raw(client: StoreClient, view: View, table: pa.Table) -> None:
-    """SETs of prepared keys and rows; only sending them is timed by the caller's clock."""
+def pairs_of(view: View, table: pa.Table) -> list[tuple[bytes, bytes]]:
+    """Keys and rows as ours stores them, made before any clock runs."""
     count = table.num_rows
     at = np.full(count, now_us(), np.int64)
     rows = RowCodec(view.features).encode({name: table.column(name) for name in table.column_names}, at, at)
     prefixes = row_prefixes(PROJECT, view.name)
     keys = EntityKeyCodec(view.join_keys).encode_columns({"driver_id": table.column("driver_id")}, count)
-    pairs = [(row_key(prefixes, key), row) for key, row in zip(keys, rows, strict=True) if key is not None]
-    for start in range(0, count, CHUNK):
+    return [(row_key(prefixes, key), row) for key, row in zip(keys, rows, strict=True) if key is not None]
+
+
+def raw(client: StoreClient, pairs: list[tuple[bytes, bytes]]) -> None:
+    for start in range(0, len(pairs), CHUNK):
         pipeline = client.pipeline(transaction=False)
         for key, row in pairs[start : start + CHUNK]:
             pipeline.set(key, row)
@@ -106,9 +109,10 @@ def main() -> None:
         connect(OnlineSettings(url=f"unix://{server.address}"), Path(name)).config_set("port", port)
         client = connect(OnlineSettings(url=f"redis://127.0.0.1:{port}/0"), Path(name))
         writer = RowWriter(client, PROJECT, view, clock=now_us)
+        pairs = pairs_of(view, table)
         contenders: dict[str, Callable[[], object]] = {
             "ours": lambda: writer.write(table, event_timestamp="event_timestamp"),
-            "raw": lambda: raw(client, view, table),
+            "raw": lambda: raw(client, pairs),
         }
         if not options.no_stock:
             contenders["stock"] = stock(Path(name) / "stock", port, names, table)

@@ -23,12 +23,13 @@ import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httptools
 import numpy as np
 import pyarrow as pa
 import uvicorn
+import uvloop
 
 from featurestore.config import OnlineSettings
 from featurestore.online.connection import connect
@@ -207,8 +208,7 @@ class _Connection(asyncio.Protocol):
         self.sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self._send()
 
     def data_received(self, data: bytes) -> None:
@@ -261,10 +261,10 @@ async def load(port: int, entities: int, connections: int, seconds: float) -> Lo
 def measure(ports: dict[str, int], entities: int, options: argparse.Namespace) -> dict[str, list[Load]]:
     found: dict[str, list[Load]] = {name: [] for name in ports}
     for port in ports.values():
-        asyncio.run(load(port, entities, options.connections, min(1.0, options.seconds)))
+        uvloop.run(load(port, entities, options.connections, min(1.0, options.seconds)))
     for _ in range(options.rounds):
         for name, port in ports.items():
-            found[name].append(asyncio.run(load(port, entities, options.connections, options.seconds)))
+            found[name].append(uvloop.run(load(port, entities, options.connections, options.seconds)))
     return found
 
 
