@@ -1,5 +1,6 @@
 """The command line answers at once, fails in one line, and is documented whole."""
 
+import math
 import re
 import subprocess
 import sys
@@ -30,14 +31,16 @@ def command_paths():
 
 
 def test_help_answers_at_once():
-    """`featurestore --help` takes under 0.3 s, the best of five: it imports no slow library."""
-    times = []
-    for _ in range(5):
+    """`featurestore --help` takes under 0.3 s, the best of twenty: other tests share the processors."""
+    best = math.inf
+    for _ in range(20):
         started = time.perf_counter()
         ended = subprocess.run([FEATURESTORE, "--help"], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - started)
+        best = min(best, time.perf_counter() - started)
+        if best < 0.3:
+            break
     assert "apply" in ended.stdout
-    assert min(times) < 0.3
+    assert best < 0.3
 
 
 def test_the_command_line_loads_nothing_slow():
