@@ -8,18 +8,19 @@ would answer otherwise than Python, that rule's rows are judged by the row funct
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from validation.check import ARRIVAL, Across, Columns, Expectation, Null, Pair, RowCheckable, Unique
+from validation.check import ARRIVAL, INSTANTS, Across, Columns, Expectation, Null, Pair, RowCheckable, Unique
 from validation.compiled.rows import BROKEN, FILTERED, MISSING, RowCheck, compile_rows
-from validation.compiled.sql import Selection
+from validation.compiled.sql import Selection, kind
 from validation.compiled.statement import Statement
 from validation.contract import Contract, Rule
 from validation.errors import did_you_mean
-from validation.instant import to_us
 from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, stated
 
 SAMPLES: Final = 20
@@ -69,8 +70,14 @@ class BatchCheck:
 
     def _small(self, table: pa.Table, samples: int) -> dict[str, RuleVerdict]:
         """The verdicts on a small table of rules without a row condition about rows and about repetition."""
-        masks = self.masks(table)
-        values: dict[str, list[Any]] = {}
+        lists = self._lists(table)
+        masks = self._rows.check(_events(lists, table, 0))
+        values = {
+            name: [None if value is None or value != value else value for value in found]
+            for name, found in lists.items()
+        }
+        considered: dict[tuple[str, ...], list[bool]] = {}
+        tally = self._rows.tally(masks)
         found: dict[str, RuleVerdict] = {}
         families = Selection({f.name: f.type for f in table.schema}, {ARRIVAL: "timestamp", **self.contract.types})
         for bit, (rule, meaning) in enumerate(zip(self.contract.rules, self.meanings, strict=True)):
@@ -81,18 +88,20 @@ class BatchCheck:
                 continue
             if isinstance(check, Unique) and any(families.kind(name) == "other" for name in check.columns):
                 continue
-            for name in meaning.columns:
-                if name not in values:
-                    values[name] = _comparable(table.column(name), instants=families.kind(name) == "instant")
-            rows = list(zip(*(values[name] for name in meaning.columns), strict=True))
+            columns = [values[name] for name in meaning.columns]
             ignore = "none" if isinstance(check, Null) else "any"
             if isinstance(check, Pair | Across | Unique):
                 ignore = check.ignore
-            kept = [_considered(row, ignore) for row in rows]
+            key = (ignore, *meaning.columns)
+            if key not in considered:
+                considered[key] = _considered(columns, ignore)
+            kept = considered[key]
+            bad: list[int] = []
             if isinstance(check, Unique):
-                times = Counter(row for row, considered in zip(rows, kept, strict=True) if considered)
-                bad = [n for n, row in enumerate(rows) if kept[n] and times[row] > 1]
-            else:
+                keys = list(zip(*columns, strict=True))
+                times = Counter(compress(keys, kept))
+                bad = [n for n, row in enumerate(keys) if kept[n] and times[row] > 1]
+            elif tally[bit]:
                 bad = [n for n, mask in enumerate(masks) if mask >> bit & 1]
             shown = table.select(list(meaning.columns)).take(bad[:samples]).to_pylist() if bad[:samples] else []
             found[rule.id] = counted(
@@ -107,11 +116,21 @@ class BatchCheck:
 
     def masks(self, table: pa.Table) -> list[int]:
         """The row function's mask of each row, as for events; a rule whose column is absent sees it as missing."""
+        return [
+            mask
+            for start in range(0, table.num_rows, _CHUNK)
+            for mask in self._rows.check(_events(self._lists(table.slice(start, _CHUNK)), table, start))
+        ]
+
+    def _lists(self, table: pa.Table) -> dict[str, list[Any]]:
+        """Column -> values, of the columns that rules read; instants as microseconds: cheaper than datetimes."""
+        logical = {ARRIVAL: "timestamp", **self.contract.types}
         read = {name for meaning in self.meanings if meaning.check is not None for name in meaning.columns}
-        narrow = table.select([name for name in table.column_names if name in read])
-        if not narrow.num_columns:
-            return self._rows.check([{}] * table.num_rows)
-        return [mask for batch in narrow.to_batches(_CHUNK) for mask in self._rows.check(batch.to_pylist())]
+        return {
+            name: _microseconds(table.column(name), instants=logical[name] in INSTANTS).to_pylist()
+            for name in table.column_names
+            if name in read
+        }
 
     def split(self, table: pa.Table) -> tuple[pa.Table, dict[int, tuple[str, ...]]]:
         """The rows that no quarantining rule rejects, and row number -> rule ids for each row that one does.
@@ -153,17 +172,30 @@ class BatchCheck:
         return {rule.rule_id: rule for rule in verdict.rules}
 
 
-def _considered(row: Sequence[Any], ignore: str) -> bool:
+def _events(lists: Mapping[str, list[Any]], table: pa.Table, start: int) -> list[dict[str, Any]]:
+    if not lists:
+        return [{} for _ in range(min(_CHUNK, table.num_rows - start))]
+    names = tuple(lists)
+    return [dict(zip(names, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+
+
+def _microseconds(column: pa.ChunkedArray, *, instants: bool) -> pa.ChunkedArray:
+    """Instants as int64, floored; what is of another type than promised stays as it is."""
+    if not instants or kind(column.type) != "instant":
+        return column
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        column = pc.floor_temporal(column, unit="microsecond")
+    return column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+
+
+def _considered(columns: Sequence[list[Any]], ignore: str) -> list[bool]:
+    """Of each row, whether a rule that leaves rows out for missing values takes it."""
     if ignore == "none":
-        return True
-    missing = [value is None for value in row]
-    return not (all(missing) if ignore == "all" else any(missing))
-
-
-def _comparable(column: pa.ChunkedArray, *, instants: bool) -> list[Any]:
-    """Values of which equal ones are equal here too, None where missing."""
-    plain = [None if value is None or value != value else value for value in column.to_pylist()]
-    return [to_us(value) for value in plain] if instants else plain
+        return [True] * len(columns[0])
+    if len(columns) == 1:
+        return [value is not None for value in columns[0]]
+    enough = any if ignore == "all" else all
+    return [enough(value is not None for value in row) for row in zip(*columns, strict=True)]
 
 
 def _columns(rule: Rule, check: Columns, table: pa.Table) -> RuleVerdict:
