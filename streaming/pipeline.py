@@ -97,7 +97,7 @@ class TopicPipeline:
         self.decoder = Decoder(views, contract)
         self.views = tuple(views)
         self.contract = contract
-        self._rules = None if contract is None else compile_rows(contract)
+        self._rules = None if contract is None else compile_rows(contract.at("event"))
         self._tolerance_us = ahead_tolerance_us
         self._layouts = [(view, TileLayout.of(view)) for view in views if view.kind == "windowed"]
 

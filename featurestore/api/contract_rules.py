@@ -34,6 +34,7 @@ def rules_of(plan: Plan, view: View, names: Collection[str]) -> ViewRules | None
     contract = next((each for each in plan.contracts.values() if each.source == view.source.name), None)
     if contract is None:
         return None
+    contract = contract.at("online_write")
     rules = tuple(rule for rule in contract.rules if rule.mode in _REFUSING and _decided(rule, contract, names))
     if not rules:
         return None

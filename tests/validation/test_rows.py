@@ -166,3 +166,19 @@ def test_arrivals_must_match_events() -> None:
     with pytest.raises(ValueError, match="2 events and 1 arrivals"):
         check.check([{}, {}], [0])
     assert check.check([]) == []
+
+
+def test_a_rule_quarantines_where_its_mode_at_the_boundary_says_so() -> None:
+    """The same rule sets an event aside and only warns of a producer's row."""
+    rule = Rule(
+        id="r",
+        expectation="expect_column_values_to_not_be_null",
+        arguments={"column": "id"},
+        mode="warn",
+        modes={"event": "quarantine"},
+    )
+    kept = Contract(
+        name="c", version="1", source="s", columns=(Column(name="id", logical_type="string"),), rules=(rule,)
+    )
+    assert compile_rows(kept.at("event")).quarantine_mask == 1
+    assert compile_rows(kept.at("producer")).quarantine_mask == 0
