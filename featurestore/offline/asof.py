@@ -6,30 +6,36 @@ never expires. Rows equal on both are ordered by their canonical bytes, and repo
 in the chosen row stays NULL. As known, `created_ts <= t` must hold too: a row of unknown creation was not known, a view
 without a created column joins as ever.
 
-How: ASOF JOIN on event time alone, then a look at the chosen (key, event_ts) for which the source has several rows;
-only those are settled by created and bytes. That costs a second read of the key columns, where a struct in the
-inequality costs half the join again. As known, the join runs on the instant a row became visible, max(event_ts,
-created_ts), over the rows that were the newest of their key when they did: a row that arrives already outdated never
-shows.
+How: a sort and a binary search in memory (`asof_memory`) where the history fits, else ASOF JOIN, which can spill, on
+event time alone; then a look at the chosen (key, event_ts) for which the source has several rows; only those are
+settled by created and bytes. That costs a second read of the key columns, where a struct in the inequality costs half
+the join again. As known, the join runs on the instant a row became visible, max(event_ts, created_ts), over the rows
+that were the newest of their key when they did: a row that arrives already outdated never shows.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cache
 
 import duckdb
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from featurestore.errors import SourceError, UsageError
+from featurestore.offline.asof_memory import Chosen, choose
 from featurestore.offline.connection import Limits, connection
 from featurestore.offline.declared import as_declared, declared_type
-from featurestore.offline.entity_rows import EntityRows
+from featurestore.offline.entity_rows import EntityRows, coerce_key, instants
 from featurestore.offline.sources import Scan
 from featurestore.offline.sql_types import earliest, entity_key, identifier, instant, latest
 from featurestore.offline.ties import Winners, settle
 from featurestore.plan import Field
 
+MEMORY_CELLS = 80_000_000
+"""Histories of up to as many values (rows times columns joined) are held in memory, some 8 bytes each: 0.64 GB."""
 _SLICE = 1 << 20
 
 
@@ -110,7 +116,9 @@ def as_of_join(
     """
     check_join(entity_rows, views)
     table, duplicates = entity_rows.normalized(), []
-    with connection(limits or Limits()) as session:
+    with ExitStack() as stack:
+        # Opened by the first view that needs one: a connection and its spill folder cost more than a small join.
+        session = cache(lambda: stack.enter_context(connection(limits or Limits())))
         for number, view in enumerate(views):
             columns, tied = _join_view(session, entity_rows, view, number, as_known=as_known)
             for name, column in columns.items():
@@ -217,7 +225,7 @@ class _Columns:
 
 
 def _join_view(
-    session: duckdb.DuckDBPyConnection,
+    session: Callable[[], duckdb.DuckDBPyConnection],
     asked: EntityRows,
     view: AsOfView,
     number: int,
@@ -232,11 +240,11 @@ def _join_view(
         nothing = zip(view.features, columns.types, strict=True)
         return {feature.name: pa.chunked_array([pa.nulls(len(asked), dtype)]) for feature, dtype in nothing}, None
     columns.bound(bounds[0] - view.ttl_us if view.ttl_us else None, bounds[1])
-    session.register("e", entities)
-    source = view.scan.register(session, f"source{number}")
-    chosen = session.sql(_join_sql(columns, source, view.ttl_us, as_known=as_known)).to_arrow_table()
-    session.register("chosen", chosen.drop_columns(columns.features))
-    winners = _settle(session, columns, source, view, as_known=as_known)
+    found = None if as_known else _chosen_in_memory(session, columns, view, number, entities)
+    winners = None
+    if found is None or found.tied:
+        found, winners = _chosen_in_sql(session(), columns, view, number, entities, found, as_known=as_known)
+    chosen = found.rows
     take = _positions(len(asked), chosen["row"].to_numpy(), winners, len(chosen))
     values = chosen.select(columns.features)
     if winners is not None:
@@ -248,9 +256,65 @@ def _join_view(
         )
         for feature, column, dtype in zip(view.features, columns.features, columns.types, strict=True)
     }
+    return result, None if winners is None else _reported(winners, view, columns)
+
+
+def _chosen_in_memory(
+    session: Callable[[], duckdb.DuckDBPyConnection],
+    columns: _Columns,
+    view: AsOfView,
+    number: int,
+    entities: pa.Table,
+) -> Chosen | None:
+    """The chosen rows where the history is small enough to be held; None where SQL, which can spill, has to join."""
+    width = len(columns.keys) + 1 + len(columns.features)
+    if view.scan.rows is None or view.scan.rows * width > MEMORY_CELLS:
+        return None
+    history = _read_plain(columns, view)
+    if history is None:
+        source = view.scan.register(session(), f"source{number}")
+        history = session().sql(columns.select(source, features=True)).to_arrow_table()
+    return choose(history, entities, columns.keys, view.ttl_us)
+
+
+def _read_plain(columns: _Columns, view: AsOfView) -> pa.Table | None:
+    """The history by Arrow alone, four times faster than through SQL; None where files or keys ask for more."""
+    plain = {"INT64": pa.types.is_integer, "STRING": pa.types.is_string}
+    for key in view.keys:
+        if key.dtype not in plain or not plain[key.dtype](view.scan.column(key.column, role="join key")):
+            return None
+    if not view.scan.files or not pa.types.is_timestamp(view.scan.column(view.timestamp, role="timestamp column")):
+        return None
+    wanted = [*(key.column for key in view.keys), view.timestamp, *(feature.column for feature in view.features)]
+    rows = pq.read_table(list(map(str, view.scan.files)), columns=list(dict.fromkeys(wanted)), partitioning=None)
+    ts, known = instants(rows[view.timestamp], place=view.scan.name)
+    keys = [coerce_key(rows[key.column], key.dtype, place=view.scan.name) for key in view.keys]
+    features = [rows[feature.column] for feature in view.features]
+    history = pa.table([*keys, pa.array(ts), *features], names=[*columns.keys, "ts", *columns.features])
+    return history if known.all() else history.filter(pa.array(known))
+
+
+def _chosen_in_sql(
+    session: duckdb.DuckDBPyConnection,
+    columns: _Columns,
+    view: AsOfView,
+    number: int,
+    entities: pa.Table,
+    found: Chosen | None,
+    *,
+    as_known: bool,
+) -> tuple[Chosen, Winners | None]:
+    """The chosen rows, unless they are `found` already, and the winners among those that time left open."""
+    session.register("e", entities)
+    source = view.scan.register(session, f"source{number}")
+    if found is None:
+        sql = _join_sql(columns, source, view.ttl_us, as_known=as_known)
+        found = Chosen(session.sql(sql).to_arrow_table(), tied=True)
+    session.register("chosen", found.rows.drop_columns(columns.features))
+    winners = _settle(session, columns, source, view, as_known=as_known)
     for name in ("e", "chosen"):
         session.unregister(name)
-    return result, None if winners is None else _reported(winners, view, columns)
+    return found, winners
 
 
 def _entities(asked: EntityRows, view: AsOfView, columns: _Columns) -> pa.Table:

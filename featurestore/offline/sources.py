@@ -42,6 +42,10 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     relation: Any = None
     """An Arrow table or dataset to be registered as `source` by the connection that runs `sql`."""
     empty: bool = False
+    rows: int | None = None
+    """How many rows there are, before any filter; None where only reading would tell."""
+    files: tuple[Path, ...] = ()
+    """Local Parquet files of one schema that are all there is to read; empty where there is more to it."""
 
     def column(self, name: str, *, role: str) -> pa.DataType:
         """The Arrow type of a column; raises SourceError with what exists."""
@@ -64,7 +68,7 @@ def scan_table(table: pa.Table, *, name: str) -> Scan:
     >>> scan_table(pa.table({"a": [1]}), name="rows").column("a", role="column")
     DataType(int64)
     """
-    return Scan(name=name, schema=table.schema, sql="{source}", relation=table, empty=not len(table))
+    return Scan(name=name, schema=table.schema, sql="{source}", relation=table, empty=not len(table), rows=len(table))
 
 
 def scan_parquet(
@@ -108,7 +112,8 @@ def scan_parquet(
             identifier(column) for column in (event_log.TOPIC_ID, event_log.PARTITION, event_log.OFFSET)
         )
         sql = f"(SELECT * FROM {sql} QUALIFY row_number() OVER (PARTITION BY {identity}) = 1)"
-    return Scan(name=name, schema=schema, sql=sql, empty=rows == 0)
+    plain = not hive and not is_log and all(each.equals(schema) for each, _ in schemas)
+    return Scan(name=name, schema=schema, sql=sql, empty=rows == 0, rows=rows, files=files if plain else ())
 
 
 def at_offsets(scan: Scan, ranges: Sequence[event_log.OffsetRange]) -> Scan:
@@ -119,7 +124,8 @@ def at_offsets(scan: Scan, ranges: Sequence[event_log.OffsetRange]) -> Scan:
         f"AND {offset} BETWEEN {each.first} AND {each.last})"
         for each in ranges
     ]
-    return msgspec.structs.replace(scan, sql=f"(SELECT * FROM {scan.sql} WHERE {' OR '.join(within) or 'FALSE'})")
+    sql = f"(SELECT * FROM {scan.sql} WHERE {' OR '.join(within) or 'FALSE'})"
+    return msgspec.structs.replace(scan, sql=sql, files=())
 
 
 def scan_delta(path: str | Path, *, repo: Path, name: str, options: Mapping[str, str] | None = None) -> Scan:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
@@ -27,6 +27,15 @@ Row = tuple[object, int | None, int | None, int | None]  # key, event_ts, create
 Asked = tuple[object, int | None]
 LIMITS = Limits(threads=1)
 US = pa.timestamp("us", "UTC")
+
+
+@pytest.fixture(scope="module", autouse=True, params=["in memory", "in SQL"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test runs both ways: with histories held in memory, and as if they were too large for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "in SQL":
+            patch.setattr(asof, "MEMORY_CELLS", 0)
+        yield request.param
 
 
 def oracle(asked: Sequence[Asked], rows: Sequence[Row], *, ttl: int, created: bool, as_known: bool) -> list[int | None]:
