@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from featurestore.errors import SourceError, UsageError
 from featurestore.offline.asof_memory import Chosen, choose
-from featurestore.offline.connection import Limits, connection
+from featurestore.offline.connection import Limits, connection, first_line
 from featurestore.offline.declared import as_declared, declared_type
 from featurestore.offline.entity_rows import EntityRows, coerce_key, instants
 from featurestore.offline.sources import Scan
@@ -286,7 +286,10 @@ def _read_plain(columns: _Columns, view: AsOfView) -> pa.Table | None:
     if not view.scan.files or not pa.types.is_timestamp(view.scan.column(view.timestamp, role="timestamp column")):
         return None
     wanted = [*(key.column for key in view.keys), view.timestamp, *(feature.column for feature in view.features)]
-    rows = pq.read_table(list(map(str, view.scan.files)), columns=list(dict.fromkeys(wanted)), partitioning=None)
+    try:
+        rows = pq.read_table(list(map(str, view.scan.files)), columns=list(dict.fromkeys(wanted)), partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise SourceError(f"{view.scan.name} cannot be read: {first_line(error)}") from error
     ts, known = instants(rows[view.timestamp], place=view.scan.name)
     keys = [coerce_key(rows[key.column], key.dtype, place=view.scan.name) for key in view.keys]
     features = [rows[feature.column] for feature in view.features]

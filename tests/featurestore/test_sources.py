@@ -113,7 +113,7 @@ def test_damage_behind_a_sound_footer_is_an_error_too(tmp_path: Path) -> None:
         timestamp="ts",
         features=(Feature("f", "f", "DOUBLE"),),
     )
-    with pytest.raises(SourceError, match="the data cannot be joined"):
+    with pytest.raises(SourceError, match="cannot be read"):
         as_of_join(EntityRows(pa.table({"id": [1], "t": pa.array([9], US)}), "t"), [view])
 
 
