@@ -4,7 +4,9 @@
 answers every window from it: the bits are those of the tiles that the stream keeps and the reader merges.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,13 @@ from featurestore.offline.windowed_known import KnownChunk
 from featurestore.offline.windowed_ranges import Ints
 from featurestore.plan import Aggregation
 
-CHUNK_ROWS = 1_000_000
+CHUNK_ROWS = 250_000
 """Events and entity rows that are worked on at a time; a chunk holds whole keys."""
 BATCH_BYTES = 200_000_000
 """Memory for the parts of the entity rows that are answered at a time."""
+
+THREADS = max(1, min(8, (os.cpu_count() or 1)))
+"""Chunks that are worked on side by side."""
 
 _FAR = 1 << 62
 
@@ -40,6 +45,7 @@ def windowed_join(
     arrival: str | None = None,
     as_known: bool = False,
     chunk_rows: int = CHUNK_ROWS,
+    threads: int = THREADS,
 ) -> Any:
     """One row for every entity row, in their order; one column for every aggregation, named by its feature.
 
@@ -71,14 +77,21 @@ def windowed_join(
     batch_rows = max(1_000, BATCH_BYTES // _row_bytes(windows))
     values: dict[str, list[Any]] = {aggregation.feature: [] for aggregation in aggregations}
     answered: list[Ints] = []
-    for chosen, rows in _chunks(known, row_code, index.size, chunk_rows):
+
+    def answer(chunk_of: tuple[Ints, Ints]) -> list[tuple[Ints, list[tuple[str, Any]]]]:
+        chosen, rows = chunk_of
         chunk = KnownChunk(known.take(chosen)) if as_known else Chunk(known.take(chosen))
         rows = rows[np.lexsort((t_us[rows], row_code[rows]))]
-        for start in range(0, len(rows), batch_rows):
-            batch = rows[start : start + batch_rows]
-            answered.append(batch)
-            for feature, column in _answers(chunk, windows, row_code[batch], t_us[batch], batch):
-                values[feature].append(column)
+        batches = (rows[start : start + batch_rows] for start in range(0, len(rows), batch_rows))
+        return [(batch, list(_answers(chunk, windows, row_code[batch], t_us[batch], batch))) for batch in batches]
+
+    with ThreadPoolExecutor(threads) as pool:
+        # numpy releases the interpreter for its long calls; chunks share nothing but what they read.
+        for told in pool.map(answer, _chunks(known, row_code, index.size, chunk_rows)):
+            for batch, columns in told:
+                answered.append(batch)
+                for feature, column in columns:
+                    values[feature].append(column)
     return in_order(aggregations, values, answered, len(t_us))
 
 
