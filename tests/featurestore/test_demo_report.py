@@ -7,10 +7,10 @@ import pyarrow as pa
 from rich.console import Console
 
 from featurestore.demo.children import Streamed
-from featurestore.monitor.parity import Comparison, Difference
 from featurestore.demo.model import Model, Trial
 from featurestore.demo.report import Bars, show
 from featurestore.demo.run import Answered, Learned, Outcome
+from featurestore.monitor.parity import Comparison, Difference
 
 NOW = datetime(2013, 12, 31, 18, tzinfo=UTC)
 

@@ -16,9 +16,9 @@ import pytest
 from featurestore.client import FeatureClient
 from featurestore.config import load_settings
 from featurestore.demo.asking import SERVICE, ask, offline
-from featurestore.monitor.parity import Comparison, compare
 from featurestore.demo.model import asked
 from featurestore.demo.statuses import expected_statuses
+from featurestore.monitor.parity import Comparison, compare
 from featurestore.plan_store import load_plan_file
 
 REPO = Path(__file__).parents[2] / "feature_repo"
