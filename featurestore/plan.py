@@ -6,6 +6,7 @@ are the names of Feast's `ValueType` ("INT64", "DOUBLE_LIST", …).
 """
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self
 
 import msgspec
@@ -268,9 +269,39 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ) from error
 
 
+def used_views(plan: Plan, projections: Iterable[Projection]) -> list[View]:
+    """The views whose rows the projections need, on-demand views' inputs included, by name; raises UnknownName."""
+    names: set[str] = set()
+    for projection in projections:
+        if projection.view in plan.on_demand:
+            names |= {each.view for each in plan.on_demand[projection.view].inputs}
+        else:
+            names.add(plan.view(projection.view).name)
+    return [plan.view(name) for name in sorted(names)]
+
+
+def definition_digests(plan: Plan, projections: Sequence[Projection]) -> dict[str, str]:
+    """View -> SHA-256 of its compiled definition, for every view that the projections need.
+
+    What does not change a value does not count: versions, descriptions, owners and tags.
+    """
+    bare = {"description": "", "owner": "", "tags": {}}
+    out = {
+        view.name: _sha256(msgspec.structs.replace(view, version=0, **bare)) for view in used_views(plan, projections)
+    }
+    for projection in projections:
+        if on_demand := plan.on_demand.get(projection.view):
+            out[on_demand.name] = _sha256(msgspec.structs.replace(on_demand, **bare))
+    return out
+
+
 def definitions_digest(plan: Plan) -> str:
     """SHA-256 over a Plan's definitions alone: equal definitions have equal digests, whenever compiled."""
     bare: dict[str, Any] = msgspec.to_builtins(plan)
     for volatile in ("version", "digest", "created_us"):
         del bare[volatile]
-    return hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()
+    return _sha256(bare)
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()

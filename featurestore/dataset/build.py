@@ -4,7 +4,6 @@
 equal, or names the input that changed.
 """
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -29,7 +28,7 @@ from featurestore.dataset.manifest import (
 )
 from featurestore.dataset.split import split_rows
 from featurestore.errors import SourceError, UsageError
-from featurestore.plan import Plan, Projection, View
+from featurestore.plan import Plan, Projection, definition_digests, used_views
 
 ENTITY_ROWS = "entity_rows.parquet"
 LIBRARIES = ("feast", "duckdb", "pyarrow", "numpy", "featurestore")
@@ -110,7 +109,7 @@ def build(
         project=plan.project,
         created_us=clock(),
         plan_version=plan.version,
-        definitions=definitions(plan, projections),
+        definitions=definition_digests(plan, projections),
         features=request.features,
         full_feature_names=request.full_feature_names,
         as_known=request.as_known,
@@ -142,7 +141,7 @@ def verify(folder: Path, *, plan: Plan, repo: Path, retrieve: Retrieve) -> Verdi
     projections = resolve(plan, manifest.features)
     changed = [
         f"definition of {name} changed"
-        for name, digest in definitions(plan, projections).items()
+        for name, digest in definition_digests(plan, projections).items()
         if manifest.definitions.get(name) != digest
     ]
     sources = {view.source.name: view.source for view in used_views(plan, projections)}
@@ -183,32 +182,6 @@ def resolve(plan: Plan, features: Sequence[str]) -> tuple[Projection, ...]:
     if len(features) == 1 and features[0].startswith("service:"):
         return plan.service(features[0].removeprefix("service:")).projections
     return plan.projections(list(features))
-
-
-def used_views(plan: Plan, projections: Sequence[Projection]) -> list[View]:
-    """The views whose rows the projections need, on-demand views' inputs included, by name."""
-    names: set[str] = set()
-    for projection in projections:
-        if projection.view in plan.on_demand:
-            names |= {each.view for each in plan.on_demand[projection.view].inputs}
-        else:
-            names.add(plan.view(projection.view).name)
-    return [plan.view(name) for name in sorted(names)]
-
-
-def definitions(plan: Plan, projections: Sequence[Projection]) -> dict[str, str]:
-    """View -> SHA-256 of its compiled definition, for every view that the projections need; versions do not count."""
-    out = {}
-    for view in used_views(plan, projections):
-        out[view.name] = _sha256(msgspec.structs.replace(view, version=0, description="", owner="", tags={}))
-    for projection in projections:
-        if on_demand := plan.on_demand.get(projection.view):
-            out[on_demand.name] = _sha256(msgspec.structs.replace(on_demand, description="", owner="", tags={}))
-    return out
-
-
-def _sha256(value: msgspec.Struct) -> str:
-    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()
 
 
 def _write_parts(joined: pa.Table, request: Request, keys: Sequence[str], folder: Path) -> tuple[Part, ...]:

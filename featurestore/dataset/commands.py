@@ -34,11 +34,12 @@ def build(
     from rich.table import Table
 
     from featurestore.clock import parse_instant, system_clock
-    from featurestore.dataset.build import Request, resolve, used_views
+    from featurestore.dataset.build import Request, resolve
     from featurestore.dataset.build import build as make
     from featurestore.dataset.manifest import Split
     from featurestore.dataset.rebuild import read_entity_rows, retriever
     from featurestore.errors import UsageError
+    from featurestore.plan import used_views
     from featurestore.plan_store import load_plan_file
 
     if bool(service) == bool(feature):
