@@ -26,11 +26,11 @@ from featurestore.errors import StoreUnavailable
 from featurestore.online.keys import Shard
 from featurestore.plan import Plan, View
 from streaming.claim_record import ClaimRecord
-from streaming.commit import NOT_YET, Claim, Fenced, ShardStore, StateLost
-from streaming.decode import by_topic, is_instant
+from streaming.commit import NOT_YET, Fenced, ShardStore
+from streaming.decode import by_topic
+from streaming.held_shard import HeldShard
 from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, TopicPipeline, ViewPipeline
-from streaming.seen_ids import SeenChange, SeenIds
-from streaming.shard_state import SLOTS_KEPT, BlockWrite, Change, ShardState
+from streaming.shard_state import SLOTS_KEPT
 from streaming.sinks import RangeSink, SinkUnavailable
 from streaming.source.records import (
     Assigned,
@@ -42,6 +42,7 @@ from streaming.source.records import (
     SourceUnavailable,
     TopicPartition,
 )
+from streaming.takeover import Takeover
 from validation.contract import Contract
 
 _LOG = logging.getLogger(__name__)
@@ -59,21 +60,10 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     longest_backoff_s: float = 2.0
 
 
-class _HeldShard:
-    """A shard in our hands. `goal` is the offset from which on readers may take it for whole; None: they may."""
-
-    def __init__(self, pipeline: ViewPipeline | LatestPipeline, claim: Claim, state: ShardState, goal: int) -> None:
-        self.pipeline = pipeline
-        self.claim = claim
-        self.state = state
-        self.goal: int | None = goal
-        self.seen = SeenIds.of(pipeline, claim.shard) if isinstance(pipeline, ViewPipeline) else None
-
-
 class _Held:
     """A partition in our hands: where the next batch must start, and its shards, one for each view."""
 
-    def __init__(self, position: int, shards: list[_HeldShard]) -> None:
+    def __init__(self, position: int, shards: list[HeldShard]) -> None:
         self.position = position
         self.shards = shards
 
@@ -108,12 +98,10 @@ class Worker:
         self._store = store
         self._sinks = tuple(sinks)
         self._plan = plan
-        self._record = record
+        self._takeover = Takeover(store, record, new_token, start_over=start_over)
         self._clock = clock
-        self._new_token = new_token
         self._pace = pace
         self._sleep = sleep
-        self._start_over = start_over
         contracts = contracts_by_topic(plan, views)
         self._topics = {
             topic: TopicPipeline(readers, contracts.get(topic), ahead_tolerance_us=ahead_tolerance_us)
@@ -203,13 +191,7 @@ class Worker:
     def _claim(self, partition: TopicPartition) -> None:
         """Take a partition over: a new epoch on each of its shards, then read on from the lowest cursor."""
         beginning = self._source.beginning_offsets([partition])[partition]
-        shards = []
-        for pipeline in self._views[partition.topic]:
-            claim, goal = self._claim_shard(partition, self._shard(pipeline.view, partition), beginning)
-            state = ShardState(claim.shard, slots_kept=self._pace.slots_kept)
-            shard = _HeldShard(pipeline, claim, state, goal)
-            self._tell_readers(shard)
-            shards.append(shard)
+        shards = [self._claim_shard(pipeline, partition, beginning) for pipeline in self._views[partition.topic]]
         position = min(
             [*(shard.claim.offset for shard in shards), *(sink.open(partition, beginning) for sink in self._sinks)]
         )
@@ -221,42 +203,25 @@ class Worker:
         self._held[partition] = _Held(position, shards)
         self.counters["claims"] += 1
 
-    def _claim_shard(self, partition: TopicPartition, shard: Shard, beginning: int) -> tuple[Claim, int]:
-        """The claim, and from which offset on readers may take the shard for whole.
-
-        A shard that begins is behind: until it has reached what is the topic's end now, windows would be too small.
-        """
-        token, version = self._new_token(), self._plan.version
-        claim = self._store.claim(shard, token=token, plan_version=version)
-        if claim is None:
-            if self._record.holds(partition.topic, shard) and not self._start_over:
-                raise StateLost(
-                    f"the online store has no state of view {shard.view!r} version {shard.version} for {partition}, "
-                    f"which has been written before: it lost its data. Restore it, or run `featurestore stream run "
-                    f"--start-over` to begin again at offset {beginning}, the first that the topic still has"
-                )
-            # From offset 0 on nothing can be missing; else the first record will tell.
-            complete = 0 if beginning == 0 else None
-            claim = self._store.claim(
-                shard, token=token, plan_version=version, start=beginning, complete_from_us=complete
-            )
-            assert claim is not None  # with `start`, the hash is made
-            self._store.register(shard, NOT_YET)
-        self._record.add(partition.topic, shard)
-        listed = self._store.registered(shard.project, shard.view, shard.version)
-        known = {(entry.topic_id, entry.partition): entry.complete_from_us for entry in listed}
-        if known.get((shard.topic_id, shard.partition), NOT_YET) != NOT_YET:
-            return claim, claim.offset
-        return claim, self._source.end_offsets([partition])[partition]
-
-    def _tell_readers(self, shard: _HeldShard) -> None:
-        """List the shard as what it is by now: not to be relied on, or complete from some instant on."""
-        complete = shard.claim.complete_from_us
-        if shard.goal is not None and shard.claim.offset >= shard.goal and complete is not None:
-            self._store.register(shard.claim.shard, complete)
-            shard.goal = None
-        elif shard.goal is not None and shard.claim.offset < shard.goal:
-            self._store.register(shard.claim.shard, NOT_YET, only_new=True)
+    def _claim_shard(
+        self, pipeline: ViewPipeline | LatestPipeline, partition: TopicPartition, beginning: int
+    ) -> HeldShard:
+        claim, goal = self._takeover.claim(
+            partition,
+            self._shard(pipeline.view, partition),
+            beginning,
+            lambda: self._source.end_offsets([partition])[partition],
+            plan_version=self._plan.version,
+        )
+        return HeldShard(
+            pipeline,
+            claim,
+            goal,
+            store=self._store,
+            clock=self._clock,
+            counters=self.counters,
+            slots_kept=self._pace.slots_kept,
+        )
 
     def _take(self, batch: Batch) -> int:
         """Put one batch through; a batch of a partition that is not held (any more) is left to its owner."""
@@ -270,7 +235,7 @@ class Worker:
         judged = self._topics[batch.topic].judge(batch)
         try:
             for shard in held.shards:
-                self._fold(shard, judged)
+                shard.fold(judged, self._plan.version)
         except _RECOVERABLE as error:
             self._again(batch.source)
             self._recover(error)
@@ -280,51 +245,6 @@ class Worker:
         held.position = batch.position_after
         self._count(judged)
         return len(batch.records)
-
-    def _fold(self, shard: _HeldShard, judged: Judged) -> None:
-        """Bring one view up to the end of a batch; without effect where its shard is already past it."""
-        claim, batch = shard.claim, judged.batch
-        if claim.offset >= batch.position_after:
-            return
-        rest = judged.since(claim.offset)
-        complete = claim.complete_from_us
-        if complete is None and batch.records and is_instant(batch.records[0].timestamp_us):
-            # An event may be dated up to the tolerance after its arrival: one of those may have gone before.
-            complete = batch.records[0].timestamp_us + AHEAD_TOLERANCE_US
-        marks = [mark for mark in (claim.watermark_us, rest.watermark_us) if mark is not None]
-        writes: list[BlockWrite] = []
-        change: Change | None = None
-        seen: SeenChange | None = None
-        if isinstance(shard.pipeline, LatestPipeline):
-            if len(rest.events):
-                self._store.write_rows(self._plan.project, shard.pipeline.view, shard.pipeline.rows(rest))
-        else:
-            if shard.seen is not None and len(rest.events):
-                once = shard.seen.once(rest, claim.spans, self._store.read_seen, now_us=self._clock())
-                rest, seen = once.judged, once.change
-            partials = shard.pipeline.partials(rest, now_us=self._clock())
-            read = self._store.read(shard.state.missing(partials))
-            change = shard.state.merge(partials, read, slack_us=shard.pipeline.slack_us)
-            writes = change.writes
-            self.counters["slots"] += change.slots
-            self.counters["late"] += partials.late
-        shard.claim = self._store.commit(
-            claim,
-            writes,
-            offset=batch.position_after,
-            watermark_us=max(marks, default=None),
-            complete_from_us=complete,
-            plan_version=self._plan.version,
-            seen=seen,
-        )
-        if change is not None:
-            shard.state.advance(change)
-        if shard.seen is not None and seen is not None:
-            shard.seen.advance(seen)
-            self.counters["duplicates"] += seen.duplicates
-            self.counters["reused_ids"] += seen.reused
-        self.counters["commits"] += 1
-        self._tell_readers(shard)
 
     def _again(self, partition: TopicPartition) -> None:
         """Drop all that is cached of a partition; the next turn claims it, if it is still ours then."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import streaming.worker as worker_module
+import streaming.held_shard as held_shard_module
 from featurestore.errors import StoreUnavailable
 from featurestore.offline.event_log import read_events
 from featurestore.offline.history import historical_features
@@ -372,7 +372,7 @@ def planted(monkeypatch, old, new):
     assert source.count(old) == 1
     module = types.ModuleType("streaming.seen_ids_with_a_fault")
     exec(compile(source.replace(old, new), module.__name__, "exec"), module.__dict__)
-    monkeypatch.setattr(worker_module, "SeenIds", module.SeenIds)
+    monkeypatch.setattr(held_shard_module, "SeenIds", module.SeenIds)
 
 
 def exclusive(monkeypatch):
