@@ -28,12 +28,12 @@ class Event(msgspec.Struct, frozen=True):
     arrival_us: int
 
 
-def shop_plan(*, second_view: bool = False, contract: bool = True, keyed: bool = False) -> Plan:
+def shop_plan(*, second_view: bool = False, contract: bool = True, keyed: bool = False, topic: str = TOPIC) -> Plan:
     """The Plan of the shop: view `user_orders`, and `page_orders` of the same topic where asked."""
-    topic = Topic(
-        name=TOPIC, bootstrap_servers="localhost:9092", message_format="json", event_id="event_id", key_column="user_id"
+    declared = Topic(
+        name=topic, bootstrap_servers="localhost:9092", message_format="json", event_id="event_id", key_column="user_id"
     )
-    source = Source(name=TOPIC, path="event_log/orders", timestamp_field="event_timestamp", topic=topic)
+    source = Source(name=TOPIC, path=f"event_log/{topic}", timestamp_field="event_timestamp", topic=declared)
     views = [_view("user_orders", "user_id", "INT64", source, "keyed" if keyed else "spread")]
     if second_view:
         views.append(_view("page_orders", "page", "STRING", source, "spread"))

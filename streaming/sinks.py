@@ -14,7 +14,7 @@ spares replaying ranges in which nothing had to be stored; ranges may overlap, r
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -41,6 +41,10 @@ class SinkUnavailable(FeatureStoreError):
 class Storage(Protocol):
     """How one sink's ranges become files."""
 
+    @property
+    def name(self) -> str:
+        """What the sink is called in metrics."""
+
     def cursor(self, partition: TopicPartition) -> int | None:
         """The contiguous end of the ranges stored, None without any."""
 
@@ -49,6 +53,9 @@ class Storage(Protocol):
 
     def rows(self, judged: Judged) -> int:
         """How many rows of a judged batch this sink stores."""
+
+    def size_bytes(self, judged: Judged) -> int:
+        """About how much memory those rows take until they are stored."""
 
     def store(self, partition: TopicPartition, batches: Sequence[Judged], first: int, last: int) -> None:
         """Make the rows of offsets `first`..`last` durable, whole or not at all."""
@@ -60,8 +67,11 @@ class _Buffer:
     def __init__(self, first: int, position: int) -> None:
         self.first = first
         self.position = position
+        self.moved = position
+        """The cursor as it was moved last."""
         self.batches: list[Judged] = []
         self.rows = 0
+        self.size_bytes = 0
         self.since_us: int | None = None
 
 
@@ -81,6 +91,21 @@ class RangeSink:
         self._flush_rows = flush_rows
         self._flush_age_us = flush_age_us
         self._buffers: dict[TopicPartition, _Buffer] = {}
+
+    @property
+    def name(self) -> str:
+        """What the sink is called in metrics."""
+        return self._storage.name
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory the events take that are not stored yet."""
+        return sum(buffer.size_bytes for buffer in self._buffers.values())
+
+    def behind(self, partition: TopicPartition) -> int:
+        """How many offsets were handed over that are not stored yet. Any thread may ask."""
+        buffer = self._buffers.get(partition)
+        return 0 if buffer is None or buffer.since_us is None else buffer.position - buffer.moved
 
     def cursor(self, partition: TopicPartition) -> int | None:
         """The offset from which this sink lacks events; None where it never stored any."""
@@ -108,6 +133,7 @@ class RangeSink:
         if rows:
             buffer.batches.append(rest)
             buffer.rows += rows
+            buffer.size_bytes += self._storage.size_bytes(rest)
         buffer.position = judged.batch.position_after
         if buffer.since_us is None:
             buffer.since_us = self._clock()
@@ -133,7 +159,13 @@ class RangeSink:
         except (OSError, pa.ArrowException) as error:
             folder = self._storage.folder(partition.topic)
             raise SinkUnavailable(f"{partition}: cannot write to {folder}: {error}") from error
-        buffer.batches, buffer.rows, buffer.since_us = [], 0, None
+        buffer.batches, buffer.rows, buffer.size_bytes, buffer.since_us = [], 0, 0, None
+        buffer.moved = buffer.position
+
+    def flush_all(self) -> None:
+        """Store everything that is buffered; raises SinkUnavailable."""
+        for partition in self._buffers:
+            self.flush(partition)
 
     def close(self, partition: TopicPartition) -> None:
         """Forget a partition without storing anything."""
@@ -162,6 +194,7 @@ class RangeSink:
 class EventLog(msgspec.Struct, frozen=True):
     """Accepted events, as `featurestore.offline.event_log` keeps them under `root`."""
 
+    name: ClassVar[str] = "event_log"
     root: Path
 
     def folder(self, topic: str) -> Path:
@@ -175,6 +208,10 @@ class EventLog(msgspec.Struct, frozen=True):
     def rows(self, judged: Judged) -> int:
         """Accepted events."""
         return len(judged.events)
+
+    def size_bytes(self, judged: Judged) -> int:
+        """See Storage."""
+        return int(judged.events.nbytes)
 
     def store(self, partition: TopicPartition, batches: Sequence[Judged], first: int, last: int) -> None:
         """See Storage."""
@@ -192,6 +229,7 @@ class EventLog(msgspec.Struct, frozen=True):
 class Quarantine(msgspec.Struct, frozen=True):
     """Rejected events, whole and with their reasons, as `validation.quarantine` keeps them under `root`."""
 
+    name: ClassVar[str] = "quarantine"
     root: Path
     contracts: Mapping[str, Contract]
     """By topic; a topic without one is kept under its own name."""
@@ -207,6 +245,10 @@ class Quarantine(msgspec.Struct, frozen=True):
     def rows(self, judged: Judged) -> int:
         """Rejected events."""
         return len(judged.rejected)
+
+    def size_bytes(self, judged: Judged) -> int:
+        """See Storage."""
+        return sum(len(item.record.value or b"") + len(item.detail) for item in judged.rejected)
 
     def store(self, partition: TopicPartition, batches: Sequence[Judged], first: int, last: int) -> None:
         """See Storage."""

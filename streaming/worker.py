@@ -42,6 +42,7 @@ from streaming.source.records import (
     SourceUnavailable,
     TopicPartition,
 )
+from streaming.standing import PartitionStanding, ShardStanding, Standing
 from streaming.takeover import Takeover
 from validation.contract import Contract
 
@@ -55,6 +56,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     poll_ms: int = 100
     slots_kept: int = SLOTS_KEPT
     """Cached tiles per shard."""
+    buffered_bytes: int = 128 << 20
+    """What the sinks may hold together; more is stored at once, whatever its age."""
     backoff_s: float = 0.05
     """Wait after the first failure in a row; doubled each time."""
     longest_backoff_s: float = 2.0
@@ -66,6 +69,7 @@ class _Held:
     def __init__(self, position: int, shards: list[HeldShard]) -> None:
         self.position = position
         self.shards = shards
+        self.arrival_us: int | None = None
 
 
 class Worker:
@@ -90,6 +94,7 @@ class Worker:
         sleep: Callable[[float], None] = time.sleep,
         start_over: bool = False,
         ahead_tolerance_us: int = AHEAD_TOLERANCE_US,
+        on_committed: Callable[[Judged], None] | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         """Events, accepted, rejected:REASON, warned:RULE, late, duplicates, reused_ids, commits, slots, claims,
@@ -102,6 +107,7 @@ class Worker:
         self._clock = clock
         self._pace = pace
         self._sleep = sleep
+        self._on_committed = on_committed
         contracts = contracts_by_topic(plan, views)
         self._topics = {
             topic: TopicPipeline(readers, contracts.get(topic), ahead_tolerance_us=ahead_tolerance_us)
@@ -119,6 +125,37 @@ class Worker:
     def positions(self) -> Mapping[TopicPartition, int]:
         """Where each partition that is held stands: everything before is committed."""
         return {partition: held.position for partition, held in self._held.items()}
+
+    def standing(self) -> Standing:
+        """How far it is. May be asked from another thread: it copies first what may change meanwhile."""
+        return Standing(
+            plan_version=self._plan.version,
+            partitions=tuple(self._standing_of(partition, held) for partition, held in self._held.copy().items()),
+            to_claim=len(self._to_claim),
+            assigned=self._assigned_once,
+            failures=self._failures,
+            counters=dict(self.counters),
+        )
+
+    def _standing_of(self, partition: TopicPartition, held: _Held) -> PartitionStanding:
+        shards = tuple(
+            ShardStanding(
+                view=shard.claim.shard.view,
+                version=shard.claim.shard.version,
+                offset=shard.claim.offset,
+                watermark_us=shard.claim.watermark_us,
+                complete=shard.goal is None,
+            )
+            for shard in held.shards
+        )
+        return PartitionStanding(
+            partition=partition,
+            position=held.position,
+            end=self._source.known_end(partition),
+            arrival_us=held.arrival_us,
+            shards=shards,
+            stored={sink.name: held.position - sink.behind(partition) for sink in self._sinks},
+        )
 
     def run(self, stop: Callable[[], bool], *, until_caught_up: bool = False) -> None:
         """Turn until `stop` says so; then leave.
@@ -151,13 +188,21 @@ class Worker:
                 self._claim(partition)
             for batch in self._source.poll(timeout_ms):
                 records += self._take(batch)
-            for sink in self._sinks:
-                sink.flush_due()
+            self._store_due()
         except _RECOVERABLE as error:
             self._recover(error)
         else:
             self._failures = 0
         return records
+
+    def _store_due(self) -> None:
+        """Files for what is due by rows, age or memory: nothing is read on before it is stored."""
+        full = sum(sink.size_bytes for sink in self._sinks) > self._pace.buffered_bytes
+        for sink in self._sinks:
+            if full:
+                sink.flush_all()
+            else:
+                sink.flush_due()
 
     def leave(self) -> None:
         """Store what the sinks hold and give the partitions back; what fails here is replayed by the next owner."""
@@ -243,7 +288,11 @@ class Worker:
         for sink in self._sinks:
             sink.add(judged)
         held.position = batch.position_after
+        if batch.records:
+            held.arrival_us = batch.records[-1].timestamp_us
         self._count(judged)
+        if self._on_committed is not None:
+            self._on_committed(judged)
         return len(batch.records)
 
     def _again(self, partition: TopicPartition) -> None:

@@ -19,12 +19,16 @@ from featurestore.cli.settings import HERE, Repo, settings_of
 from featurestore.errors import ConfigurationError, StoreUnavailable, UnknownName
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from featurestore.config import Settings
     from featurestore.online.connection import StoreClient
     from featurestore.plan import Plan, View
     from featurestore.plan_store import PlanStore
+    from streaming.health import Pulse
+    from streaming.metrics import StreamMetrics
     from streaming.source.records import Source
-    from streaming.worker import Worker
+    from streaming.worker import Pace, Worker
 
 _MICROS = 1_000_000
 _PLAN_AGE_S = 2.0
@@ -57,14 +61,44 @@ def run(
     ] = False,
     flush_s: Annotated[float, typer.Option(help="Longest time an event waits for its file, in seconds.")] = 5.0,
     flush_rows: Annotated[int, typer.Option(help="Events of a partition that are stored at once.")] = 100_000,
-    batch: Annotated[int, typer.Option(help="Events taken up at once, at most.")] = 5_000,
+    batch: Annotated[int, typer.Option(min=1, help="Events taken up at once, at most.")] = 5_000,
+    max_delay_ms: Annotated[
+        int, typer.Option(min=0, help="How long the broker may hold events back for a fuller batch.")
+    ] = 0,
+    memory_mb: Annotated[
+        int, typer.Option(min=16, help="For events that were fetched and are not in their files yet.")
+    ] = 256,
+    tiles_kept: Annotated[
+        int, typer.Option(min=1_000, help="Tile slots remembered of each view and partition.")
+    ] = 400_000,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            envvar="FEATURESTORE_STREAM_METRICS_PORT",
+            help="Serve /metrics, /health and /ready on this port; 0 takes a free one. Without it they are not served.",
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str,
+        typer.Option(envvar="FEATURESTORE_STREAM_METRICS_HOST", help="The address to serve them on."),
+    ] = "127.0.0.1",
 ) -> None:
-    """Keep the windows of all stream views current: read their topics, check, aggregate, commit."""
+    """Keep the windows of all stream views current: read their topics, check, aggregate, commit.
+
+    SIGTERM and SIGINT: the batch in hand is finished and committed, files are written, partitions given back.
+    """
     import time
+
+    from prometheus_client import CollectorRegistry
 
     from featurestore.clock import system_clock
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
+    from streaming.health import Pulse
+    from streaming.metrics import StreamMetrics
+    from streaming.worker import Pace
 
     # The client warns whenever its thread waits for the interpreter, which is what a busy worker makes it do.
     logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
@@ -73,14 +107,23 @@ def run(
     clock = system_clock(offset_us)
     client = connect(settings.online, settings.data_dir)
     plans = PlanStore(client, settings.project)
-    counters: dict[str, int] = {}
+    registry = CollectorRegistry()
+    metrics, pulse = StreamMetrics(registry, clock), Pulse()
     again = True
-    with _stop_on_signals() as stop:
+    with _stop_on_signals() as stop, _served(metrics_host, metrics_port, registry, pulse, metrics):
         while again:
             plan = plans.load()
             views = stream_views(plan, topics or [])
-            watch = _Watch(_changed_from(plans, plan.version), time.monotonic, stop)
-            source = _kafka(settings, plan, views, batch, instance_id)
+            watch = _Watch(_changed_from(plans, plan.version), time.monotonic, stop, pulse)
+            source = _kafka(
+                settings,
+                plan,
+                views,
+                instance_id,
+                max_records=batch,
+                max_delay_ms=max_delay_ms,
+                max_fetched_bytes=memory_mb << 19,
+            )
             worker = build_worker(
                 settings,
                 plan,
@@ -91,15 +134,16 @@ def run(
                 flush_s=flush_s,
                 flush_rows=flush_rows,
                 start_over=start_over,
+                metrics=metrics,
+                pace=Pace(buffered_bytes=memory_mb << 19, slots_kept=tiles_kept),
             )
+            metrics.follow(worker)
             try:
                 worker.run(watch, until_caught_up=until_caught_up)
             finally:
                 source.close()
-            for name, count in worker.counters.items():
-                counters[name] = counters.get(name, 0) + count
             again = watch.changed and not stop()
-    typer.echo(summary(counters))
+    typer.echo(summary(metrics.counters))
 
 
 def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
@@ -179,12 +223,18 @@ def build_worker(
     flush_s: float = 5.0,
     flush_rows: int = 100_000,
     start_over: bool = False,
+    metrics: "StreamMetrics | None" = None,
+    pace: "Pace | None" = None,
 ) -> "Worker":
-    """A worker over these views with the deployment's store and files."""
+    """A worker over these views with the deployment's store and files; what it does is counted in `metrics`."""
+    from prometheus_client import CollectorRegistry
+
     from streaming.claim_record import ClaimRecord
-    from streaming.commit import ShardStore
+    from streaming.metrics import MeasuredStore, StreamMetrics
     from streaming.sinks import EventLog, Quarantine, RangeSink
-    from streaming.worker import Worker, contracts_by_topic
+    from streaming.worker import Pace, Worker, contracts_by_topic
+
+    metrics = metrics or StreamMetrics(CollectorRegistry(), clock)
 
     views = tuple(views)
     storages = (
@@ -193,7 +243,7 @@ def build_worker(
     )
     return Worker(
         source,
-        ShardStore(client, clock),
+        MeasuredStore(client, clock, metrics.committed),
         [
             RangeSink(storage, clock, flush_rows=flush_rows, flush_age_us=round(flush_s * _MICROS))
             for storage in storages
@@ -203,8 +253,25 @@ def build_worker(
         record=ClaimRecord(settings.event_log),
         clock=clock,
         new_token=lambda: secrets.token_hex(8),
+        pace=pace or Pace(),
         start_over=start_over,
+        on_committed=metrics.judged,
     )
+
+
+@contextmanager
+def _served(
+    host: str, port: int | None, registry: "CollectorRegistry", pulse: "Pulse", metrics: "StreamMetrics"
+) -> Iterator[None]:
+    """Answer /metrics, /health and /ready meanwhile, where a port is given; the address is told on standard error."""
+    if port is None:
+        yield
+        return
+    from streaming.health import HealthServer
+
+    with HealthServer(host, port, registry=registry, pulse=pulse, standing=metrics.standing) as server:
+        typer.echo(f"metrics: http://{server.address}/metrics", err=True)
+        yield
 
 
 def summary(counters: "dict[str, int]") -> str:
@@ -221,16 +288,23 @@ def summary(counters: "dict[str, int]") -> str:
 
 
 class _Watch:
-    """Whether to stop: because somebody asked to, or because another Plan is in force (looked up every few seconds)."""
+    """Whether to stop: because somebody asked to, or because another Plan is in force (looked up every few seconds).
 
-    def __init__(self, ask: Callable[[], bool], seconds: Callable[[], float], stop: Callable[[], bool]) -> None:
+    Asked once a round, it is also the worker's pulse.
+    """
+
+    def __init__(
+        self, ask: Callable[[], bool], seconds: Callable[[], float], stop: Callable[[], bool], pulse: "Pulse"
+    ) -> None:
         self.changed = False
+        self._pulse = pulse
         self._ask = ask
         self._seconds = seconds
         self._stop = stop
         self._next = seconds() + _PLAN_AGE_S
 
     def __call__(self) -> bool:
+        self._pulse.beat()
         if not self.changed and self._seconds() >= self._next:
             self._next = self._seconds() + _PLAN_AGE_S
             self.changed = self._ask()
@@ -264,12 +338,12 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 def _kafka(
-    settings: "Settings", plan: "Plan", views: "Iterable[View]", batch: int, instance_id: str | None
+    settings: "Settings", plan: "Plan", views: "Iterable[View]", instance_id: str | None, **limits: int
 ) -> "Source":
     from streaming.source.kafka import KafkaSettings, KafkaSource, security_from
 
     topics = sorted({view.source.topic.name for view in views if view.source.topic is not None})
-    kafka = KafkaSettings(_servers(settings, views), security_from(os.environ), max_records=batch)
+    kafka = KafkaSettings(_servers(settings, views), security_from(os.environ), **limits)
     return KafkaSource(kafka, topics, group=f"featurestore-{plan.project}", instance_id=instance_id)
 
 
@@ -290,7 +364,7 @@ def _ends(settings: "Settings", plan: "Plan", views: "Iterable[View]") -> dict[t
     from streaming.source.records import SourceUnavailable
 
     try:
-        source = _kafka(settings, plan, views, 1, None)
+        source = _kafka(settings, plan, views, None)
         try:
             partitions = [
                 partition

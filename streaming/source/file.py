@@ -118,6 +118,10 @@ class FileSource:
         """See Source: the number of rows."""
         return dict.fromkeys(partitions, self._rows.count)
 
+    def known_end(self, partition: TopicPartition) -> int | None:  # noqa: ARG002 - there is one
+        """See Source."""
+        return self._rows.count
+
     def close(self) -> None:
         """See Source."""
         self._position = None

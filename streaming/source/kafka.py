@@ -39,6 +39,8 @@ from streaming.source.records import (
 )
 from streaming.source.rejoin import keep_join
 
+_LEAST_FETCH_BYTES = 64 << 10
+_FULL_BATCH_BYTES = 256 << 10
 _NO_TOPIC_ID = "00000000-0000-0000-0000-000000000000"
 _SECURITY = {
     "KAFKA_SECURITY_PROTOCOL": "security_protocol",
@@ -55,15 +57,18 @@ _SECURITY = {
 class KafkaSettings(msgspec.Struct, frozen=True):
     """How to reach a cluster, and how much to take from it at once.
 
-    `max_records` bounds one poll, `max_partition_bytes` what the client holds ready for one partition: together with
-    the number of partitions they bound its memory. A reader that is silent for `session_timeout_ms` loses its
-    partitions.
+    `max_records` bounds one poll, `max_partition_bytes` what the client holds ready for one partition, and
+    `max_fetched_bytes` what it holds for all of them (64 KiB a partition at least, and one message, however large).
+    With `max_delay_ms` the broker holds events back that long for a fuller batch. A reader that is silent for
+    `session_timeout_ms` loses its partitions.
     """
 
     bootstrap_servers: str
     security: Mapping[str, str] = {}
     max_records: int = 5_000
     max_partition_bytes: int = 4 << 20
+    max_fetched_bytes: int = 128 << 20
+    max_delay_ms: int = 0
     fetch_wait_ms: int = 100
     session_timeout_ms: int = 10_000
     max_poll_interval_ms: int = 300_000
@@ -124,6 +129,7 @@ class KafkaSource:
         self._rebalances: list[Rebalance] = []
         self._partitions: dict[ClientPartition, TopicPartition] = {}
         self._positions: dict[ClientPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
         self._consumer: Any = None
         try:
             # A refusal is known at once here; the client would go on trying, and leak its sockets when it gives up.
@@ -132,8 +138,8 @@ class KafkaSource:
         except (KafkaError, OSError) as error:
             raise self._unavailable(error) from error
         try:
-            for topic in topics:
-                self.partitions_of(topic)
+            partitions = sum(len(self.partitions_of(topic)) for topic in topics)
+            fetched = settings.max_fetched_bytes // max(partitions, 1)
             self._consumer = KafkaConsumer(
                 **settings.client,
                 group_id=group,
@@ -144,8 +150,9 @@ class KafkaSource:
                 isolation_level="read_committed",
                 allow_auto_create_topics=False,
                 max_poll_records=settings.max_records,
-                max_partition_fetch_bytes=settings.max_partition_bytes,
-                fetch_max_wait_ms=settings.fetch_wait_ms,
+                max_partition_fetch_bytes=max(_LEAST_FETCH_BYTES, min(settings.max_partition_bytes, fetched)),
+                fetch_min_bytes=_FULL_BATCH_BYTES if settings.max_delay_ms else 1,
+                fetch_max_wait_ms=settings.max_delay_ms or settings.fetch_wait_ms,
                 session_timeout_ms=settings.session_timeout_ms,
                 heartbeat_interval_ms=max(100, settings.session_timeout_ms // 5),
                 max_poll_interval_ms=settings.max_poll_interval_ms,
@@ -191,6 +198,9 @@ class KafkaSource:
         for held, before in list(self._positions.items()):
             # The position after a poll is what the client will fetch next; no public call tells it without a request.
             position = self._consumer._subscription.position(held)  # noqa: SLF001
+            end = getattr(self._consumer._subscription.assignment.get(held), "highwater", None)  # noqa: SLF001
+            if end is not None:
+                self._ends[self._partitions[held]] = end
             if position is None or position.offset == before:
                 continue
             partition = self._partitions[held]
@@ -248,6 +258,10 @@ class KafkaSource:
     def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """See Source: before the oldest transaction that is still open."""
         return self._offsets(self._consumer.end_offsets, partitions)
+
+    def known_end(self, partition: TopicPartition) -> int | None:
+        """See Source: as the last fetch told it, transactions that are still open included."""
+        return self._ends.get(partition)
 
     def close(self) -> None:
         """See Source."""

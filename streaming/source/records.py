@@ -121,6 +121,10 @@ class Source(Protocol):
         """The offset after the last one a reader may see; lag in records is at most end - position."""
         ...
 
+    def known_end(self, partition: TopicPartition) -> int | None:
+        """The end of a partition as last heard, without asking; None before that. Any thread may call it."""
+        ...
+
     def close(self) -> None:
         """Leave: partitions go to other readers. Calling it twice is harmless."""
         ...

@@ -236,6 +236,10 @@ class ScriptedSource:
         """See Source."""
         return {tp: len(self._log.partition(tp.topic, tp.partition).records) for tp in partitions}
 
+    def known_end(self, partition: TopicPartition) -> int | None:
+        """See Source."""
+        return len(self._log.partition(partition.topic, partition.partition).records)
+
     def close(self) -> None:
         """See Source."""
         self._log.leave(self)

@@ -1,0 +1,134 @@
+"""How does a worker answer those who look after it? `/health`, `/ready` and `/metrics` over HTTP, on a thread.
+
+- `/health`: the loop is alive; 503 once a round has taken longer than it ever should. Restart it then.
+- `/ready`: it does what it is there for; 503 while it has not been told what to read, claims, or fails.
+- `/metrics`: everything measured, in Prometheus's text format.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Final, Self
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from featurestore.errors import ConfigurationError
+from streaming.standing import Standing
+
+STALLED_S: Final = 60.0
+"""A round of the loop that takes longer has hung."""
+
+
+class Pulse:
+    """When the loop came round last. `beat` is the loop's, the rest anybody's."""
+
+    def __init__(self, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._last = seconds()
+
+    def beat(self) -> None:
+        """A round begins."""
+        self._last = self._seconds()
+
+    @property
+    def age_s(self) -> float:
+        """How long ago the present round began."""
+        return self._seconds() - self._last
+
+
+def not_ready(standing: Standing | None) -> str | None:
+    """Why a worker does not do its work yet, or any more; None where it does.
+
+    >>> not_ready(None)
+    'the worker is starting'
+    """
+    if standing is None:
+        return "the worker is starting"
+    if not standing.assigned:
+        return "the consumer group has not assigned anything yet"
+    if standing.to_claim:
+        return f"{standing.to_claim} partitions are to be claimed"
+    if standing.failures:
+        return f"{standing.failures} rounds failed in a row; the log says why"
+    return None
+
+
+class HealthServer:
+    """Serves from `start` to `stop`. Raises ConfigurationError where the address cannot be had."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        registry: CollectorRegistry,
+        pulse: Pulse,
+        standing: Callable[[], Standing | None],
+        stalled_s: float = STALLED_S,
+    ) -> None:
+        def answer(path: str) -> tuple[int, str, bytes]:
+            if path == "/metrics":
+                return 200, CONTENT_TYPE_LATEST, generate_latest(registry)
+            if path == "/health":
+                age_s = pulse.age_s
+                stalled = age_s > stalled_s
+                return _json(stalled, {"status": "stalled" if stalled else "ok", "round_s": round(age_s, 3)})
+            if path == "/ready":
+                found = standing()
+                reason = not_ready(found)
+                told: dict[str, Any] = {"status": "not ready", "reason": reason} if reason else {"status": "ready"}
+                if found is not None:
+                    told |= {"plan_version": found.plan_version, "partitions": len(found.partitions)}
+                return _json(reason is not None, told)
+            return 404, "text/plain", b"there are /health, /ready and /metrics\n"
+
+        try:
+            self._server = ThreadingHTTPServer((host, port), _handler(answer))
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {host}:{port}: {error}; choose another --metrics-port"
+            ) from error
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
+
+    @property
+    def address(self) -> str:
+        """`host:port`, the port that was taken."""
+        host, port = self._server.server_address[:2]
+        return f"{host!s}:{port}"
+
+    def __enter__(self) -> Self:
+        """Serve."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _handler(answer: Callable[[str], tuple[int, str, bytes]]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10
+
+        def do_GET(self) -> None:
+            code, kind, body = answer(self.path.partition("?")[0])
+            self.send_response(code)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+            """Being looked at is not worth a line."""
+
+    return Handler
+
+
+def _json(failed: bool, told: dict[str, Any]) -> tuple[int, str, bytes]:  # noqa: FBT001 - private
+    return 503 if failed else 200, "application/json", json.dumps(told).encode()
