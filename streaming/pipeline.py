@@ -6,7 +6,8 @@ function of the log alone: of an event and its arrival, never of a clock, so tha
 partials into what is stored is `streaming.shard_state`'s work, writing them is `streaming.commit`'s.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -46,6 +47,15 @@ class Rejected(msgspec.Struct, frozen=True):
     reason: str
     detail: str
     rule_ids: tuple[str, ...] = ()
+    ts_us: int | None = None
+    """Its event time, where it could be read."""
+
+
+class Marked(msgspec.Struct, frozen=True, gc=False):
+    """An event that was accepted though it broke rules: those only warn or observe."""
+
+    record: Record
+    rule_ids: tuple[str, ...]
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -60,8 +70,12 @@ class Judged(msgspec.Struct, frozen=True):
     arrival_us: Ints
     offsets: Ints
     rejected: tuple[Rejected, ...]
-    warned: dict[str, int]
-    """Rule id -> events that broke a rule which only warns or observes."""
+    marked: tuple[Marked, ...] = ()
+
+    @property
+    def warned(self) -> Mapping[str, int]:
+        """Rule id -> events that broke a rule which only warns or observes."""
+        return Counter(rule_id for item in self.marked for rule_id in item.rule_ids)
 
     @property
     def watermark_us(self) -> int | None:
@@ -74,6 +88,7 @@ class Judged(msgspec.Struct, frozen=True):
             return self
         start = int(np.searchsorted(self.offsets, offset))
         rejected = tuple(item for item in self.rejected if item.record.offset >= offset)
+        marked = tuple(item for item in self.marked if item.record.offset >= offset)
         return msgspec.structs.replace(
             self,
             events=self.events.slice(start),
@@ -81,6 +96,7 @@ class Judged(msgspec.Struct, frozen=True):
             arrival_us=self.arrival_us[start:],
             offsets=self.offsets[start:],
             rejected=rejected,
+            marked=marked,
         )
 
 
@@ -129,7 +145,7 @@ class TopicPipeline:
             detail = (
                 f"dated {ahead_us / 1e6:.3f} s after its arrival; at most {self._tolerance_us / 1e6:g} s are allowed"
             )
-            rejected.append(Rejected(records[found.index[row]], AHEAD, detail))
+            rejected.append(Rejected(records[found.index[row]], AHEAD, detail, ts_us=int(found.ts_us[row])))
         for view, layout in self._layouts:
             large = layout.too_large(_columns(view, events))
             if large is not None:
@@ -137,10 +153,10 @@ class TopicPipeline:
                     detail = f"a column that view {view.name!r} sums is 2^78 or more: it would have no exact sum"
                     rejected.append(Rejected(records[found.index[row]], TOO_LARGE, detail))
                 keep &= ~large
-        warned: dict[str, int] = {}
+        marked: list[Marked] = []
         if self._rules is not None:
             rows = self.decoder.named(found.rows)
-            self._apply_rules(self._rules, rows, records, found.index, arrival, keep, rejected, warned)
+            self._apply_rules(self._rules, rows, records, found.index, arrival, keep, rejected, marked, found.ts_us)
         if not keep.all():
             events = events.filter(pa.array(keep))
         arrival, offsets = arrival[keep], offsets[keep]
@@ -148,7 +164,7 @@ class TopicPipeline:
             ARRIVAL, pa.array(arrival).cast(pa.timestamp("us", "UTC"))
         )
         rejected.sort(key=lambda item: item.record.offset)
-        return Judged(batch, events, found.ts_us[keep], arrival, offsets, tuple(rejected), warned)
+        return Judged(batch, events, found.ts_us[keep], arrival, offsets, tuple(rejected), tuple(marked))
 
     @staticmethod
     def _apply_rules(
@@ -159,7 +175,8 @@ class TopicPipeline:
         arrival: Ints,
         keep: npt.NDArray[np.bool_],
         rejected: list[Rejected],
-        warned: dict[str, int],
+        marked: list[Marked],
+        ts_us: Ints,
     ) -> None:
         """Judge all rows, take those that break a quarantine rule out of `keep`."""
         for row, mask in enumerate(rules.check(rows, arrival.tolist())):
@@ -168,10 +185,10 @@ class TopicPipeline:
             broken = rules.ids(mask)
             if mask & rules.quarantine_mask:
                 keep[row] = False
-                rejected.append(Rejected(records[index[row]], CONTRACT, f"breaks {', '.join(broken)}", broken))
+                detail = f"breaks {', '.join(broken)}"
+                rejected.append(Rejected(records[index[row]], CONTRACT, detail, broken, int(ts_us[row])))
             else:
-                for name in broken:
-                    warned[name] = warned.get(name, 0) + 1
+                marked.append(Marked(records[index[row]], broken))
 
 
 class LevelPartials(msgspec.Struct, frozen=True):

@@ -231,15 +231,19 @@ def build_worker(
 
     from streaming.claim_record import ClaimRecord
     from streaming.metrics import MeasuredStore, StreamMetrics
+    from streaming.report_sink import Reports, reached
     from streaming.sinks import EventLog, Quarantine, RangeSink
     from streaming.worker import Pace, Worker, contracts_by_topic
+    from validation.violations import ViolationStore
 
     metrics = metrics or StreamMetrics(CollectorRegistry(), clock)
 
     views = tuple(views)
+    contracts = contracts_by_topic(plan, views)
     storages = (
         EventLog(settings.event_log),
-        Quarantine(settings.data_dir / "quarantine", contracts_by_topic(plan, views)),
+        Quarantine(settings.data_dir / "quarantine", contracts),
+        Reports(ViolationStore(settings.data_dir / "violations"), contracts, reached(plan, views), clock),
     )
     return Worker(
         source,

@@ -86,6 +86,8 @@ class Contract(_Value, frozen=True):
     columns: tuple[Column, ...]
     rules: tuple[Rule, ...]
     owner: str = ""
+    producer: str = ""
+    """Who sends the rows, where that is not the owner (custom property `producer`)."""
     support: str = ""
     description: str = ""
     sla: tuple[Promise, ...] = ()
@@ -126,8 +128,8 @@ def load_contract(path: Path) -> Contract:
 
     Custom properties that are ours: `feastSource` of the schema object (else its name is the source), `mode` of a
     quality rule or property (observe, warn, quarantine, block) and `mode.BOUNDARY`, its mode at one boundary,
-    `schemaMode` of the contract, the mode of what `required`, `unique` and `logicalTypeOptions` promise, and `unit` of
-    a property. Raises ContractError with file, line and path.
+    `producer` of the contract (who sends the rows; else its team) and `schemaMode`, the mode of what `required`,
+    `unique` and `logicalTypeOptions` promise, and `unit` of a property. Raises ContractError with file, line and path.
     """
     root = Place.open(Path(path))
     if root.text("kind", "") != "DataContract" or not root.text("apiVersion", "").startswith("v3."):
@@ -150,6 +152,7 @@ def load_contract(path: Path) -> Contract:
         columns=columns,
         rules=(),
         owner=team.text("name", "") if isinstance(team.value, dict) else "",
+        producer=root.custom_text("producer", ""),
         support=support[0].text("url", support[0].text("channel")) if support else "",
         description=root.child("description").text("purpose", "") if root.value.get("description") else "",
     )

@@ -23,6 +23,8 @@ MASK: Final = "***"
 SAMPLES: Final = 5
 TEXT_LIMIT: Final = 200
 """Longer texts in samples are cut."""
+LIST_LIMIT: Final = 50
+"""Of longer lists the beginning is told."""
 
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +42,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     evaluated: int | None
     failed: int | None
     percent: float | None
+    allowed: int | None = None
+    """How many of those evaluated might have failed without a violation; None where the rule counts no rows."""
     observed: Any
     reason: str
     samples: tuple[Sample, ...]
@@ -54,6 +58,8 @@ class ViolationReport(msgspec.Struct, frozen=True, kw_only=True):
     contract: str
     version: str
     source: str
+    producer: str = ""
+    """Who sends the rows: those who may see this report."""
     owner: str
     support: str
     outcome: Outcome
@@ -61,6 +67,10 @@ class ViolationReport(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: int
     origin: str
     """The topic or file."""
+    origin_id: str = ""
+    """The topic's id, or the file's digest."""
+    origin_partition: int | None = None
+    """The topic's partition; None for a file."""
     origin_range: tuple[int, int] | None
     """First and last offset, or row number, that was judged."""
     event_window: tuple[str, str] | None
@@ -86,19 +96,27 @@ def report_of(
     now_us: int,
     boundary: Boundary,
     origin: str,
+    origin_id: str = "",
+    origin_partition: int | None = None,
     origin_range: tuple[int, int] | None = None,
     event_window: tuple[str, str] | None = None,
     quarantined: int = 0,
     samples: int = SAMPLES,
     affected: tuple[str, ...] = (),
+    unwritten: Sequence[Rule] = (),
 ) -> ViolationReport:
-    """The report of a verdict: the rules that failed or broke, the most severe and most frequent first."""
-    rules = {rule.id: rule for rule in (*contract.rules, *map(rule_of, contract.sla))}
+    """The report of a verdict: the rules that failed or broke, the most severe and most frequent first.
+
+    A promise about freshness or volume that no data came for is told too. `unwritten` are rules that no contract needs
+    to state: that an event can be read, and the like.
+    """
+    promised = {promise.id for promise in contract.sla}
+    rules = {rule.id: rule for rule in (*contract.rules, *map(rule_of, contract.sla), *unwritten)}
     masked = frozenset(column.name for column in contract.columns if column.masked)
     found = [
         _violation(rules[told.rule_id], told, masked, samples)
         for told in verdict.rules
-        if told.outcome in {"failed", "broken"}
+        if told.outcome in {"failed", "broken"} or (told.outcome == "no data" and told.rule_id in promised)
     ]
     rank = {"critical": 0, "warning": 1, "info": 2}
     found.sort(key=lambda violation: (rank[violation.severity], -(violation.failed or 0), violation.rule_id))
@@ -109,12 +127,15 @@ def report_of(
         contract=contract.name,
         version=contract.version,
         source=contract.source,
+        producer=contract.producer or contract.owner,
         owner=contract.owner,
         support=contract.support,
         outcome=verdict.outcome,
         rows=verdict.rows,
         quarantined=quarantined,
         origin=origin,
+        origin_id=origin_id,
+        origin_partition=origin_partition,
         origin_range=origin_range,
         event_window=event_window,
         violations=tuple(found),
@@ -134,7 +155,7 @@ def _violation(rule: Rule, told: RuleVerdict, masked: frozenset[str], samples: i
     return Violation(
         rule_id=rule.id,
         expectation=rule.expectation,
-        expected=rule.arguments,
+        expected=plain(rule.arguments),
         severity=rule.severity,
         mode=rule.mode,
         dimension=rule.dimension,
@@ -143,6 +164,7 @@ def _violation(rule: Rule, told: RuleVerdict, masked: frozenset[str], samples: i
         evaluated=told.evaluated,
         failed=told.unexpected,
         percent=told.percent,
+        allowed=_allowed(rule, told),
         observed=None if masked & set(_named(rule)) else plain(told.observed),
         reason=MASK if told.reason and masked & set(_named(rule)) else told.reason,  # an engine may quote values
         samples=tuple(
@@ -150,6 +172,20 @@ def _violation(rule: Rule, told: RuleVerdict, masked: frozenset[str], samples: i
             for sample in told.samples[:samples]
         ),
     )
+
+
+def _allowed(rule: Rule, told: RuleVerdict) -> int | None:
+    """The most failures with which the share of good rows is still `mostly`."""
+    if told.unexpected is None or told.evaluated is None:
+        return None
+    mostly = rule.arguments.get("mostly", 1)
+    if not isinstance(mostly, int | float) or not 0 <= mostly <= 1:
+        return None
+    most = int((1 - mostly) * told.evaluated) + 1
+    # The judge divides floats: count down to what it would pass.
+    while most > 0 and (float(told.evaluated) - most) / max(told.evaluated, 1) < mostly:
+        most -= 1
+    return most
 
 
 def _named(rule: Rule) -> Sequence[str]:
@@ -163,7 +199,7 @@ def _shown(name: str, value: Any, masked: frozenset[str]) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can carry it: NaN and infinities as text, long texts cut, bytes as their length.
+    """A value as JSON can carry it: NaN and infinities as text, long texts and lists cut, bytes as their length.
 
     >>> plain(float("nan")), plain(b"abc"), plain([1, float("inf")])
     ('nan', '3 bytes', [1, 'inf'])
@@ -177,7 +213,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
+        more = [f"… and {len(value) - LIST_LIMIT} more"] if len(value) > LIST_LIMIT else []
+        return [plain(inner) for inner in value[:LIST_LIMIT]] + more
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, dt.datetime | dt.date):

@@ -126,6 +126,8 @@ def rule_of(promise: Promise) -> Rule:
         arguments |= {"min_value": promise.least, "max_value": promise.most}
     else:
         arguments["limit_s"] = promise.limit_us / 1_000_000
+        if promise.mostly < 1:
+            arguments["mostly"] = promise.mostly
     dimension: Literal["coverage", "timeliness"] = "coverage" if promise.kind == "volume" else "timeliness"
     return Rule(
         id=promise.id,

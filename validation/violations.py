@@ -4,17 +4,21 @@ One small JSON file per source holds a line per (contract, rule, boundary, origi
 rows it hit, when it was first and last seen, and the latest samples, masked as the report was. A file grows with rules
 and origins, never with rows or time; of a source at most `KEPT` lines are kept, those seen last. Writers of several
 processes take turns.
+
+Each change of a line gets the file's next number, so that whoever passes violations on needs to remember one number a
+file, and finds what he has missed and how many lines were pushed out before he saw them.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -24,8 +28,29 @@ from validation.report import Violation, ViolationReport
 from validation.verdict import Outcome, Sample
 
 KEPT: Final = 1_000
+_LOG = logging.getLogger(__name__)
 _REMEMBERED: Final = 64
 """Reports whose repetition is noticed."""
+
+
+class Overtaken(PlatformError):
+    """Another process has reported rows of this range already: go on from where it ended."""
+
+
+class Stretch(msgspec.Struct, frozen=True):
+    """Rows of one origin, one after the other: `first` to before `end`."""
+
+    origin: str
+    first: int
+    end: int
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """Up to which change of which file somebody has seen everything."""
+
+    file: str = ""
+    """The random name that the file got when it was begun: one begun anew is seen anew."""
+    number: int = 0
 
 
 class Folded(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +62,9 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     """The version that was broken last."""
     producer: str
-    """The contract's owner."""
+    """Who sends the rows; the contract's owner where it names no other."""
+    owner: str = ""
+    support: str = ""
     boundary: Boundary
     rule_id: str
     expectation: str
@@ -48,6 +75,9 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     outcome: Outcome
     origin: str
+    """The topic or file; what follows is the latest report's."""
+    origin_id: str = ""
+    origin_partition: int | None = None
     origin_range: tuple[int, int] | None
     event_window: tuple[str, str] | None
     count: int
@@ -55,6 +85,9 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     """Rows that broke it, in all reports."""
     evaluated: int
+    """Rows that were judged in those reports."""
+    allowed: int | None = None
+    """How many of the latest report's rows might have broken it."""
     first_seen: str
     last_seen: str
     report_id: str
@@ -65,13 +98,32 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
     affected: tuple[str, ...]
     action: str
     replay: str
+    number: int = 0
+    """Of the change that made it what it is."""
 
 
 class _Shelf(msgspec.Struct, kw_only=True):
     """The file of a source."""
 
+    file: str = ""
+    number: int = 0
     violations: dict[str, Folded] = {}
     reports: list[str] = []
+    judged: dict[str, int] = {}
+    """Origin -> the row up to which it was reported on."""
+    pushed_out: list[int] = []
+    """Numbers of the lines that went last to make room."""
+
+
+class News(msgspec.Struct, frozen=True):
+    """What changed since somebody looked: each violation with the mark that says it was seen."""
+
+    changes: tuple[tuple[str, Mark, Folded], ...]
+    """Source, mark and violation, by source and number."""
+    lost: int
+    """Lines that were pushed out before they were seen; exact up to the last `KEPT` of a source."""
+    marks: dict[str, Mark]
+    """By source, the mark once all of it has been seen."""
 
 
 class ViolationStore:
@@ -80,29 +132,43 @@ class ViolationStore:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
 
-    def record(self, report: ViolationReport, *, again: bool = False) -> int:
+    def record(self, report: ViolationReport, *, again: bool = False, stretch: Stretch | None = None) -> int:
         """Folds a report in; gives how many violations it told of that were not known.
 
         A report that is recorded twice counts once, while it is among the last ones, unless `again` says that it is
-        about other rows.
+        about other rows. With `stretch` a range of rows counts once for ever: raises Overtaken where a part of it was
+        reported before. `judged` tells up to where.
         """
         if not report.violations:
             return 0
-        path = self.folder / f"{quote(report.source, safe='')}.json"
+        path = self._path(report.source)
         with self._alone(path):
-            shelf = _read(path)
-            if report.report_id in shelf.reports and not again:
+            shelf = _read_or_begin(path)
+            if stretch is None and report.report_id in shelf.reports and not again:
                 return 0
+            if stretch is not None:
+                done = shelf.judged.pop(stretch.origin, stretch.first)
+                if done > stretch.first:
+                    raise Overtaken(f"{stretch.origin}: rows up to {done} have been reported, not from {stretch.first}")
+                shelf.judged[stretch.origin] = stretch.end
             new = 0
             for violation in report.violations:
                 name = _name(report, violation)
                 known = shelf.violations.pop(name, None)
                 new += known is None
-                shelf.violations[name] = _fold(name, known, report, violation)
+                shelf.number += 1
+                shelf.violations[name] = _fold(name, known, report, violation, shelf.number)
             shelf.reports = [*shelf.reports, report.report_id][-_REMEMBERED:]
-            shelf.violations = dict(list(shelf.violations.items())[-KEPT:])
+            _make_room(shelf)
             _write(path, msgspec.json.encode(shelf))
         return new
+
+    def judged(self, source: str, origin: str) -> int | None:
+        """Up to which row of an origin violations are recorded; None where none ever was."""
+        try:
+            return _read(self._path(source)).judged.get(origin)
+        except PlatformError:
+            return None  # as for whoever records next: a file that cannot be read is begun anew
 
     def find(
         self,
@@ -113,11 +179,38 @@ class ViolationStore:
         since: str | None = None,
     ) -> list[Folded]:
         """The violations, the latest first; `since` (an ISO 8601 instant in UTC) asks for those seen at or after it."""
-        paths = [self.folder / f"{quote(source, safe='')}.json"] if source else sorted(self.folder.glob("*.json"))
-        found = (one for path in paths for one in _read(path).violations.values())
+        found = (one for path in self._paths(source) for one in _read(path).violations.values())
         return sorted(
             _matching(found, producer, contract, since), key=lambda one: (one.last_seen, one.id), reverse=True
         )
+
+    def get(self, violation_id: str) -> Folded | None:
+        """The violation of that id, None where there is none (any more)."""
+        shelves = (_read(path) for path in self._paths(None))
+        return next((shelf.violations[violation_id] for shelf in shelves if violation_id in shelf.violations), None)
+
+    def news(self, marks: Mapping[str, Mark]) -> News:
+        """What changed since these marks (source -> Mark), oldest change first; a source without one is all news."""
+        changes: list[tuple[str, Mark, Folded]] = []
+        lost, seen = 0, {}
+        for path in self._paths(None):
+            shelf, source = _read(path), unquote(path.stem)
+            mark = marks.get(source, Mark())
+            last = mark.number if mark.file == shelf.file else 0
+            lost += sum(number > last for number in shelf.pushed_out)
+            changes += [
+                (source, Mark(shelf.file, one.number), one)
+                for one in sorted(shelf.violations.values(), key=lambda one: one.number)
+                if one.number > last
+            ]
+            seen[source] = Mark(shelf.file, shelf.number)
+        return News(tuple(changes), lost, seen)
+
+    def _path(self, source: str) -> Path:
+        return self.folder / f"{quote(source, safe='')}.json"
+
+    def _paths(self, source: str | None) -> list[Path]:
+        return [self._path(source)] if source else sorted(self.folder.glob("[!.]*.json"))
 
     @contextlib.contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
@@ -144,7 +237,15 @@ def _name(report: ViolationReport, violation: Violation) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _fold(name: str, known: Folded | None, report: ViolationReport, violation: Violation) -> Folded:
+def _make_room(shelf: _Shelf) -> None:
+    while len(shelf.violations) > KEPT:
+        oldest = next(iter(shelf.violations))
+        shelf.pushed_out.append(shelf.violations.pop(oldest).number)
+    shelf.pushed_out = shelf.pushed_out[-KEPT:]
+    shelf.judged = dict(list(shelf.judged.items())[-KEPT:])
+
+
+def _fold(name: str, known: Folded | None, report: ViolationReport, violation: Violation, number: int) -> Folded:
     told = msgspec.structs.asdict(violation)
     failed, evaluated = told.pop("failed") or 0, told.pop("evaluated") or 0
     del told["percent"]
@@ -153,9 +254,13 @@ def _fold(name: str, known: Folded | None, report: ViolationReport, violation: V
         source=report.source,
         contract=report.contract,
         version=report.version,
-        producer=report.owner,
+        producer=report.producer or report.owner,
+        owner=report.owner,
+        support=report.support,
         boundary=report.boundary,
         origin=report.origin,
+        origin_id=report.origin_id,
+        origin_partition=report.origin_partition,
         origin_range=report.origin_range,
         event_window=report.event_window,
         count=1 + (known.count if known else 0),
@@ -167,18 +272,30 @@ def _fold(name: str, known: Folded | None, report: ViolationReport, violation: V
         affected=report.affected,
         action=report.action,
         replay=report.replay,
+        number=number,
         **told,
     )
+
+
+def _read_or_begin(path: Path) -> _Shelf:
+    """The shelf; one that cannot be read is kept beside it, under another name: reporting must not stop a stream."""
+    try:
+        return _read(path)
+    except PlatformError as error:
+        aside = path.with_suffix(f".torn-{secrets.token_hex(4)}")
+        path.replace(aside)
+        _LOG.warning("%s; it is kept as %s", error, aside)
+        return _Shelf(file=secrets.token_hex(8))
 
 
 def _read(path: Path) -> _Shelf:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Shelf)
     except FileNotFoundError:
-        return _Shelf()
+        return _Shelf(file=secrets.token_hex(8))
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise PlatformError(
-            f"{path}: the violations cannot be read: {error}; move the file away to begin anew"
+            f"{path}: the violations cannot be read: {error}; the next report begins the file anew"
         ) from error
 
 

@@ -14,7 +14,7 @@ from validation.commands import app
 from validation.errors import PlatformError
 from validation.report import ViolationReport
 from validation.testing import ORDERS, SMALL, small_report
-from validation.violations import ViolationStore
+from validation.violations import Overtaken, Stretch, ViolationStore
 
 RUN = CliRunner()
 
@@ -64,7 +64,7 @@ def test_filters_show_a_producer_only_its_own(tmp_path: Path) -> None:
     """By producer, contract, source and since."""
     store = ViolationStore(tmp_path)
     store.record(report(0, day=1))
-    store.record(report(1, day=5, owner="weather", contract="w", source="w/../w"))
+    store.record(report(1, day=5, owner="weather", producer="weather", contract="w", source="w/../w"))
     assert [one.source for one in store.find()] == ["w/../w", "orders"]
     assert [one.source for one in store.find(producer="fares")] == ["orders"]
     assert [one.source for one in store.find(contract="w")] == ["w/../w"]
@@ -101,11 +101,50 @@ def test_writers_take_turns(tmp_path: Path) -> None:
     assert ViolationStore(tmp_path).find()[0].count == 40
 
 
-def test_a_torn_file_is_named(tmp_path: Path) -> None:
-    """With what to do."""
+def test_a_torn_file_is_named_and_stops_no_report(tmp_path: Path) -> None:
+    """Readers are told; the next report begins the file anew and keeps the torn one beside it."""
     (tmp_path / "orders.json").write_text("{")
-    with pytest.raises(PlatformError, match=r"orders\.json: the violations cannot be read.*move the file away"):
-        ViolationStore(tmp_path).record(report())
+    store = ViolationStore(tmp_path)
+    with pytest.raises(PlatformError, match=r"orders\.json: the violations cannot be read.*begins the file anew"):
+        store.find()
+    assert store.judged("orders", "t-0") is None
+    assert store.record(report()) == 1
+    assert [one.count for one in store.find()] == [1]
+    assert [path.read_text() for path in tmp_path.glob("orders.torn-*")] == ["{"]
+
+
+def test_a_range_of_rows_counts_once(tmp_path: Path) -> None:
+    """Of two owners of a partition one is told that it was overtaken, and nothing of its report is counted."""
+    store = ViolationStore(tmp_path)
+    store.record(report(0), stretch=Stretch("t-0", 0, 10))
+    store.record(report(1), stretch=Stretch("t-0", 10, 12))
+    store.record(report(2), stretch=Stretch("t-1", 0, 5))
+    for first, end in ((0, 10), (8, 20), (11, 12)):
+        with pytest.raises(Overtaken, match="up to 12"):
+            store.record(report(3), stretch=Stretch("t-0", first, end))
+    assert store.find()[0].count == 3
+    assert (store.judged("orders", "t-0"), store.judged("orders", "t-1"), store.judged("x", "t")) == (12, 5, None)
+
+
+def test_news_is_what_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change once, by its mark; what was pushed out unseen is counted; a file begun anew is all news."""
+    monkeypatch.setattr(module, "KEPT", 3)
+    store = ViolationStore(tmp_path)
+    for number in range(2):
+        store.record(report(number, origin=f"f{number}"))
+    news = store.news({})
+    assert [(one.origin, mark.number) for _, mark, one in news.changes] == [("f0", 1), ("f1", 2)]
+    assert news.marks["orders"].number == 2
+    assert store.news(news.marks).changes == ()
+    store.record(report(2, origin="f0"))
+    assert [(one.origin, one.count) for _, _, one in store.news(news.marks).changes] == [("f0", 2)]
+    for number in range(3, 8):
+        store.record(report(number, origin=f"f{number}"))
+    late = store.news(news.marks)
+    assert ([one.origin for _, _, one in late.changes], late.lost) == (["f5", "f6", "f7"], 3)
+    (tmp_path / "orders.json").unlink()
+    store.record(report(9))
+    assert len(store.news(late.marks).changes) == 1
 
 
 def test_the_command_lists_each_once(tmp_path: Path) -> None:

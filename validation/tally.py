@@ -1,0 +1,180 @@
+"""What did a run of events break? Counts and a few samples, however many events there are.
+
+Beside the contract's rules there are some that no contract needs to state: an event can be read, has a key and a time,
+is not dated ahead of its arrival. Their ids are `event_` and the reason for which such an event is set aside.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from validation.contract import Contract, Rule
+from validation.instant import iso
+from validation.quarantine import CONTRACT
+from validation.report import MASK, SAMPLES, ViolationReport, report_of
+from validation.verdict import RuleVerdict, Sample, Verdict, counted
+
+EVENT: Final = "event_"
+"""How the ids of rules begin that no contract states."""
+Ints = npt.NDArray[np.int64]
+Affected = Callable[[frozenset[str] | None], tuple[str, ...]]
+"""What columns (None: any) reach."""
+
+
+class _Extent:
+    """The least and the greatest of some numbers."""
+
+    def __init__(self) -> None:
+        self.edges = (0, 0)
+        self._any = False
+
+    def __bool__(self) -> bool:
+        return self._any
+
+    def add(self, *numbers: int) -> None:
+        known = self.edges if self._any else numbers
+        self.edges, self._any = (min(*known, *numbers), max(*known, *numbers)), True
+
+
+class Tally:
+    """Counts of one range of offsets; `contract` is the one of the boundary `event`."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+        self.evaluated = 0
+        self.quarantined = 0
+        self._failed: dict[str, int] = {}
+        self._samples: dict[str, list[Sample]] = {}
+        self._reasons: dict[str, str] = {}
+        self._meanings = dict(zip((rule.id for rule in contract.rules), contract.expectations(), strict=True))
+        self._masked = any(column.masked for column in contract.columns)
+        self._offsets = _Extent()
+        self._times = _Extent()
+
+    def accepted(self, offsets: Ints, ts_us: Ints) -> None:
+        """Counts events that were accepted, by their offsets and event times."""
+        if len(offsets):
+            self.evaluated += len(offsets)
+            self._offsets.add(int(offsets[0]), int(offsets[-1]))
+            self._times.add(int(ts_us.min()), int(ts_us.max()))
+
+    def broke(self, rule_ids: Sequence[str], offset: int, value: bytes | None) -> None:
+        """Notes that an event, counted already, broke rules of the contract."""
+        values: dict[str, Any] | None = None
+        for rule_id in rule_ids:
+            meaning = self._meanings.get(rule_id)
+            if meaning is None:  # of another version of the contract, which judged this event
+                self._reasons[rule_id] = CONTRACT
+            if self._count(rule_id):
+                values = _values(value) if values is None else values
+                names = () if meaning is None else meaning.columns
+                shown = {name: values[name] for name in names if name in values}
+                self._samples[rule_id].append(Sample(row=offset, values=shown))
+
+    def set_aside(
+        self, reason: str, detail: str, rule_ids: Sequence[str], offset: int, value: bytes | None, ts_us: int | None
+    ) -> None:
+        """Counts an event that was set aside."""
+        self.evaluated += 1
+        self.quarantined += 1
+        self._offsets.add(offset)
+        if ts_us is not None:
+            self._times.add(ts_us)
+        if reason == CONTRACT:
+            self.broke(rule_ids, offset, value)
+            return
+        rule_id = EVENT + reason
+        self._reasons[rule_id] = reason
+        if self._count(rule_id):
+            # What could not be read has no columns to mask: where some are personal, nothing of it is shown.
+            self._samples[rule_id].append(Sample(row=offset, values={"found": MASK if self._masked else detail}))
+
+    def _count(self, rule_id: str) -> bool:
+        self._failed[rule_id] = self._failed.get(rule_id, 0) + 1
+        return len(self._samples.setdefault(rule_id, [])) < SAMPLES
+
+    def report(
+        self,
+        *,
+        now_us: int,
+        topic: str,
+        topic_id: str,
+        partition: int,
+        affected: Affected | None = None,
+    ) -> ViolationReport | None:
+        """The report on all that was counted; None where no rule is broken.
+
+        A rule with `mostly` is broken where its share of the range is.
+        """
+        unwritten = [_unwritten(rule_id, reason) for rule_id, reason in sorted(self._reasons.items())]
+        rules = [rule for rule in (*self.contract.rules, *unwritten) if rule.id in self._failed]
+        told = tuple(each for rule in rules if (each := self._verdict(rule)).outcome == "failed")
+        if not told:
+            return None
+        verdict = Verdict(
+            contract=self.contract.name,
+            version=self.contract.version,
+            source=self.contract.source,
+            rows=self.evaluated,
+            rules=told,
+        )
+        first, last = self._offsets.edges
+        known = [self._meanings[each.rule_id].columns for each in told if each.rule_id in self._meanings]
+        columns = frozenset(name for names in known for name in names)
+        return report_of(
+            verdict,
+            self.contract,
+            report_id=f"{self.contract.source}-{topic_id}-{partition}-{first}-{last}",
+            now_us=now_us,
+            boundary="event",
+            origin=topic,
+            origin_id=topic_id,
+            origin_partition=partition,
+            origin_range=(first, last),
+            event_window=(iso(self._times.edges[0]), iso(self._times.edges[1])) if self._times else None,
+            quarantined=self.quarantined,
+            affected=() if affected is None else affected(None if unwritten else columns),
+            unwritten=unwritten,
+        )
+
+    def _verdict(self, rule: Rule) -> RuleVerdict:
+        meaning = self._meanings.get(rule.id)
+        return counted(
+            rule,
+            rows=self.evaluated,
+            evaluated=self.evaluated,
+            unexpected=self._failed[rule.id],
+            mostly=1.0 if meaning is None else meaning.mostly,
+            samples=tuple(self._samples[rule.id]),
+        )
+
+
+def _unwritten(rule_id: str, reason: str) -> Rule:
+    return Rule(
+        id=rule_id,
+        expectation=rule_id,
+        arguments={},
+        severity="critical",
+        mode="quarantine",
+        dimension="timeliness" if "arrival" in reason else "conformity",
+        description=f"set aside: {reason.replace('_', ' ')}",
+    )
+
+
+def _values(value: bytes | None) -> dict[str, Any]:
+    try:
+        found = json.loads(value or b"")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def of_topic(contract: Contract | None, topic: str) -> Contract:
+    """The contract as it is kept on events; an empty one where the topic has none."""
+    if contract is not None:
+        return contract.at("event")
+    return msgspec.convert({"name": "", "version": "", "source": topic, "columns": (), "rules": ()}, Contract)
