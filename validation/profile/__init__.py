@@ -1,0 +1,1 @@
+"""What did these values look like? Mergeable column profiles of constant size."""

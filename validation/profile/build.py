@@ -1,0 +1,246 @@
+"""How does a table become profiles?
+
+Rows are sorted once by segment and hour; each feature is then cut into slices. Everything per value is a vector
+operation: below 100 ns a value, segments and hours included, as long as slices have some thousand rows.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from validation.errors import did_you_mean
+from validation.profile.baseline import Baseline, FeatureBaseline, ProfileError, as_promised, numbers, words
+from validation.profile.profile import NEW_CELLS, UNIT, Counts, Profile, keep_new, merge, word_hash
+from validation.profile.sketch import LAST, Floats, codes_of, distances, hashes_of, no_registers, register
+
+HOUR_US: Final = 3_600_000_000
+_CHUNK: Final = 1 << 17
+"""Values at once: they and what is computed from them stay in the processor's cache, and exact sums fit a double."""
+_UNSHARED: Final = 8_192
+"""Products of vectors up to this length stay on one thread of the linear algebra library."""
+_SMALL: Final = float(2**11)
+"""Distances below it are less than 2**31 units."""
+
+
+def profile_table(
+    table: pa.Table,
+    baseline: Baseline,
+    *,
+    boundary: str = "",
+    time_column: str | None = None,
+    segments: Sequence[str] = (),
+    threads: int | None = None,
+) -> list[Profile]:
+    """The profiles of a table: a feature, segment and hour each, in that order.
+
+    Of every column in `segments` each value is a segment (`column=value`, null is `column=`), and all rows are one
+    too. Without `time_column` there is one profile for all time. Raises ProfileError for a column that is absent or of
+    another kind than in the baseline.
+    """
+    for name in (*(feature.name for feature in baseline.features), *segments, *filter(None, [time_column])):
+        if name not in table.column_names:
+            raise ProfileError(f"no column {name!r} to profile; {did_you_mean(name, table.column_names)}")
+    hours = _hours(table, time_column)
+    parts = [_groups(table.num_rows, hours, None, "")] if not segments else []
+    parts += [_groups(table.num_rows, hours, table.column(name), name) for name in segments]
+    baseline_id = baseline.id
+
+    def whole(feature: FeatureBaseline) -> list[Profile]:
+        column = as_promised(table.column(feature.name), feature)
+        found: list[Profile] = []
+        for number, (order, slices) in enumerate(parts):
+            arranged = column if order is None else column.take(order)
+            made = [
+                _profile(arranged.slice(start, end - start), feature, baseline_id, segment, hour_us, boundary)
+                for segment, hour_us, start, end in slices
+            ]
+            # All rows are the sum of any one column's segments: merging is cheaper than counting again.
+            if segments and number == 0:
+                found += _all_rows(made)
+            found += made
+        return found
+
+    with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
+        return [profile for found in pool.map(whole, baseline.features) for profile in found]
+
+
+Slice = tuple[str, int | None, int, int]
+
+
+def _hours(table: pa.Table, time_column: str | None) -> npt.NDArray[np.int64] | None:
+    if time_column is None:
+        return None
+    column = table.column(time_column)
+    if not pa.types.is_timestamp(column.type):
+        raise ProfileError(f"column {time_column!r} is {column.type}; expected instants (timestamp)")
+    if column.null_count:
+        raise ProfileError(f"column {time_column!r} has {column.null_count} nulls; a row without a time has no hour")
+    instants = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()).to_numpy()
+    hours: npt.NDArray[np.int64] = instants // HOUR_US
+    return hours
+
+
+def _groups(
+    count: int, hours: npt.NDArray[np.int64] | None, column: pa.ChunkedArray | None, name: str
+) -> tuple[pa.Array | None, list[Slice]]:
+    """The order in which rows of one segment and hour lie together (None: as they are), and the slices."""
+    if column is None and hours is None:
+        return None, [("", None, 0, count)]
+    labels, codes = [""], np.zeros(count, np.int64)
+    if column is not None:
+        encoded = pa.chunked_array([column.cast(pa.string()).combine_chunks()]).combine_chunks().dictionary_encode()
+        texts = encoded.dictionary.to_pylist()
+        labels = [*(f"{name}={text}" for text in texts), f"{name}="]
+        codes = encoded.indices.fill_null(len(texts)).to_numpy().astype(np.int64)
+    keys = codes if hours is None else codes * (1 << 32) + (hours - hours.min(initial=0))
+    order = np.argsort(keys, kind="stable")
+    arranged = keys[order]
+    starts = np.flatnonzero(np.r_[True, arranged[1:] != arranged[:-1]]) if count else np.zeros(0, np.int64)
+    ends = np.r_[starts[1:], count]
+    slices = [
+        (
+            labels[codes[order[start]]],
+            None if hours is None else int(hours[order[start]]) * HOUR_US,
+            int(start),
+            int(end),
+        )
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    in_order = bool((order[1:] > order[:-1]).all())
+    return (None if in_order else pa.array(order)), sorted(slices, key=lambda one: (one[0], one[1] or 0))
+
+
+def _all_rows(made: list[Profile]) -> list[Profile]:
+    by_hour: dict[int | None, list[Profile]] = {}
+    for profile in made:
+        by_hour.setdefault(profile.hour_us, []).append(profile)
+    ordered = sorted(by_hour.items(), key=lambda one: one[0] or 0)
+    return [replace(merge(group), segment="") for _, group in ordered]
+
+
+def _profile(
+    column: pa.ChunkedArray, feature: FeatureBaseline, baseline: str, segment: str, hour_us: int | None, boundary: str
+) -> Profile:
+    if feature.kind == "category":
+        return _category(column, feature, baseline, segment, hour_us, boundary)
+    return _number(column, feature, baseline, segment, hour_us, boundary)
+
+
+def _number(
+    column: pa.ChunkedArray, feature: FeatureBaseline, baseline: str, segment: str, hour_us: int | None, boundary: str
+) -> Profile:
+    values, nulls = numbers(column)
+    nans = above = below = 0
+    total = squares = 0
+    low, high = np.inf, -np.inf
+    dense = np.zeros(2 * LAST + 1, np.int64)
+    registers = no_registers()
+    for start in range(0, len(values), _CHUNK):
+        part: Floats = values[start : start + _CHUNK]
+        smallest, greatest = part.min(), part.max()
+        # A sum would overflow on large values: the extremes tell as well, since NaN passes through them.
+        if not (np.isfinite(smallest) and np.isfinite(greatest)):
+            missing = np.isnan(part)
+            nans += int(np.count_nonzero(missing))
+            above += int(np.count_nonzero(part == np.inf))
+            below += int(np.count_nonzero(part == -np.inf))
+            part = part[np.isfinite(part)]
+            if not len(part):
+                continue
+            smallest, greatest = part.min(), part.max()
+        low, high = min(low, float(smallest)), max(high, float(greatest))
+        away = distances(part, feature.centre, feature.scale)
+        dense += np.bincount(codes_of(away) + np.int16(LAST), minlength=2 * LAST + 1)
+        large = max(-float(away.min()), float(away.max())) >= _SMALL
+        more, more_squares = _large_sums(part, away, feature) if large else _sums(away)
+        total, squares = total + more, squares + more_squares
+        registers = register(hashes_of(part), registers)
+    held = np.flatnonzero(dense)
+    return Profile(
+        feature=feature.name,
+        baseline=baseline,
+        segment=segment,
+        hour_us=hour_us,
+        boundary=boundary,
+        rows=len(column),
+        nulls=nulls,
+        nans=nans,
+        above=above,
+        below=below,
+        low=low + 0.0 if low <= high else None,
+        high=high + 0.0 if low <= high else None,
+        total=total,
+        squares=squares,
+        codes=(held - LAST).astype(np.int32),
+        counts=dense[held],
+        registers=registers,
+    )
+
+
+def _sums(away: Floats) -> tuple[int, int]:
+    """The sum of the distances, cut to UNIT, and of their squares: exact integers; distances below _SMALL."""
+    # Halves of 16 bits: all products and their sums stay below 2**53, where a double is an exact integer.
+    cut = away * (1.0 / UNIT)
+    np.rint(cut, out=cut)
+    upper = cut * 2.0**-16
+    np.floor(upper, out=upper)
+    lower = cut - upper * 2.0**16
+    high = cross = rest = 0.0
+    for start in range(0, len(cut), _UNSHARED):
+        a, b = upper[start : start + _UNSHARED], lower[start : start + _UNSHARED]
+        high, cross, rest = high + float(a @ a), cross + float(a @ b), rest + float(b @ b)
+    return int(cut.sum()), (int(high) << 32) + (int(cross) << 17) + int(rest)
+
+
+def _large_sums(values: Floats, away: Floats, feature: FeatureBaseline) -> tuple[int, int]:
+    """The same where some values are far away: Python's integers have no end, so that 1e300 is exact too."""
+    far = ~(np.abs(away) < _SMALL)
+    total, squares = _sums(away[~far])
+    for value in values[far].tolist():
+        whole = _whole(value, feature)
+        total, squares = total + whole, squares + whole * whole
+    return total, squares
+
+
+def _whole(value: float, feature: FeatureBaseline) -> int:
+    top, bottom = value.as_integer_ratio()
+    centre_top, centre_bottom = feature.centre.as_integer_ratio()
+    unit_top, unit_bottom = (feature.scale * UNIT).as_integer_ratio()
+    numerator = (top * centre_bottom - centre_top * bottom) * unit_bottom
+    return numerator // (bottom * centre_bottom * unit_top)
+
+
+def _category(
+    column: pa.ChunkedArray, feature: FeatureBaseline, baseline: str, segment: str, hour_us: int | None, boundary: str
+) -> Profile:
+    texts, found, nulls = words(column)
+    counts: Counts = np.zeros(len(feature.categories), np.int64)
+    places = {text: place for place, text in enumerate(feature.categories)}
+    new: dict[str, int] = {}
+    for text, count in zip(texts, found, strict=True):
+        place = places.get(text)
+        if place is None:
+            new[text] = count
+        else:
+            counts[place] = count
+    kept, cells = keep_new(new, np.zeros(NEW_CELLS, np.int64))
+    hashes = np.array([word_hash(text) for text in texts], np.uint64)
+    return Profile(
+        feature=feature.name,
+        baseline=baseline,
+        segment=segment,
+        hour_us=hour_us,
+        boundary=boundary,
+        rows=len(column),
+        nulls=nulls,
+        counts=counts,
+        new=kept,
+        cells=cells,
+        registers=register(hashes, no_registers()),
+    )

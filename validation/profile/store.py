@@ -1,0 +1,156 @@
+"""Where is the history of profiles kept? Parquet files, one for each source of rows, below one folder.
+
+    <folder>/baselines/<id>.json
+    <folder>/<boundary>/<baseline id>/<source id>.parquet      one row: a feature, segment and hour
+
+A source id names what was profiled (a file's digest, a partition's offset range): putting it again replaces its file,
+so that a repeat counts once and a process that crashed may start over. An hour is the sum of all sources that have rows
+in it: late rows come as another source and change history when it is read. Files are put whole, by renaming.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from validation.errors import did_you_mean
+from validation.instant import to_us
+from validation.profile.baseline import Baseline, ProfileError
+from validation.profile.profile import Profile, merge
+
+SCHEMA: Final = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("feature", "baseline", "segment", "boundary")),
+        pa.field("hour", pa.timestamp("us", "UTC")),
+        *(pa.field(name, pa.int64()) for name in ("rows", "nulls", "nans", "above", "below")),
+        *(pa.field(name, pa.float64()) for name in ("low", "high")),
+        # Sums of squares outgrow every integer type of a file: they are decimal text.
+        *(pa.field(name, pa.string()) for name in ("total", "squares")),
+        pa.field("codes", pa.list_(pa.int32())),
+        pa.field("counts", pa.list_(pa.int64())),
+        pa.field("new", pa.list_(pa.struct([("value", pa.string()), ("count", pa.int64())]))),
+        pa.field("cells", pa.list_(pa.int64())),
+        pa.field("registers", pa.binary()),
+    ]
+)
+_SAFE: Final = re.compile(r"[A-Za-z0-9._=-]{1,128}")
+
+
+class ProfileStore:
+    """Profiles below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def put_baseline(self, baseline: Baseline) -> str:
+        """Keeps a baseline; its id."""
+        path = self.folder / "baselines" / f"{baseline.id}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}.draft")
+            draft.write_bytes(msgspec.json.encode(baseline))
+            draft.replace(path)
+        return baseline.id
+
+    def baseline(self, baseline_id: str) -> Baseline:
+        """The baseline of that id; raises ProfileError naming those that exist."""
+        path = self.folder / "baselines" / f"{baseline_id}.json"
+        if not path.exists():
+            known = self.baselines()
+            raise ProfileError(f"{self.folder}: no baseline {baseline_id!r}; {did_you_mean(baseline_id, known)}")
+        return msgspec.json.decode(path.read_bytes(), type=Baseline)
+
+    def baselines(self) -> list[str]:
+        """The ids of all baselines, by name."""
+        return sorted(path.stem for path in (self.folder / "baselines").glob("[!.]*.json"))
+
+    def put(self, source_id: str, profiles: Iterable[Profile], *, boundary: str, baseline: Baseline) -> Path:
+        """Keeps what one source of rows looked like, instead of what was kept of it before; the file.
+
+        Of each feature, segment and hour one profile; several are merged.
+        """
+        for kind, text in (("source id", source_id), ("boundary", boundary)):
+            if not _SAFE.fullmatch(text):
+                raise ProfileError(f"{kind} {text!r}: allowed are 1 to 128 of A-Z a-z 0-9 . _ = -")
+        self.put_baseline(baseline)
+        path = self.folder / boundary / baseline.id / f"{source_id}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [_row(profile, boundary) for profile in _by_hour(profiles)]
+        draft = path.with_name(f".{path.name}.draft")
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), draft, compression="zstd")
+        draft.replace(path)
+        return path
+
+    def read(
+        self,
+        *,
+        boundary: str,
+        baseline: str,
+        start_us: int | None = None,
+        end_us: int | None = None,
+        features: Iterable[str] | None = None,
+        segment: str | None = None,
+    ) -> list[Profile]:
+        """The profiles of hours in [start, end), all sources merged: one a feature, segment and hour, in that order."""
+        folder = self.folder / boundary / baseline
+        files = sorted(folder.glob("[!.]*.parquet"))
+        if not files:
+            found = sorted(
+                path.relative_to(self.folder).as_posix() for path in self.folder.glob("*/*/") if path.is_dir()
+            )
+            known = f"what exists: {', '.join(found)}" if found else "none exist yet"
+            raise ProfileError(f"{folder}: no profiles of boundary {boundary!r} on baseline {baseline}; {known}")
+        keep = pc.scalar(value=True)
+        if start_us is not None:
+            keep &= pc.field("hour") >= pa.scalar(start_us, pa.timestamp("us", "UTC"))
+        if end_us is not None:
+            keep &= pc.field("hour") < pa.scalar(end_us, pa.timestamp("us", "UTC"))
+        if features is not None:
+            keep &= pc.field("feature").isin(list(features))
+        if segment is not None:
+            keep &= pc.field("segment") == segment
+        tables = [pq.read_table(path, schema=SCHEMA, filters=keep) for path in files]
+        return _by_hour(_profile(row) for table in tables for row in table.to_pylist())
+
+
+def _by_hour(profiles: Iterable[Profile]) -> list[Profile]:
+    groups: dict[tuple[str, str, int | None], list[Profile]] = {}
+    for profile in profiles:
+        groups.setdefault((profile.feature, profile.segment, profile.hour_us), []).append(profile)
+    ordered = sorted(groups.items(), key=lambda one: (one[0][0], one[0][1], one[0][2] or 0))
+    return [merge(group) for _, group in ordered]
+
+
+def _row(profile: Profile, boundary: str) -> dict[str, Any]:
+    plain = {name: getattr(profile, name) for name in SCHEMA.names if name != "hour"}
+    return plain | {
+        "boundary": boundary,
+        "hour": profile.hour_us,
+        "total": str(profile.total),
+        "squares": str(profile.squares),
+        "new": [{"value": text, "count": count} for text, count in profile.new.items()],
+        "registers": profile.registers.tobytes(),
+    }
+
+
+def _profile(row: dict[str, Any]) -> Profile:
+    hour = row.pop("hour")
+    return Profile(
+        **row
+        | {
+            "hour_us": None if hour is None else to_us(hour),
+            "total": int(row["total"]),
+            "squares": int(row["squares"]),
+            "codes": np.array(row["codes"], np.int32),
+            "counts": np.array(row["counts"], np.int64),
+            "new": {one["value"]: one["count"] for one in row["new"]},
+            "cells": np.array(row["cells"], np.int64),
+            "registers": np.frombuffer(row["registers"], np.uint8),
+        }
+    )
