@@ -20,7 +20,12 @@ DDL_TYPES: Final = {
     "float": "FLOAT",
     "double": "DOUBLE",
     "timestamp": "UNIX_TIMESTAMP",
+    "date": "DATE",
 }
+_DECIMAL: Final = re.compile(r"(?:decimal|numeric)\s*\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
+_LARGEST: Final = 38
+_PARTS: Final = re.compile(r"[,\n](?![^()\n]*\))")
+"""Between columns, but not between a decimal's digits."""
 
 
 def ddl_columns(text: str, *, where: str) -> tuple[Field, ...]:
@@ -28,14 +33,24 @@ def ddl_columns(text: str, *, where: str) -> tuple[Field, ...]:
 
     >>> [(c.name, c.dtype) for c in ddl_columns("origin string, late bigint", where="departures")]
     [('origin', 'STRING'), ('late', 'INT64')]
+    >>> [c.dtype for c in ddl_columns("price decimal(10, 2), day date", where="sales")]
+    ['DECIMAL(10,2)', 'DATE']
     """
     columns = []
-    for part in filter(None, (part.strip() for part in re.split(r"[,\n]", text))):
+    for part in filter(None, (part.strip() for part in _PARTS.split(text))):
         name, _, kind = part.partition(" ")
-        dtype = DDL_TYPES.get(kind.strip().lower())
+        dtype = _type_of(kind.strip().lower())
         if dtype is None:
             raise DefinitionError(
-                f"source {where!r}: column {name!r} has type {kind.strip()!r}; known types: {', '.join(DDL_TYPES)}"
+                f"source {where!r}: column {name!r} has type {kind.strip()!r}; known types: {', '.join(DDL_TYPES)}, "
+                f"decimal(digits, digits behind the point) of up to {_LARGEST} digits"
             )
         columns.append(Field(name=name.strip("`"), dtype=dtype))
     return tuple(columns)
+
+
+def _type_of(kind: str) -> str | None:
+    if found := _DECIMAL.fullmatch(kind):
+        precision, scale = int(found[1]), int(found[2] or 0)
+        return f"DECIMAL({precision},{scale})" if 1 <= precision <= _LARGEST and scale <= precision else None
+    return DDL_TYPES.get(kind)

@@ -76,7 +76,7 @@ class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hop_us: int | None
     """The window's tail moves in multiples of it; None only without a window."""
     params: dict[str, float] = {}
-    """k of last_k, p of a percentile, the declared cap of count_distinct."""
+    """k of last_k, p of a percentile, the declared cap of count_distinct, the max_bytes of text that is kept."""
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

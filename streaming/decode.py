@@ -10,6 +10,7 @@ columns of rows, where times are int64 microseconds in UTC.
 """
 
 import datetime as dt
+import decimal
 import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.aggregation.values import decimal_of
 from featurestore.ddl import ddl_columns
 from featurestore.errors import DefinitionError
 from featurestore.plan import Field, View
@@ -59,13 +61,15 @@ _SCALARS: Final[Mapping[str, tuple[Any, pa.DataType]]] = {
     "BOOL": (bool, pa.bool_()),
     "BYTES": (bytes, pa.binary()),
     "UNIX_TIMESTAMP": (dt.datetime | _INSTANT, pa.timestamp("us", "UTC")),
+    "DATE": (dt.date, pa.date32()),
 }
+_EXACT = decimal.Context(prec=50)
 _TYPES: Final[Mapping[str, tuple[Any, pa.DataType]]] = {
     **_SCALARS,
     **{
         f"{name}_LIST": (list[kind | None], pa.list_(arrow))  # type: ignore[valid-type]  # read by msgspec alone
         for name, (kind, arrow) in _SCALARS.items()
-        if name != "UNIX_TIMESTAMP"
+        if name not in ("UNIX_TIMESTAMP", "DATE")
     },
 }
 _LOGICAL: Final = {
@@ -143,7 +147,7 @@ class Decoder:
                 fields.setdefault(name, "STRING")
         self.fields = tuple(Field(name=name, dtype=dtype) for name, dtype in fields.items())
         """Every column of a row, with its Feast type, as the producer names it."""
-        self.schema = pa.schema([(field.name, _TYPES[_known(field)][1]) for field in self.fields])
+        self.schema = pa.schema([(field.name, _type_of(field)[1]) for field in self.fields])
         self._keys = {name: dtype for name, dtype in keys.items() if dtype in ("STRING", "INT32", "INT64")}
         keyed = any(view.partitions == "keyed" for view in views)
         self._message_key = self.topic.key_column if keyed else None
@@ -215,7 +219,7 @@ class Decoder:
     def _row_type(self) -> type[msgspec.Struct]:
         fields: list[tuple[str, Any, Any]] = []
         for field in self.fields:
-            kind = str | _INT64 if field.name in self._keys else _TYPES[field.dtype][0]
+            kind = str | _INT64 if field.name in self._keys else _type_of(field)[0]
             fields.append((self._attributes[field.name], kind | None, None))
         renamed = {attribute: name for name, attribute in self._attributes.items()}
         return msgspec.defstruct("Row", fields, gc=False, rename=renamed)
@@ -232,7 +236,12 @@ class Decoder:
         message_key = self._message_key
         key_attribute = self._attributes[message_key] if message_key is not None else ""
         instants = [attribute for attribute in self._instants if attribute != self._ts]
-        if not keys and not instants and message_key is None:
+        decimals = [
+            (self._attributes[field.name], field.name, *digits)
+            for field in self.fields
+            if (digits := decimal_of(field.dtype)) is not None
+        ]
+        if not keys and not instants and not decimals and message_key is None:
             return None
 
         def finish(row: Any, message: Message) -> None:
@@ -246,6 +255,10 @@ class Decoder:
                 value = getattr(row, attribute)
                 if value is not None and type(value) is not int and value.year in _EDGES:
                     _micros(value)
+            for attribute, name, precision, scale in decimals:
+                value = getattr(row, attribute)
+                if value is not None:
+                    setattr(row, attribute, _exact(name, value, precision, scale))
             if message_key is not None:
                 value = getattr(row, key_attribute)
                 if (b"" if value is None else str(value).encode()) != (message.key or b""):
@@ -284,6 +297,15 @@ def _micros(value: dt.datetime | None) -> int:
     return micros
 
 
+def _exact(name: str, value: decimal.Decimal, precision: int, scale: int) -> decimal.Decimal:
+    """The same number with so many digits behind the point."""
+    if value.is_finite() and (not value or value.adjusted() < precision - scale):
+        exact = value.quantize(decimal.Decimal(1).scaleb(-scale), context=_EXACT)
+        if exact == value:
+            return exact
+    raise _Refused(WRONG_TYPE, f"column {name!r} is declared DECIMAL({precision},{scale}), found {value}")
+
+
 def _coerced(name: str, dtype: str, value: str | int) -> str | int:
     if dtype == "STRING":
         return str(value)
@@ -306,13 +328,16 @@ def _declare(fields: dict[str, str], name: str, dtype: str, view: View) -> None:
         )
 
 
-def _known(field: Field) -> str:
+def _type_of(field: Field) -> tuple[Any, pa.DataType]:
+    """What the decoder reads and what Arrow holds."""
+    if (digits := decimal_of(field.dtype)) is not None:
+        return decimal.Decimal, pa.decimal128(*digits)
     if field.dtype not in _TYPES:
         raise DefinitionError(
             f"event column {field.name!r} is declared {field.dtype}, which messages cannot carry; "
             + did_you_mean(field.dtype, _TYPES)
         )
-    return field.dtype
+    return _TYPES[field.dtype]
 
 
 def _attribute(number: int, name: str) -> str:

@@ -36,6 +36,8 @@ NO_ARRIVAL: Final = "no_arrival"
 """The record's own time is no instant: nothing can be judged against it."""
 TOO_LARGE: Final = "too_large"
 """A float of 2^78 and more in an aggregated column: its sum would not be exact."""
+TOO_LONG: Final = "too_long"
+"""Text or bytes longer than a view keeps of them."""
 CONTRACT: Final = "contract"
 _KEYS_KEPT = 200_000
 
@@ -147,12 +149,17 @@ class TopicPipeline:
             )
             rejected.append(Rejected(records[found.index[row]], AHEAD, detail, ts_us=int(found.ts_us[row])))
         for view, layout in self._layouts:
-            large = layout.too_large(_columns(view, events))
-            if large is not None:
-                for row in np.flatnonzero(large & keep).tolist():
-                    detail = f"a column that view {view.name!r} sums is 2^78 or more: it would have no exact sum"
-                    rejected.append(Rejected(records[found.index[row]], TOO_LARGE, detail))
-                keep &= ~large
+            columns = _columns(view, events)
+            large = f"a column that view {view.name!r} sums is 2^78 or more: it would have no exact sum"
+            long = f"a text that view {view.name!r} keeps is longer than its max_bytes"
+            for reason, mask, detail in (
+                (TOO_LARGE, layout.too_large(columns), large),
+                (TOO_LONG, layout.too_long(columns), long),
+            ):
+                if mask is not None:
+                    places = found.index[mask & keep].tolist()
+                    rejected.extend(Rejected(records[place], reason, detail) for place in places)
+                    keep &= ~mask
         marked: list[Marked] = []
         if self._rules is not None:
             rows = self.decoder.named(found.rows)

@@ -18,6 +18,17 @@ class MagnitudeTooLarge(UsageError):
         )
 
 
+class ValueTooLong(UsageError):
+    """Text or bytes longer than their column's slots; `rows` are their positions in what was given."""
+
+    def __init__(self, column: str, rows: Sequence[int], max_bytes: int) -> None:
+        self.column, self.rows, self.max_bytes = column, list(rows), max_bytes
+        super().__init__(
+            f"column {column!r} holds values of more than {max_bytes} bytes in {_listed(self.rows)}, and its features "
+            "declare no more: set those rows aside or raise their max_bytes"
+        )
+
+
 class NoResult(FeatureStoreError):
     """A window whose value cannot be told as declared; `rows` are the positions of such results."""
 

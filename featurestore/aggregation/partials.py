@@ -7,22 +7,29 @@ be merged in any order and grouping with the same bits. `Part.of` lifts events, 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.aggregation import fixedpoint as fp
-from featurestore.aggregation.errors import MagnitudeTooLarge
+from featurestore.aggregation.errors import MagnitudeTooLarge, ValueTooLong
+from featurestore.aggregation.lexicon import DECIMAL_WORDS, Lexicon, greater, greatest, of_text, text_words
 from featurestore.aggregation.values import (
     Events,
     Kind,
     Numbers,
     ascending,
+    decimal_of,
     descending,
+    from_ascending,
+    from_descending,
     hash_bytes,
     kind_of,
+    long_decimals,
     numbers,
     present_of,
     whole,
@@ -64,6 +71,11 @@ _COUNTS = ("approx_count_distinct", "count", "count_distinct")
 _SIZES = {"last_k": ("k", 1024), "count_distinct": ("cap", 4096)}
 """The parameter that sets a function's width, and the largest one allowed: every slot is that wide."""
 _FLOAT_RESULTS = {"mean", "var", "std", "approx_percentile"}
+_ORDERED = ("min", "max", "first", "last", "last_k")
+"""Functions that keep values themselves: of text and bytes, in slots of a declared length."""
+_LONGEST_BYTES = 1024
+_LARGEST_SLOT = 1 << 16
+"""Bytes that last_k may keep of a column in one slot."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,8 @@ class Part:
 
     name: _Narrow
     kind: Kind
+    words: int = 0
+    """How many words a value has that is no number; 0: values are numbers."""
 
     @property
     def dtype(self) -> Any:
@@ -79,8 +93,31 @@ class Part:
         if self.name in ("sum", "square"):
             return ("<u4", (self._limbs,))
         if self.name in ("first", "last"):
-            return ("<u8", (2,))
+            return ("<u8", (1 + (self.words or 1),))
+        if self.words and self.name in ("min", "max"):
+            return ("<u8", (self.words,))
         return "<i8" if self.name in ("n", "odd") else "<u8"
+
+    @property
+    def ranked(self) -> Self:
+        """The same part of places in a lexicon, which are integers; `spell` leads back. Itself where values are."""
+        return replace(self, kind="int", words=0) if self.words and self.name in _ORDERED else self
+
+    def spell(self, raw: Raw, lexicon: Lexicon | None) -> Raw:
+        """What `ranked` made of places in a lexicon, as this part."""
+        if lexicon is None or not self.words or self.name not in _ORDERED:
+            return raw
+        some = np.flatnonzero(raw[0] if raw.ndim > 1 else raw)
+        out = self.empty(raw.shape[-1])
+        match self.name:
+            case "min":
+                out[:, some] = ~lexicon.words[:, from_descending(raw[some], "int")]
+            case "max":
+                out[:, some] = lexicon.words[:, from_ascending(raw[some], "int")]
+            case _:
+                out[0] = raw[0]
+                out[1:, some] = lexicon.words[:, from_ascending(raw[1, some], "int")]
+        return out
 
     def empty(self, groups: int) -> Raw:
         """The part of no events, for that many groups."""
@@ -92,9 +129,14 @@ class Part:
     def of(self, events: Events) -> Raw:
         """The part of every event alone."""
         values = events.values
+        if events.lexicon is not None and self.ranked is not self:
+            return self.spell(self.ranked.of(Events(values, events.ts_us)), events.lexicon)
         match self.name:
             case "n":
                 return np.ones(len(events.ts_us), np.int64)
+            case "sum" | "square" if events.lexicon is not None:
+                limbs = events.lexicon.limbs if self.name == "sum" else events.lexicon.square_limbs
+                return limbs[:, values]
             case "sum" | "square":
                 return self._limbs_of(values)
             case "odd":
@@ -110,6 +152,9 @@ class Part:
 
     def lift(self, events: Events, starts: Ints) -> Raw:
         """The part of every contiguous run of events."""
+        if events.lexicon is not None and self.ranked is not self:
+            # Places are compared, and words made of those that win.
+            return self.spell(self.ranked.lift(Events(events.values, events.ts_us), starts), events.lexicon)
         raw = self.of(events)
         return raw if len(starts) == len(events.ts_us) else self.reduce(raw, starts)
 
@@ -120,9 +165,11 @@ class Part:
                 return np.add.reduceat(raw, starts, axis=-1)
             case "odd":
                 return np.bitwise_or.reduceat(raw, starts)
-            case "min" | "max":
+            case "min" | "max" if not self.words:
                 return np.maximum.reduceat(raw, starts)
-            case "first" | "last":
+            case "min" | "max" | "first" | "last" if self.words:
+                return greatest(raw, starts)
+            case _:
                 # The greatest time, then the greatest value among those that have it.
                 ts = np.maximum.reduceat(raw[0], starts)
                 ends = np.append(starts[1:], raw.shape[1])
@@ -136,9 +183,11 @@ class Part:
                 return a + b
             case "odd":
                 return a | b
-            case "min" | "max":
+            case "min" | "max" if not self.words:
                 return np.maximum(a, b)
-            case "first" | "last":
+            case "min" | "max" | "first" | "last" if self.words:
+                return np.where(greater(b, a), b, a)
+            case _:
                 return np.where((b[0] > a[0]) | ((b[0] == a[0]) & (b[1] > a[1])), b, a)
 
     def pack(self, raw: Raw) -> Raw:
@@ -153,7 +202,7 @@ class Part:
 
     @property
     def _limbs(self) -> int:
-        if self.kind == "float":
+        if self.kind != "int":
             return fp.SUM_LIMBS if self.name == "sum" else fp.SQUARE_LIMBS
         return fp.INT_SUM_LIMBS if self.name == "sum" else fp.INT_SQUARE_LIMBS
 
@@ -165,6 +214,16 @@ class Part:
         return fp.sum_limbs(grid) if self.name == "sum" else fp.square_limbs(grid)
 
 
+class Read(NamedTuple):
+    """The values of one column."""
+
+    values: Numbers
+    """Numbers, places in the lexicon, or (where values are only counted) their hashes."""
+    present: Mask | None
+    """Which are there; None: all are."""
+    lexicon: Lexicon | None
+
+
 @dataclass(frozen=True)
 class ColumnParts:
     """The parts that a set of aggregations needs of one column."""
@@ -172,6 +231,8 @@ class ColumnParts:
     column: str
     dtype: str
     parts: tuple[Part | WidePart, ...]
+    max_bytes: int = 0
+    """The longest text that is kept; 0: text is only counted."""
 
     @property
     def kind(self) -> Kind:
@@ -183,20 +244,56 @@ class ColumnParts:
         """Whether magnitudes of 2**78 and more must be kept out of the column."""
         return self.kind == "float" and any(part.name == "sum" for part in self.parts)
 
-    def read(self, column: Any) -> tuple[Numbers, Mask | None]:
-        """Numbers of an Arrow (chunked) array and which are there; strings and bytes are told by their hashes."""
-        if self.kind == "bytes":
-            present = present_of(whole(column))
-            if not any(part.name in _WIDE for part in self.parts):
-                return np.zeros(len(column), np.int64), present
-            return hash_bytes(column), present
-        return numbers(column, name=self.column, dtype=self.dtype)
+    @property
+    def scale(self) -> int | None:
+        """The digits behind the point of a column of decimals; None: it holds something else."""
+        digits = decimal_of(self.dtype)
+        return None if digits is None else digits[1]
+
+    def read(self, column: Any) -> Read:
+        """The values of an Arrow (chunked) array; raises ValueTooLong where a text does not fit its slots."""
+        found, long = self._read(column)
+        if long is not None and long.any():
+            raise ValueTooLong(self.column, np.flatnonzero(long).tolist(), self.max_bytes)
+        return found
+
+    def _read(self, column: Any) -> tuple[Read, Mask | None]:
+        """The values, and which of them are too long."""
+        if self.kind != "bytes":
+            return Read(*numbers(column, name=self.column, dtype=self.dtype), None), None
+        if self.scale is not None:
+            places, lexicon, present = long_decimals(column, name=self.column, dtype=self.dtype)
+            return Read(places, present, lexicon), None
+        column = whole(column)
+        present = present_of(column)
+        if self.max_bytes:
+            if pa.types.is_null(column.type):
+                column = column.cast(pa.string())
+            places, lexicon, long = of_text(column, self.max_bytes)
+            return Read(places, present, lexicon), long
+        if not any(part.name in _WIDE for part in self.parts):
+            return Read(np.zeros(len(column), np.int64), present, None), None
+        return Read(hash_bytes(column), present, None), None
 
     def too_large(self, column: Any) -> Mask | None:
         """Which values' magnitudes cannot be summed exactly; None where all can."""
         if not self.sums_floats:
             return None
-        mask = _too_large(self.read(column)[0])
+        mask = _too_large(self.read(column).values)
+        return mask if mask.any() else None
+
+    def too_long(self, column: Any) -> Mask | None:
+        """Which values do not fit their slots; None where all do."""
+        if not self.max_bytes:
+            return None
+        column = whole(column)
+        if pa.types.is_null(column.type):
+            return None
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        mask: Mask = pc.fill_null(pc.greater(pc.binary_length(column), self.max_bytes), fill_value=False).to_numpy(
+            zero_copy_only=False
+        )
         return mask if mask.any() else None
 
     def refuse_too_large(self, values: Numbers) -> None:
@@ -219,13 +316,51 @@ def _column(column: str, aggregations: Sequence[Aggregation]) -> ColumnParts:
     if len(dtypes) > 1:
         raise DefinitionError(f"column {column!r} is declared both {' and '.join(dtypes)}")
     kind = kind_of(dtypes[0], column)
+    lengths = sorted({max_bytes_of(each) for each in aggregations if each.function in _ORDERED})
+    if len(lengths) > 1:
+        raise DefinitionError(
+            f"column {column!r} is declared with a max_bytes of {' and of '.join(map(str, lengths))}; choose one"
+        )
+    max_bytes = lengths[0] if lengths else 0
+    words = 0
+    if kind == "bytes":
+        words = DECIMAL_WORDS if decimal_of(dtypes[0]) else text_words(max_bytes)
     sizes: dict[str, int] = {}
     for aggregation in aggregations:
         for name in _PARTS[aggregation.function]:
             sizes[name] = max(sizes.get(name, 0), size_of(aggregation))
-    narrow = [Part(name, kind) for name in _NARROW if name in sizes and not (name == "odd" and kind == "int")]
-    wide = [WidePart(name, kind, sizes[name]) for name in _WIDE if name in sizes]
-    return ColumnParts(column, dtypes[0], (*narrow, *wide))
+    narrow = [
+        Part(name, kind, words if name in _ORDERED else 0)
+        for name in _NARROW
+        if name in sizes and not (name == "odd" and kind != "float")
+    ]
+    digits = decimal_of(dtypes[0])
+    scale = 0 if digits is None else digits[1]
+    wide = [
+        WidePart(name, kind, sizes[name], words if name in _ORDERED else 0, scale) for name in _WIDE if name in sizes
+    ]
+    return ColumnParts(column, dtypes[0], (*narrow, *wide), max_bytes)
+
+
+def max_bytes_of(aggregation: Aggregation) -> int:
+    """The longest text that a feature of text or bytes keeps, 0 for other columns and functions.
+
+    Raises DefinitionError where it is not declared, or so large that slots would be.
+    """
+    if aggregation.function not in _ORDERED or aggregation.column_dtype not in ("STRING", "BYTES"):
+        return 0
+    size = aggregation.params.get("max_bytes")
+    if size is None or size != int(size) or not 1 <= size <= _LONGEST_BYTES:
+        raise DefinitionError(
+            f"feature {aggregation.feature!r}: {aggregation.function} of text needs a whole max_bytes from 1 to "
+            f"{_LONGEST_BYTES}, {'none was' if size is None else size} found; every tile keeps so many bytes, and "
+            f"longer values are set aside. Say it in the view's tag '{aggregation.feature}.max_bytes'"
+        )
+    if aggregation.function == "last_k" and size * aggregation.params.get("k", 1) > _LARGEST_SLOT:
+        raise DefinitionError(
+            f"feature {aggregation.feature!r}: k times max_bytes is more than {_LARGEST_SLOT} bytes for every tile"
+        )
+    return int(size)
 
 
 def size_of(aggregation: Aggregation) -> int:
@@ -252,9 +387,10 @@ def check(aggregation: Aggregation) -> None:
     size_of(aggregation)
     if function == "approx_percentile" and not 0 <= aggregation.params.get("p", -1) <= 1:
         raise DefinitionError(f"{where}: needs a p from 0 to 1; say it in the view's tag '{aggregation.feature}.p'")
-    if kind == "bytes" and function not in _COUNTS:
-        raise DefinitionError(f"{where}: of strings and bytes only {', '.join(_COUNTS)} can be told")
-    if column == "UNIX_TIMESTAMP" and function in _FLOAT_RESULTS | {"sum"}:
+    if column in ("STRING", "BYTES") and function not in (*_COUNTS, *_ORDERED):
+        raise DefinitionError(f"{where}: of text and bytes only {', '.join((*_COUNTS, *_ORDERED))} can be told")
+    max_bytes_of(aggregation)
+    if column in ("UNIX_TIMESTAMP", "DATE") and function in _FLOAT_RESULTS | {"sum"}:
         raise DefinitionError(f"{where}: instants have no {function}")
     if dtype not in _results(function, column, kind):
         raise DefinitionError(f"{where}: declare the feature {' or '.join(_results(function, column, kind))}")
@@ -268,8 +404,12 @@ def _results(function: str, column: str, kind: Kind) -> tuple[str, ...]:
         return tuple(f"{dtype}_LIST" for dtype in _results("last", column, kind))
     if function in _COUNTS:
         return ints + floats
-    if column == "UNIX_TIMESTAMP":
+    if column in ("UNIX_TIMESTAMP", "DATE"):
         return ("UNIX_TIMESTAMP",)
+    if column in ("STRING", "BYTES"):
+        return (column,)
+    if decimal_of(column) is not None:
+        return ("DECIMAL", *floats)
     if column == "BOOL" and function != "sum":
         return ("BOOL", *ints, *floats)
     return floats if kind == "float" else ints + floats
@@ -291,6 +431,16 @@ def too_large(aggregations: Sequence[Aggregation], columns: Mapping[str, Any]) -
     found: Mask | None = None
     for kept in columns_of(aggregations):
         mask = kept.too_large(columns[kept.column])
+        if mask is not None:
+            found = mask if found is None else found | mask
+    return found
+
+
+def too_long(aggregations: Sequence[Aggregation], columns: Mapping[str, Any]) -> Mask | None:
+    """Which events hold text or bytes that do not fit the slots of their column; None where none does."""
+    found: Mask | None = None
+    for kept in columns_of(aggregations):
+        mask = kept.too_long(columns[kept.column])
         if mask is not None:
             found = mask if found is None else found | mask
     return found

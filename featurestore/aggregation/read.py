@@ -175,7 +175,7 @@ def _values(level: Level, runs: _Runs | None, entities: int) -> dict[str, Told |
     for kept in level.columns:
         few = merged.get(kept.column, {})
         parts = {part.name: _spread(few.get(part.name), part.empty(size), found) for part in kept.parts}
-        results[kept.column] = ColumnResult(kept.kind, parts)
+        results[kept.column] = ColumnResult(kept, parts)
     told: dict[str, Told | Any] = {}
     for aggregation in level.aggregations:
         first = windows.index(aggregation.window_us) * entities

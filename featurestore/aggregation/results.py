@@ -7,7 +7,7 @@ of infinities.
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from featurestore.aggregation import fixedpoint as fp
 from featurestore.aggregation.errors import BelowSketch, LeavesType, TooManyDistinct
-from featurestore.aggregation.partials import MINUS_INF, NAN, PLUS_INF, Ints, Mask, PartName, Raw, size_of
+from featurestore.aggregation.lexicon import decimal_text, to_binary, to_ints
+from featurestore.aggregation.partials import MINUS_INF, NAN, PLUS_INF, ColumnParts, Ints, Mask, PartName, Raw, size_of
 from featurestore.aggregation.values import Kind, arrow_type, from_ascending, from_descending
 from featurestore.aggregation.variance import variance
 from featurestore.aggregation.wide import BUCKETS, estimate, percentile
@@ -25,6 +26,7 @@ from featurestore.plan import Aggregation
 Floats = npt.NDArray[np.float64]
 
 EVERY = slice(None)
+_END: dict[str, Literal["first", "last"]] = {"first": "first", "last": "last"}
 _INT_BOUNDS = {"INT32": (-(1 << 31), (1 << 31) - 1), "INT64": (-(1 << 63), (1 << 63) - 1)}
 
 
@@ -45,8 +47,9 @@ class Told(NamedTuple):
 class ColumnResult:
     """The aggregates of one column for k groups; what several functions share is computed once."""
 
-    def __init__(self, kind: Kind, parts: Mapping[PartName, Raw]) -> None:
-        self.kind = kind
+    def __init__(self, kept: ColumnParts, parts: Mapping[PartName, Raw]) -> None:
+        self.kind: Kind = kept.kind
+        self.scale = kept.scale
         self.parts = parts
         self.n: Ints = parts["n"]
 
@@ -61,6 +64,8 @@ class ColumnResult:
 
     @cached_property
     def _total(self) -> Floats:
+        if self.scale is not None:
+            return self._quotients(fp.to_ints(self.parts["sum"]))
         total = fp.round_to_float(self.parts["sum"], self._unit)
         if self._odd is not None:
             nan = (self._odd & NAN != 0) | (self._odd & (PLUS_INF | MINUS_INF) == PLUS_INF | MINUS_INF)
@@ -70,6 +75,16 @@ class ColumnResult:
         return total
 
     def _variance(self, at: slice) -> Floats:
+        if self.scale is not None:
+            parts = (self.n[at].tolist(), *(fp.to_ints(self.parts[name][:, at]) for name in ("sum", "square")))
+            unit = 10 ** (2 * self.scale)
+            return np.array(
+                [
+                    (n * square - total * total) / (n * (n - 1) * unit) if n > 1 else np.nan
+                    for n, total, square in zip(*parts, strict=True)
+                ],
+                np.float64,
+            )
         values = variance(self.n[at], self.parts["sum"][:, at], self.parts["square"][:, at], self._unit)
         if self._odd is not None:
             values[self._odd[at] != 0] = np.nan
@@ -87,6 +102,10 @@ class ColumnResult:
         """
         if aggregation.function == "last_k":
             return self._last_k(aggregation, at)
+        if aggregation.function in ("min", "max", "first", "last") and (self.kind == "bytes" or self.scale is not None):
+            return self._values(aggregation, self._chosen(aggregation.function, at), self.n[at] == 0)
+        if aggregation.function == "sum" and aggregation.dtype == "DECIMAL":
+            return self._decimals(fp.to_ints(self.parts["sum"][:, at]), self.n[at] == 0)
         return _typed(aggregation, *self._numbers(aggregation, at))
 
     def _numbers(self, aggregation: Aggregation, at: slice) -> tuple[Any, Mask | None]:
@@ -115,20 +134,53 @@ class ColumnResult:
                 return self._chosen(other, at), n == 0
 
     def _chosen(self, function: str, at: slice) -> Any:
-        """The one value that min, max, first or last takes."""
+        """The one value that min, max, first or last takes; in words where values are no numbers."""
+        if self.kind == "bytes":
+            raw = self.parts["min" if function == "min" else "max" if function == "max" else _END[function]][..., at]
+            if function in _END:
+                return raw[1:]
+            return np.where(raw.any(axis=0), ~raw, np.uint64(0)) if function == "min" else raw
         if function == "min":
             return from_descending(self.parts["min"][at], self.kind)
         if function == "max":
             return from_ascending(self.parts["max"][at], self.kind)
-        end: Raw = self.parts["first" if function == "first" else "last"]
+        end: Raw = self.parts[_END[function]]
         return from_ascending(end[1, at], self.kind)
+
+    def _values(self, aggregation: Aggregation, values: Raw, null: Mask) -> Any:
+        """Told values of a column of text, bytes or decimals, as they are kept: words, or units of the last digit."""
+        if self.scale is None:
+            return to_binary(values, null if null.any() else None, arrow_type(aggregation.dtype))
+        units = to_ints(values) if self.kind == "bytes" else values.tolist()
+        if aggregation.dtype == "DECIMAL":
+            return self._decimals(units, null)
+        return _typed(aggregation, self._quotients(np.where(null, 0, np.array(units, object)).tolist()), null)
+
+    def _decimals(self, units: list[int], null: Mask) -> Any:
+        return decimal_text(
+            [None if no else unit for unit, no in zip(units, null.tolist(), strict=True)], self.scale or 0
+        )
+
+    def _quotients(self, units: list[int]) -> Floats:
+        """Units of the last digit as doubles, rounded once."""
+        unit = 10 ** (self.scale or 0)
+        return np.array([value / unit for value in units], np.float64)
 
     def _last_k(self, aggregation: Aggregation, at: slice) -> Any:
         k = size_of(aggregation)
         length = np.minimum(self.n[at], k)
-        codes = self.parts["last_k"][1, :k, at].T[np.arange(k) < length[:, None]]
+        kept = np.arange(k) < length[:, None]
         item = msgspec.structs.replace(aggregation, dtype=aggregation.dtype.removesuffix("_LIST"))
-        values = _typed(item, from_ascending(codes, self.kind), None).arrow()
+        if self.kind == "bytes":
+            words = np.moveaxis(self.parts["last_k"][1:, :k, at], 1, 2)[:, kept]
+            found = self._values(item, words, np.zeros(words.shape[1], np.bool_))
+        else:
+            numbers = from_ascending(self.parts["last_k"][1, :k, at].T[kept], self.kind)
+            if self.scale is not None:
+                found = self._values(item, numbers, np.zeros(len(numbers), np.bool_))
+            else:
+                found = _typed(item, numbers, None)
+        values = found.arrow() if isinstance(found, Told) else found
         offsets = pa.array(np.concatenate(([0], np.cumsum(length))), pa.int32())
         return pa.ListArray.from_arrays(offsets, values, type=arrow_type(aggregation.dtype), mask=pa.array(length == 0))
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.aggregation.errors import TornTiles
-from featurestore.aggregation.partials import ColumnParts, Mask, Part, PartName, Raw, columns_of, too_large
+from featurestore.aggregation.partials import ColumnParts, Mask, Part, PartName, Raw, columns_of, too_large, too_long
 from featurestore.aggregation.values import Events
 from featurestore.aggregation.wide import WidePart
 from featurestore.aggregation.windows import check_window
@@ -97,7 +97,8 @@ class Level:
         """slots[groups] of n events: `group` int64[n] in 0..groups-1, columns as Arrow arrays of length n.
 
         Events without a value in a column still count in `rows` and `newest`. Raises MagnitudeTooLarge for floats
-        of 2**78 and more: set those events aside first (`TileLayout.too_large`).
+        of 2**78 and more, ValueTooLong for text that does not fit: set those events aside first
+        (`TileLayout.too_large`, `too_long`).
         """
         out = self.empty(groups)
         if not len(group):
@@ -110,11 +111,11 @@ class Level:
         out["rows"][at] = np.diff(starts, append=len(group))
         out["newest"][at] = np.maximum.reduceat(ts_us, starts)
         for kept in self.columns:
-            values, present = kept.read(columns[kept.column])
+            values, present, lexicon = kept.read(columns[kept.column])
             kept.refuse_too_large(values)
             if order is not None:
                 values, present = values[order], present[order] if present is not None else None
-            events, places, to = Events(values, ts_us), starts, at
+            events, places, to = Events(values, ts_us, lexicon), starts, at
             if present is not None:
                 some = np.flatnonzero(present)
                 if not len(some):
@@ -196,17 +197,20 @@ class TileLayout:
         >>> [level.hop_us for level in TileLayout.of_aggregations([fare]).levels]
         [300000000]
         """
+        columns_of(aggregations)
         by_hop: dict[int, list[Aggregation]] = {}
         for aggregation in aggregations:
             by_hop.setdefault(hop_of(aggregation), []).append(aggregation)
         levels = tuple(Level(hop_us, tuple(by_hop[hop_us])) for hop_us in sorted(by_hop))
-        for level in levels:
-            level.columns  # noqa: B018  # refuses what cannot be kept, before any event is read
         return cls(tuple(aggregations), levels)
 
     def too_large(self, columns: Mapping[str, Any]) -> Mask | None:
         """Which events must be set aside because a float of theirs is too large to sum exactly; None: none."""
         return too_large(self.aggregations, columns)
+
+    def too_long(self, columns: Mapping[str, Any]) -> Mask | None:
+        """Which events must be set aside because a text of theirs is longer than a slot keeps; None: none."""
+        return too_long(self.aggregations, columns)
 
 
 def hop_of(aggregation: Aggregation) -> int:

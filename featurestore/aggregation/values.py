@@ -1,18 +1,21 @@
 """Which numbers does an Arrow column hand to the algebra?
 
-Floats become float64 with one NaN and no -0.0; INT32, INT64, BOOL and UNIX_TIMESTAMP (microseconds) become int64.
-`ascending` and `descending` turn either into uint64 that sort alike, so that every "greatest" and "least" of the
-algebra is a maximum of unsigned integers whose identity is 0.
+Floats become float64 with one NaN and no -0.0; INT32, INT64, BOOL, UNIX_TIMESTAMP and DATE (microseconds) become
+int64, and so do decimals of up to 18 digits, in units of their last one. Text, bytes and longer decimals become places
+in a `Lexicon`. `ascending` and `descending` turn either into uint64 that sort alike, so that every "greatest" and
+"least" of the algebra is a maximum of unsigned integers whose identity is 0.
 """
 
+import re
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
+from featurestore.aggregation.lexicon import Lexicon, of_decimals
 from featurestore.errors import DefinitionError, UsageError
 
 Kind = Literal["float", "int", "bytes"]
@@ -28,6 +31,7 @@ _KINDS: dict[str, Kind] = {
     "INT64": "int",
     "BOOL": "int",
     "UNIX_TIMESTAMP": "int",
+    "DATE": "int",
     "STRING": "bytes",
     "BYTES": "bytes",
 }
@@ -40,7 +44,13 @@ _ARROW = {
     "UNIX_TIMESTAMP": pa.timestamp("us", tz="UTC"),
     "STRING": pa.string(),
     "BYTES": pa.binary(),
+    "DATE": pa.date32(),
+    "DECIMAL": pa.string(),
 }
+_DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+SHORT_DECIMAL: Final = 18
+"""Decimals of up to so many digits are int64."""
+_LONGEST_DECIMAL: Final = 38
 _SIGN = np.uint64(1 << 63)
 _LEAST = np.int64(-(1 << 63))
 
@@ -51,19 +61,39 @@ class Events:
 
     values: Numbers
     ts_us: Ints
+    lexicon: Lexicon | None = None
+    """Where there is one, values are places in it."""
 
     def take(self, index: Any) -> "Events":
         """The events at these positions."""
-        return Events(self.values[index], self.ts_us[index])
+        return Events(self.values[index], self.ts_us[index], self.lexicon)
+
+
+def decimal_of(dtype: str) -> tuple[int, int] | None:
+    """Precision and scale of a decimal column's type; None for other types. Raises DefinitionError where it has none.
+
+    >>> decimal_of("DECIMAL(10,2)"), decimal_of("INT64")
+    ((10, 2), None)
+    """
+    if not dtype.startswith("DECIMAL("):
+        return None
+    found = _DECIMAL.fullmatch(dtype)
+    precision, scale = map(int, found.groups()) if found else (0, 0)
+    if not 0 <= scale <= precision or not 1 <= precision <= _LONGEST_DECIMAL:
+        raise DefinitionError(f"{dtype}: a decimal has 1 to {_LONGEST_DECIMAL} digits, up to all behind the point")
+    return precision, scale
 
 
 def kind_of(dtype: str, column: str) -> Kind:
     """How values of a column of that Feast type are aggregated; raises DefinitionError for other types."""
+    digits = decimal_of(dtype)
+    if digits is not None:
+        return "int" if digits[0] <= SHORT_DECIMAL else "bytes"
     try:
         return _KINDS[dtype]
     except KeyError:
         raise DefinitionError(
-            f"column {column!r} is {dtype}, which cannot be aggregated; what can be: {', '.join(_KINDS)}"
+            f"column {column!r} is {dtype}, which cannot be aggregated; what can be: {', '.join(_KINDS)}, DECIMAL(p,s)"
         ) from None
 
 
@@ -88,11 +118,17 @@ def numbers(column: Any, *, name: str, dtype: str) -> tuple[Numbers, npt.NDArray
     """
     column = whole(column)
     kind = kind_of(dtype, name)
+    if (digits := decimal_of(dtype)) is not None:
+        _, low, present = _halves(column, name, *digits)
+        return low, present
     try:
         if pa.types.is_null(column.type):
             column = column.cast(_ARROW[dtype])
         elif dtype == "UNIX_TIMESTAMP" and pa.types.is_timestamp(column.type):
             column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
+        elif dtype in ("DATE", "UNIX_TIMESTAMP") and (dtype == "DATE" or pa.types.is_date(column.type)):
+            # A date is the instant at which it begins, in UTC.
+            column = column.cast(pa.date32()).cast(pa.timestamp("us"))
         elif dtype in ("FLOAT", "BOOL") and column.type != _ARROW[dtype]:
             column = column.cast(_ARROW[dtype])
         present = present_of(column)
@@ -103,6 +139,37 @@ def numbers(column: Any, *, name: str, dtype: str) -> tuple[Numbers, npt.NDArray
         raise UsageError(f"column {name!r} is declared {dtype}; {column.type} was found: {error}") from error
     values: Numbers = plain.to_numpy(zero_copy_only=False)
     return (tidy(values) if values.dtype == np.float64 else values), present
+
+
+def long_decimals(column: Any, *, name: str, dtype: str) -> tuple[Ints, Lexicon, npt.NDArray[np.bool_] | None]:
+    """Places of the decimals of an Arrow (chunked) array in their lexicon, and which of them are there (None: all).
+
+    Raises UsageError where a value is no such decimal.
+    """
+    digits = decimal_of(dtype)
+    assert digits is not None  # the kind says so
+    high, low, present = _halves(whole(column), name, *digits)
+    places, lexicon = of_decimals(high, low, digits[1])
+    return places, lexicon, present
+
+
+def _halves(column: Any, name: str, precision: int, scale: int) -> tuple[Ints, Ints, npt.NDArray[np.bool_] | None]:
+    """The 128-bit units of decimals as high and low int64, 0 where null; and which are there."""
+    wanted = pa.decimal128(precision, scale)
+    try:
+        if pa.types.is_floating(column.type):
+            raise UsageError(f"column {name!r} is declared {wanted}; {column.type} was found: floats are no decimals")
+        column = column if column.type == wanted else column.cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UsageError(f"column {name!r} is declared {wanted}; {column.type} was found: {error}") from error
+    data = column.buffers()[1]
+    halves = np.zeros((len(column), 2), np.int64)
+    if data is not None:
+        halves[:] = np.frombuffer(data, "<i8").reshape(-1, 2)[column.offset : column.offset + len(column)]
+    present = present_of(column)
+    if present is not None:
+        halves[~present] = 0
+    return np.ascontiguousarray(halves[:, 1]), np.ascontiguousarray(halves[:, 0]), present
 
 
 def whole(column: Any) -> Any:

@@ -12,13 +12,14 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.aggregation.values import Events, Kind, Numbers, ascending, from_ascending, tidy
+from featurestore.aggregation.lexicon import Lexicon
+from featurestore.aggregation.values import Events, Kind, ascending, from_ascending, tidy
 
 Raw = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint64]
 
-HASH = "splitmix64/1 of numbers, xxh3_64 of strings and bytes"
+HASH = "splitmix64/1 of numbers, xxh3_64 of text, bytes and decimals of more than 18 digits"
 """What distinct values are told apart by: registers of another hash must never be merged with these."""
 REGISTER_BITS = 10
 REGISTERS = 1 << REGISTER_BITS
@@ -42,13 +43,17 @@ class WidePart:
     kind: Kind
     size: int
     """k of last_k, the cap of distinct, the number of registers or buckets."""
+    words: int = 0
+    """How many words a value of last_k has that is no number; 0: values are numbers."""
+    scale: int = 0
+    """Buckets of decimals: the digits behind the point of the integers that stand for them."""
 
     @property
     def dtype(self) -> Any:
         """The numpy type (with shape) of one packed part."""
         match self.name:
             case "last_k":
-                return ("<u8", (self.size, 2))
+                return ("<u8", (self.size, 1 + (self.words or 1)))
             case "distinct":
                 return ("<u8", (self.size + 1,))
             case "registers":
@@ -69,13 +74,14 @@ class WidePart:
         group = _groups(starts, len(values))
         match self.name:
             case "last_k":
-                return self._greatest(group, ascending(events.ts_us), ascending(values), len(starts))
+                found = self._greatest(group, ascending(events.ts_us), ascending(values)[None], len(starts))
+                return found if events.lexicon is None else self._spelled(found, events.lexicon)
             case "distinct":
-                return self._distinct(group, codes_of(values, self.kind), np.zeros(0, np.int64), len(starts))
+                return self._distinct(group, codes_of(events, self.kind), np.zeros(0, np.int64), len(starts))
             case "registers":
-                return self._ranks(group, hashes_of(values, self.kind), len(starts))
+                return self._ranks(group, hashes_of(events, self.kind), len(starts))
             case "buckets":
-                bucket = ascending(values.astype(np.float64)) >> _BUCKET_SHIFT
+                bucket = ascending(self._floats(events)) >> _BUCKET_SHIFT
                 return self._counted(group, bucket, np.ones(len(group), np.uint64), len(starts))
 
     def reduce(self, raw: Raw, starts: Ints) -> Raw:
@@ -86,7 +92,7 @@ class WidePart:
         match self.name:
             case "last_k":
                 used, of = np.nonzero(raw[0])
-                return self._greatest(group[of], raw[0, used, of], raw[1, used, of], len(starts))
+                return self._greatest(group[of], raw[0, used, of], raw[1:, used, of], len(starts))
             case "distinct":
                 count = raw[0].astype(np.int64)
                 over = group[count > self.size]
@@ -112,15 +118,28 @@ class WidePart:
         """What `pack` was given."""
         return np.ascontiguousarray(packed.T)
 
+    def _spelled(self, raw: Raw, lexicon: Lexicon) -> Raw:
+        """What was made of places in a lexicon, in words."""
+        out = self.empty(raw.shape[-1])
+        out[0] = raw[0]
+        used, of = np.nonzero(raw[0])
+        out[1:, used, of] = lexicon.words[:, from_ascending(raw[1, used, of], "int")]
+        return out
+
+    def _floats(self, events: Events) -> npt.NDArray[np.float64]:
+        if events.lexicon is not None:
+            return events.lexicon.floats[events.values]
+        return events.values.astype(np.float64) / float(10**self.scale)
+
     def _greatest(self, group: Ints, ts: Codes, value: Codes, groups: int) -> Raw:
         """The greatest (time, value) pairs of every group, newest first; absent ones are zeros."""
-        out = self.empty(groups)
-        order = np.lexsort((value, ts, group))
+        out = np.zeros((1 + len(value), self.size, groups), np.uint64)
+        order = np.lexsort((*value[::-1], ts, group))
         ends = np.cumsum(np.bincount(group, minlength=groups))
         place = ends[group[order]] - 1 - np.arange(len(order))
         kept = np.flatnonzero(place < self.size)
         order, place = order[kept], place[kept]
-        out[0, place, group[order]], out[1, place, group[order]] = ts[order], value[order]
+        out[0, place, group[order]], out[1:, place, group[order]] = ts[order], value[:, order]
         return out
 
     def _distinct(self, group: Ints, codes: Codes, over: Ints, groups: int) -> Raw:
@@ -168,20 +187,23 @@ class WidePart:
         return out
 
 
-def codes_of(values: Numbers, kind: Kind) -> Codes:
-    """One uint64 a distinct value; of strings and bytes, which were hashed when they were read, their hashes."""
-    return values.view(np.uint64) if kind == "bytes" else ascending(values)
+def codes_of(events: Events, kind: Kind) -> Codes:
+    """One uint64 a distinct value; of what is no number, its hash."""
+    if events.lexicon is not None:
+        return events.lexicon.hashes[events.values]
+    # Text that is only counted was hashed when it was read.
+    return events.values.view(np.uint64) if kind == "bytes" else ascending(events.values)
 
 
-def hashes_of(values: Numbers, kind: Kind) -> Codes:
+def hashes_of(events: Events, kind: Kind) -> Codes:
     """Hashes of values whose every bit depends on all of the value.
 
-    >>> [hex(h) for h in hashes_of(np.array([0, 1]), "int").tolist()]
+    >>> [hex(h) for h in hashes_of(Events(np.array([0, 1]), np.array([7, 7])), "int").tolist()]
     ['0x481ec0a212a9f3db', '0xdc29f439bcbdda2a']
     """
     if kind == "bytes":
-        return cast(Codes, values.view(np.uint64))
-    x = ascending(values) + np.uint64(0x9E3779B97F4A7C15)
+        return codes_of(events, kind)
+    x = ascending(events.values) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return cast(Codes, x ^ (x >> np.uint64(31)))

@@ -56,7 +56,8 @@ def windowed_join(
     one of unknown arrival was never known.
 
     Raises UsageError for columns that are missing or of the wrong type, DefinitionError for aggregations that cannot
-    be told, MagnitudeTooLarge and LeavesType as the algebra does: all but the last before any work is done.
+    be told, MagnitudeTooLarge, ValueTooLong and LeavesType as the algebra does: all but the last before any work is
+    done.
 
     >>> second = pa.timestamp("s")
     >>> taps = pa.table({"card": ["a", "a", "b"], "ts": pa.array([1, 2, 2], second), "fare": [2.5, 1.5, 9.0]})
@@ -106,9 +107,9 @@ def _read(
         arrival_us = np.where(arrived, arrival_us, _FAR)
     columns = []
     for kept in columns_of(aggregations):
-        numbers, present = kept.read(column_of(events, kept.column, "events"))
-        kept.refuse_too_large(numbers)
-        columns.append((kept, numbers, present))
+        read = kept.read(column_of(events, kept.column, "events"))
+        kept.refuse_too_large(read.values)
+        columns.append((kept, read))
     code = index.codes(events)
     if not dated.all():
         code = np.where(dated, code, -1)
@@ -152,7 +153,7 @@ def _answers(
 ) -> Iterator[tuple[str, Any]]:
     """(feature, its values) for the entity rows at positions `rows`."""
     for window, found in zip(windows, chunk.parts(windows, code, t_us), strict=True):
-        results = {kept.column: ColumnResult(kept.kind, found[kept.column]) for kept in window.columns}
+        results = {kept.column: ColumnResult(kept, found[kept.column]) for kept in window.columns}
         for aggregation in window.aggregations:
             try:
                 yield aggregation.feature, results[aggregation.column].value(aggregation)

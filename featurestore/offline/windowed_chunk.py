@@ -10,9 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from featurestore.aggregation.partials import ColumnParts, Mask, PartName, Raw, columns_of
+from featurestore.aggregation.partials import ColumnParts, PartName, Raw, Read, columns_of
 from featurestore.aggregation.tiles import hop_of
-from featurestore.aggregation.values import Numbers
 from featurestore.aggregation.windows import window_start
 from featurestore.offline.windowed_ranges import Ints, SortedColumn, Span
 from featurestore.plan import Aggregation
@@ -55,7 +54,7 @@ class Events:
     code: Ints
     ts_us: Ints
     arrival_us: Ints | None
-    columns: tuple[tuple[ColumnParts, Numbers, Mask | None], ...]
+    columns: tuple[tuple[ColumnParts, Read], ...]
 
     @cached_property
     def first_us(self) -> int:
@@ -70,7 +69,8 @@ class Events:
     def take(self, at: Ints) -> "Events":
         """The events at those positions."""
         columns = tuple(
-            (kept, values[at], None if present is None else present[at]) for kept, values, present in self.columns
+            (kept, Read(values[at], None if present is None else present[at], lexicon))
+            for kept, (values, present, lexicon) in self.columns
         )
         arrival_us = None if self.arrival_us is None else self.arrival_us[at]
         return Events(self.code[at], self.ts_us[at], arrival_us, columns)
@@ -88,8 +88,7 @@ class Chunk:
         self._place = place[order]
         self.events = events.take(order)
         self.columns = [
-            SortedColumn(kept, values, present, self.events.code, self.events.ts_us)
-            for kept, values, present in self.events.columns
+            SortedColumn(kept, read, self.events.code, self.events.ts_us) for kept, read in self.events.columns
         ]
 
     def spans(self, windows: Sequence[Window], code: Ints, t_us: Ints) -> list[Span]:

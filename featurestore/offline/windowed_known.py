@@ -24,7 +24,7 @@ class KnownChunk:
     def __init__(self, events: Events) -> None:
         """`events` in any order, with arrivals."""
         assert events.arrival_us is not None
-        self._columns = [kept for kept, _, _ in events.columns]
+        self._columns = [kept for kept, _ in events.columns]
         late = np.searchsorted(_LATENESS_US, events.arrival_us - events.ts_us, "left")
         self._classes = [_Class(events.take(np.flatnonzero(late == c))) for c in np.unique(late)]
         if not self._classes:

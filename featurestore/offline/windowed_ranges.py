@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.aggregation.partials import ColumnParts, Part, PartName, Raw
+from featurestore.aggregation.partials import ColumnParts, Part, PartName, Raw, Read
 from featurestore.aggregation.values import Events, Numbers, ascending
 from featurestore.aggregation.wide import WidePart
 
@@ -24,10 +24,9 @@ Span = tuple[Ints, Ints]
 class SortedColumn:
     """The non-null values of one column of sorted events."""
 
-    def __init__(
-        self, kept: ColumnParts, values: Numbers, present: npt.NDArray[np.bool_] | None, key: Ints, ts_us: Ints
-    ) -> None:
-        """int64 or float64[n], sorted by key, then time; `present` says which values are there (None: all)."""
+    def __init__(self, kept: ColumnParts, read: Read, key: Ints, ts_us: Ints) -> None:
+        """Values sorted by key, then time."""
+        values, present, lexicon = read
         self.kept = kept
         self._before: Ints | None = None
         if present is not None:
@@ -35,7 +34,7 @@ class SortedColumn:
             some = np.flatnonzero(present)
             values, key, ts_us = values[some], key[some], ts_us[some]
         self.key, self.values, self.ts_us = key, values, ts_us
-        self._events = Events(values, ts_us)
+        self._events = Events(values, ts_us, lexicon)
         self._prefixes: dict[PartName, dict[int, Ints]] = {}
 
     def locate(self, span: Span) -> Span:
@@ -70,7 +69,9 @@ class SortedColumn:
             case "odd":
                 return [self._flags(part, span) for span in spans]
             case "min" | "max":
-                return range_max(part.of(self._events), spans)
+                ranked = part.ranked
+                codes = ranked.of(Events(self.values, self.ts_us))
+                return [part.spell(raw, self._events.lexicon) for raw in range_max(codes, spans)]
             case "first" | "last":
                 return [self._end(part, span) for span in spans]
             case "last_k":
@@ -108,7 +109,7 @@ class SortedColumn:
         some = np.flatnonzero(end > start)
         out = part.empty(len(start))
         at = end[some] - 1 if part.name == "last" else start[some]
-        out[:, some] = part.of(Events(self._greatest_of_ties[at], self.ts_us[at]))
+        out[:, some] = part.of(Events(self._greatest_of_ties[at], self.ts_us[at], self._events.lexicon))
         return out
 
     def _newest(self, k: int, span: Span) -> Span:

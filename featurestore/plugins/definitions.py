@@ -4,7 +4,7 @@ Plain Feast says it: `StreamFeatureView(aggregations=[Aggregation(column, functi
 name)])` and a schema field of the aggregation's name. What Feast has no field for is said in the view's tags:
 
     tumbling: "true", or the features' names, separated by commas    the hop is the window itself
-    FEATURE.k, FEATURE.p, FEATURE.cap                                parameters of one feature
+    FEATURE.k, FEATURE.p, FEATURE.cap, FEATURE.max_bytes             parameters of one feature
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from featurestore.errors import DefinitionError
 from featurestore.plan import Aggregation
 from validation.errors import did_you_mean
 
-_PARAMETERS = ("k", "p", "cap")
+_PARAMETERS = ("k", "p", "cap", "max_bytes")
 
 
 def is_windowed(view: Any) -> bool:

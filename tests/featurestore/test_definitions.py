@@ -56,11 +56,11 @@ def test_a_slide_interval_is_the_hop_and_tags_say_the_rest() -> None:
         over(1, name="a", slide_interval=timedelta(minutes=1)),
         over(1, name="b"),
         over(1, name="c"),
-        tags={"tumbling": "b", "c.cap": "10"},
+        tags={"tumbling": "b", "c.cap": "10", "c.max_bytes": "64"},
     )
     found = {a.feature: a for a in resolve_aggregations(view, TYPES)}
     assert [found[name].hop_us for name in fields] == [MINUTE_US, HOUR_US, 5 * MINUTE_US]
-    assert found["c"].params == {"cap": 10.0}
+    assert found["c"].params == {"cap": 10.0, "max_bytes": 64.0}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Does every broken message fall alone, with its reason, and every sound one become the right row?"""
 
+import datetime as dt
+from decimal import Decimal
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -128,6 +131,39 @@ def test_a_key_has_its_entitys_type_however_it_is_written():
         found = decoder.decode([Message(GOOD.replace(b": 7", b": 5")), Message(GOOD.replace(b": 7", b': "5"'))])
         assert decoder.table(found.rows)["user_id"].to_pylist() == [key, key]
         assert {row.user_id for row in found.rows} == {key}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"12.5", "12.50"),
+        (b'"12.500"', "12.50"),
+        (b"-0", "0.00"),
+        (b"1e2", "100.00"),
+        (b"12.345", None),
+        (b"1000", None),
+        (b"1e400", None),
+        (b'"NaN"', None),
+        (b'"1e999999999"', None),
+        (b'"twelve"', None),
+    ],
+)
+def test_a_decimal_is_exact_or_set_aside(text, found):
+    """As number or text, with as many digits behind the point as declared; never rounded."""
+    decoder = Decoder([view(columns=(("amount", "DECIMAL(5,2)"),))])
+    decoded = decoder.decode([Message(GOOD.replace(b"1.5", text)), Message(GOOD)])
+    assert [bad.reason for bad in decoded.malformed] == ([] if found else ["wrong_type"])
+    expected = [Decimal(found), Decimal("1.50")] if found else [Decimal("1.50")]
+    assert decoder.table(decoded.rows)["amount"].to_pylist() == expected
+
+
+def test_a_date_is_a_day():
+    """Dates are written as such; an instant is none."""
+    decoder = Decoder([view(columns=(("amount", "DATE"),))])
+    values = [GOOD.replace(b"1.5", text) for text in (b'"2024-02-29"', b'"2024-02-30"', b'"2024-02-29T01:00:00Z"')]
+    decoded = decoder.decode([Message(value) for value in values])
+    assert [bad.reason for bad in decoded.malformed] == ["wrong_type", "wrong_type"]
+    assert decoder.table(decoded.rows)["amount"].to_pylist() == [dt.date(2024, 2, 29)]
 
 
 def test_an_int32_key_beyond_its_range_is_set_aside():

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import DefinitionError
-from featurestore.plan import Function
+from featurestore.plan import Aggregation, Field, Function
 from streaming.pipeline import LatestPipeline, TopicPipeline, ViewPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event, shop_events, shop_plan
 from streaming.source.records import Batch, Record
@@ -41,6 +41,31 @@ def topic():
 @pytest.fixture(scope="module")
 def view():
     return ViewPipeline(shop_plan().view("user_orders"))
+
+
+def test_text_that_does_not_fit_is_set_aside():
+    """An event whose text is longer than a view keeps of it counts nowhere, and says why."""
+    plain = shop_plan().view("user_orders")
+    last = Aggregation(
+        feature="last_page",
+        column="page",
+        column_dtype="STRING",
+        function="last",
+        dtype="STRING",
+        window_us=HOUR_US,
+        hop_us=HOUR_US,
+        params={"max_bytes": 4},
+    )
+    view = msgspec.structs.replace(
+        plain,
+        features=(Field(name="last_page", dtype="STRING"),),
+        columns=(plain.columns[0], Field(name="page", dtype="STRING")),
+        aggregations=(last,),
+    )
+    judged = TopicPipeline((view,), None).judge(batch_of([order(page="/abc"), order(page="/abcd"), order(page=None)]))
+    assert [(item.record.offset, item.reason) for item in judged.rejected] == [(1, "too_long")]
+    slots = ViewPipeline(view).partials(judged, now_us=START_US).levels[0].slots
+    assert slots["rows"].tolist() == [2]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Is every part a commutative monoid, and are parts merged the same as events taken one by one?"""
 
 import math
+from decimal import Context, Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -8,24 +9,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.aggregation.errors import BelowSketch, LeavesType, MagnitudeTooLarge, TooManyDistinct, TornTiles
+from featurestore.aggregation.errors import (
+    BelowSketch,
+    LeavesType,
+    MagnitudeTooLarge,
+    TooManyDistinct,
+    TornTiles,
+    ValueTooLong,
+)
 from featurestore.aggregation.partials import Part
 from featurestore.aggregation.read import WindowReader
 from featurestore.aggregation.tiles import TileLayout
 from featurestore.aggregation.values import Events
 from featurestore.aggregation.wide import REGISTERS, WidePart, estimate, percentile
-from featurestore.errors import DefinitionError
+from featurestore.errors import DefinitionError, UsageError
 from featurestore.plan import Aggregation
 
+EXACT = Context(prec=60)
 FUNCTIONS = ("count", "sum", "mean", "min", "max", "var", "std", "first", "last")
+ORDERED = ("min", "max", "first", "last", "last_k")
 FLOATS = st.one_of(
     st.none(),
     st.floats(allow_nan=True, allow_infinity=True, width=64).filter(lambda x: not 2.0**78 <= abs(x) < math.inf),
     st.sampled_from([0.0, -0.0, 1e9, 1e9 + 0.1, 1e-300, 2.0**-80, -(2.0**77)]),
 )
 INTS = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.sampled_from([-(2**63), 2**63 - 1, 0]))
+TEXTS = st.none() | st.text(max_size=2) | st.sampled_from(["", "\0", "aaaaaaaab", "aaaaaaaa", "aaaaaaaa\0"])
+LONG = st.none() | st.decimals(-(10**28), 10**28, places=4).map(lambda d: d.quantize(Decimal("0.0001"), context=EXACT))
+SHORT = st.none() | st.decimals(-999, 999, places=2)
 EVENTS = st.lists(
-    st.tuples(st.integers(-3, 3), FLOATS, INTS, st.none() | st.booleans(), st.none() | st.text(max_size=1))
+    st.tuples(st.integers(-3, 3), FLOATS, INTS, st.none() | st.booleans(), TEXTS, st.none() | st.binary(), LONG, SHORT)
 )
 # Machines are shared, and the first use of Arrow imports more of it.
 unhurried = settings(deadline=None)
@@ -52,8 +65,23 @@ LAYOUT = TileLayout.of_aggregations(
         if (function, column) != ("last_k", "s")
     ]
     + [all_time("approx_percentile", p=0.5)]
+    + [
+        all_time(function, column, dtype, dtype + "_LIST" * (function == "last_k"), k=2, max_bytes=12)
+        for column, dtype in (("s", "STRING"), ("y", "BYTES"))
+        for function in ORDERED
+    ]
+    + [
+        all_time(function, column, dtype, "DECIMAL" + "_LIST" * (function == "last_k"), k=2)
+        for column, dtype in (("long", "DECIMAL(38,4)"), ("short", "DECIMAL(5,2)"))
+        for function in (*ORDERED, "sum")
+    ]
+    + [all_time(function, "long", "DECIMAL(38,4)") for function in ("mean", "var")]
 )
 LEVEL = LAYOUT.levels[0]
+
+
+def event(x):
+    return (0, x, 1, True, "", b"", None, None)
 
 
 def slots(events, group=None):
@@ -62,6 +90,9 @@ def slots(events, group=None):
         "i": pa.array([e[2] for e in events], pa.int64()),
         "b": pa.array([e[3] for e in events], pa.bool_()),
         "s": pa.array([e[4] for e in events], pa.string()),
+        "y": pa.array([None if e[5] is None else e[5][:12] for e in events], pa.binary()),
+        "long": pa.array([e[6] for e in events], pa.decimal128(38, 4)),
+        "short": pa.array([e[7] for e in events], pa.decimal128(5, 2)),
     }
     group = np.zeros(len(events), np.int64) if group is None else np.array(group, np.int64)
     return LEVEL.aggregate(
@@ -113,7 +144,7 @@ def test_planted_tie_of_the_later_slot_is_caught(monkeypatch):
 
     monkeypatch.setattr(Part, "merge", faulty)
     with pytest.raises(AssertionError):
-        test_merge_commutes.hypothesis.inner_test([(0, 1.0, 1, True, "")], [(0, 2.0, 1, True, "")])
+        test_merge_commutes.hypothesis.inner_test([event(1.0)], [event(2.0)])
 
 
 def test_planted_forgotten_flags_are_caught(monkeypatch):
@@ -121,7 +152,7 @@ def test_planted_forgotten_flags_are_caught(monkeypatch):
     true = Part.merge
     monkeypatch.setattr(Part, "merge", lambda self, a, b: a if self.name == "odd" else true(self, a, b))
     with pytest.raises(AssertionError):
-        test_merge_commutes.hypothesis.inner_test([(0, math.nan, 1, True, "")], [(0, 2.0, 1, True, "")])
+        test_merge_commutes.hypothesis.inner_test([event(math.nan)], [event(2.0)])
 
 
 @unhurried
@@ -149,7 +180,7 @@ def test_reduce_equals_merges(events):
 
 def test_newest_is_kept_without_values():
     """An event whose values are all null still counts as seen, also before the epoch."""
-    slot = slots([(-5, None, None, None, None)])
+    slot = slots([(-5, *[None] * 7)])
     assert (slot["rows"][0], slot["newest"][0]) == (1, -5)
 
 
@@ -198,9 +229,44 @@ def test_torn_tiles_are_refused():
         reader.values(0, [[[bytes(LEVEL.slot_bytes + 1)]]])
 
 
+def test_text_that_does_not_fit_is_named():
+    """A text longer than its slot is an error that names its row, and so never cut; UTF-8 is what is counted."""
+    columns = {"s": pa.array(["aaaa", "éé", None, "ééa", ""])}
+    layout = TileLayout.of_aggregations([all_time("last", "s", "STRING", "STRING", max_bytes=4)])
+    with pytest.raises(ValueTooLong, match="max_bytes") as caught:
+        layout.levels[0].aggregate(np.zeros(5, np.int64), 1, np.zeros(5, np.int64), columns)
+    assert (caught.value.rows, caught.value.max_bytes) == ([3], 4)
+    assert layout.too_long(columns).tolist() == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize("values", [pa.array([1.5]), pa.array(["1.234"]), pa.array(["abc"]), pa.array([10**6])])
+def test_what_is_no_such_decimal_is_refused(values):
+    """Floats, digits beyond the scale and numbers beyond the precision do not become decimals silently."""
+    layout = TileLayout.of_aggregations([all_time("last", "d", "DECIMAL(5,2)", "DECIMAL")])
+    with pytest.raises(UsageError, match="'d' is declared decimal"):
+        layout.levels[0].aggregate(np.zeros(1, np.int64), 1, np.zeros(1, np.int64), {"d": values})
+
+
+def test_dates_are_the_instants_at_which_they_begin():
+    """The greatest of dates is told as an instant, whether a date or its instant was stored."""
+    for values in (pa.array([19_000, 18_000], pa.date32()), pa.array([19_000 * 86_400, 0], pa.timestamp("s"))):
+        reader = WindowReader(TileLayout.of_aggregations([all_time("max", "x", "DATE", "UNIX_TIMESTAMP")]))
+        slot = reader.layout.levels[0].aggregate(np.zeros(2, np.int64), 1, np.zeros(2, np.int64), {"x": values})
+        [found] = reader.values(0, [[[slot.tobytes()]]]).columns["x_max"].cast(pa.int64()).to_pylist()
+        assert found == 19_000 * 86_400 * 1_000_000
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        all_time("last", "s", "STRING", "STRING"),
+        all_time("last", "s", "STRING", "STRING", max_bytes=0),
+        all_time("last", "s", "STRING", "BYTES", max_bytes=8),
+        all_time("last_k", "s", "STRING", "STRING_LIST", max_bytes=1024, k=1000),
+        all_time("mean", "s", "STRING", "DOUBLE"),
+        all_time("sum", "d", "DECIMAL(10,2)", "INT64"),
+        all_time("sum", "d", "DECIMAL(39,2)", "DECIMAL"),
+        all_time("sum", "d", "DATE", "UNIX_TIMESTAMP"),
         all_time("median"),
         all_time("sum", "s", "STRING", "STRING"),
         all_time("sum", "x", "DOUBLE", "INT64"),
@@ -247,6 +313,13 @@ def test_more_distinct_values_than_the_cap_are_named():
     with pytest.raises(TooManyDistinct) as caught:
         reader.values(9, [[[slot[1:].tobytes()]], [[slot[:1].tobytes()]]])
     assert caught.value.rows == [1]
+
+
+def test_two_lengths_of_one_column_are_refused():
+    """Which events are set aside must not depend on which of its features is asked for."""
+    some = [all_time(function, "s", "STRING", "STRING", max_bytes=n) for function, n in (("first", 8), ("last", 9))]
+    with pytest.raises(DefinitionError, match="8 and of 9"):
+        TileLayout.of_aggregations(some)
 
 
 def test_estimates_are_near():
