@@ -1,21 +1,24 @@
 """Which rules does a batch break?
 
-One DuckDB statement over an Arrow table counts for every rule; a second one finds samples of those that fail. Where SQL
-would answer otherwise than Python, that rule's rows are judged by the row function; rules without a compiled form go to
-`fallback` (Great Expectations: `validation.suite.judge`), and are broken where none is given.
+One DuckDB statement over a table, or over a query that is never held in memory, counts for every rule; a second one
+finds samples of those that fail, a third the rows that quarantining rules reject. Where SQL would answer otherwise than
+Python, that rule's rows are judged by the row function; rules without a compiled form go to `fallback` (Great
+Expectations: `validation.suite.judge`), and are broken where none is given.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from validation.check import ARRIVAL, INSTANTS, Across, Columns, Expectation, Null, Pair, RowCheckable, Unique
+from validation.compiled.relation import CHUNK, Numbers, QueriedRows, Relation, TableRows
 from validation.compiled.rows import BROKEN, FILTERED, MISSING, RowCheck, compile_rows
 from validation.compiled.sql import Selection, kind
 from validation.compiled.statement import Statement
@@ -27,7 +30,26 @@ SAMPLES: Final = 20
 Fallback = Callable[[Contract, pa.Table], Verdict]
 """Judges the rules of a contract on a table."""
 SMALL: Final = 2_048
-_CHUNK: Final = 65_536
+
+
+class Rejections(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of a batch that its quarantining rules reject, ascending, and why; few bytes a row."""
+
+    numbers: Any
+    """int64[n]: the rows' numbers."""
+    codes: Any
+    """int64[n]: which of `reasons`."""
+    reasons: tuple[tuple[str, ...], ...]
+    """Rule ids, each combination once."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def by_row(self) -> dict[int, tuple[str, ...]]:
+        """Row number -> rule ids."""
+        return {
+            number: self.reasons[code] for number, code in zip(self.numbers.tolist(), self.codes.tolist(), strict=True)
+        }
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -42,29 +64,46 @@ class BatchCheck:
 
     def run(self, table: pa.Table, *, samples: int = SAMPLES, fallback: Fallback | None = None) -> Verdict:
         """The verdict on a table; `_arrival` may be among its columns. Row order and further columns do not matter."""
+        small = self._small(table, samples) if table.num_rows <= self.python_rows else {}
+        with TableRows(table) as rows:
+            return self._judge(rows, table.num_rows, small, samples, fallback)
+
+    def run_query(self, rows: QueriedRows, *, samples: int = SAMPLES, fallback: Fallback | None = None) -> Verdict:
+        """The verdict on what a query selects; memory stays bounded but for rules that need the fallback."""
+        (count,) = rows.ask(f"SELECT count(*) FROM {rows.text}", {}).fetchall()[0]  # noqa: S608  # the caller's query
+        return self._judge(rows, count, {}, samples, fallback)
+
+    def _judge(
+        self,
+        relation: Relation,
+        count: int,
+        small: Mapping[str, RuleVerdict],
+        samples: int,
+        fallback: Fallback | None,
+    ) -> Verdict:
         judged: dict[str, RuleVerdict] = {}
         left: list[Rule] = []
-        small = self._small(table, samples) if table.num_rows <= self.python_rows else {}
-        with Statement(table, self.contract) as statement:
-            for bit, (rule, meaning) in enumerate(zip(self.contract.rules, self.meanings, strict=True)):
-                if isinstance(meaning.check, Columns):
-                    judged[rule.id] = _columns(rule, meaning.check, table)
-                elif absent := [name for name in meaning.columns if name not in table.column_names]:
-                    found = did_you_mean(absent[0], table.column_names)
-                    judged[rule.id] = broken(rule, f"no column {absent[0]!r} in the batch; {found}")
-                elif meaning.check is None:
-                    left.append(rule)
-                elif rule.id in small:
-                    judged[rule.id] = small[rule.id]
-                elif not statement.add(rule, meaning):
-                    judged[rule.id] = self._in_python(bit, rule, meaning, table, samples)
-            judged |= statement.verdicts(samples)
-        judged |= self._left(left, table, fallback)
+        names = relation.schema.names
+        statement = Statement(relation, self.contract)
+        for bit, (rule, meaning) in enumerate(zip(self.contract.rules, self.meanings, strict=True)):
+            if isinstance(meaning.check, Columns):
+                judged[rule.id] = _columns(rule, meaning.check, names)
+            elif absent := [name for name in meaning.columns if name not in names]:
+                found = did_you_mean(absent[0], names)
+                judged[rule.id] = broken(rule, f"no column {absent[0]!r} in the batch; {found}")
+            elif meaning.check is None:
+                left.append(rule)
+            elif rule.id in small:
+                judged[rule.id] = small[rule.id]
+            elif not statement.add(rule, meaning):
+                judged[rule.id] = self._in_python(bit, rule, meaning, relation, samples)
+        judged |= statement.verdicts(samples)
+        judged |= self._left(left, relation, fallback)
         return Verdict(
             contract=self.contract.name,
             version=self.contract.version,
             source=self.contract.source,
-            rows=table.num_rows,
+            rows=count,
             rules=tuple(judged[rule.id] for rule in self.contract.rules),
         )
 
@@ -118,9 +157,52 @@ class BatchCheck:
         """The row function's mask of each row, as for events; a rule whose column is absent sees it as missing."""
         return [
             mask
-            for start in range(0, table.num_rows, _CHUNK)
-            for mask in self._rows.check(_events(self._lists(table.slice(start, _CHUNK)), table, start))
+            for start in range(0, table.num_rows, CHUNK)
+            for mask in self._rows.check(_events(self._lists(table.slice(start, CHUNK)), table, start))
         ]
+
+    def rejections(self, rows: Relation) -> Rejections:
+        """The rows that quarantining rules reject, told by one statement; by the row function where SQL cannot."""
+        bits = {rule.id: bit for bit, rule in enumerate(self.contract.rules) if self._rows.quarantine_mask >> bit & 1}
+        masks: dict[int, int] = {}
+        statement = Statement(rows, self.contract)
+        in_python: list[int] = []
+        for rule, meaning in zip(self.contract.rules, self.meanings, strict=True):
+            if rule.id not in bits:
+                continue
+            absent = any(name not in rows.schema.names for name in meaning.columns)
+            if absent or not statement.add(rule, meaning):
+                in_python.append(bits[rule.id])
+        numbers, found = statement.breaking(bits)
+        if not in_python:
+            return self._rejections(numbers, found)
+        masks.update(zip(numbers.tolist(), found, strict=True))
+        for part, events in self._in_pieces(in_python, rows):
+            for number, mask in zip(part.tolist(), events, strict=True):
+                if mask:
+                    masks[number] = masks.get(number, 0) | mask
+        ordered = sorted(masks)
+        return self._rejections(np.array(ordered, np.int64), [masks[number] for number in ordered])
+
+    def _in_pieces(self, bits: Sequence[int], rows: Relation) -> Iterator[tuple[Numbers, list[int]]]:
+        """The numbers and masks of all rows by some of the rules alone, in Python, piece by piece."""
+        rules = [self.contract.rules[bit] for bit in bits]
+        check = compile_rows(msgspec.structs.replace(self.contract, rules=tuple(rules)))
+        columns = dict.fromkeys(name for bit in bits for name in self.meanings[bit].columns)
+        for numbers, table in rows.batches(list(columns)):
+            masks = check.check(_events(self._lists(table), table, 0) if table.num_columns else [{}] * len(numbers))
+            yield (
+                numbers,
+                [sum(1 << bit for n, bit in enumerate(bits) if mask >> n & 1) if mask else 0 for mask in masks],
+            )
+
+    def _rejections(self, numbers: Numbers, masks: Sequence[int]) -> Rejections:
+        distinct = {mask: code for code, mask in enumerate(dict.fromkeys(masks))}
+        return Rejections(
+            numbers=numbers,
+            codes=np.fromiter((distinct[mask] for mask in masks), np.int64, len(masks)),
+            reasons=tuple(self._rows.ids(mask) for mask in distinct),
+        )
 
     def _lists(self, table: pa.Table) -> dict[str, list[Any]]:
         """Column -> values, of the columns that rules read; instants as microseconds: cheaper than datetimes."""
@@ -138,43 +220,51 @@ class BatchCheck:
         Every row is in exactly one of the two; order is kept.
         """
         quarantine = self._rows.quarantine_mask
-        masks = self.masks(table) if quarantine else []
-        rejected = {row: self._rows.ids(mask & quarantine) for row, mask in enumerate(masks) if mask & quarantine}
-        keep = pa.array([row not in rejected for row in range(table.num_rows)], pa.bool_())
-        return table.filter(keep), rejected
+        if not quarantine:
+            return table, {}
+        if table.num_rows <= self.python_rows:
+            masks = self.masks(table)
+            rejected = {row: self._rows.ids(mask & quarantine) for row, mask in enumerate(masks) if mask & quarantine}
+        else:
+            with TableRows(table) as rows:
+                rejected = self.rejections(rows).by_row()
+        keep = np.ones(table.num_rows, np.bool_)
+        keep[list(rejected)] = False
+        return table.filter(pa.array(keep)), rejected
 
-    def _in_python(self, bit: int, rule: Rule, meaning: Expectation, table: pa.Table, samples: int) -> RuleVerdict:
+    def _in_python(self, bit: int, rule: Rule, meaning: Expectation, relation: Relation, samples: int) -> RuleVerdict:
         judge = self._rows.judge(bit)
         if judge is None:
-            types = ", ".join(f"{name} {table.schema.field(name).type}" for name in meaning.columns)
+            types = ", ".join(f"{name} {relation.schema.field(name).type}" for name in meaning.columns)
             return broken(rule, f"{rule.expectation} cannot be computed over {types}")
         rows = evaluated = unexpected = 0
         found: list[Sample] = []
-        narrow = table.select(list(meaning.columns))
-        for number, row in enumerate(row for batch in narrow.to_batches(_CHUNK) for row in batch.to_pylist()):
-            code = judge(row, None)
-            rows += code != FILTERED
-            evaluated += code not in {FILTERED, MISSING}
-            unexpected += code == BROKEN
-            if code == BROKEN and len(found) < samples:
-                found.append(Sample(row=number, values=row))
+        for numbers, piece in relation.batches(meaning.columns):
+            for number, row in zip(numbers.tolist(), piece.to_pylist(), strict=True):
+                code = judge(row, None)
+                rows += code != FILTERED
+                evaluated += code not in {FILTERED, MISSING}
+                unexpected += code == BROKEN
+                if code == BROKEN and len(found) < samples:
+                    found.append(Sample(row=number, values=row))
         return counted(
             rule, rows=rows, evaluated=evaluated, unexpected=unexpected, mostly=meaning.mostly, samples=tuple(found)
         )
 
-    def _left(self, rules: Sequence[Rule], table: pa.Table, fallback: Fallback | None) -> Mapping[str, RuleVerdict]:
+    def _left(self, rules: Sequence[Rule], relation: Relation, fallback: Fallback | None) -> Mapping[str, RuleVerdict]:
         """The verdicts of rules without a compiled form."""
         if not rules:
             return {}
         if fallback is None:
             return {rule.id: broken(rule, f"only Great Expectations can judge {rule.expectation}") for rule in rules}
+        table = pa.concat_tables(piece for _, piece in relation.batches(relation.schema.names))
         verdict = fallback(msgspec.structs.replace(self.contract, rules=tuple(rules)), table)
         return {rule.rule_id: rule for rule in verdict.rules}
 
 
 def _events(lists: Mapping[str, list[Any]], table: pa.Table, start: int) -> list[dict[str, Any]]:
     if not lists:
-        return [{} for _ in range(min(_CHUNK, table.num_rows - start))]
+        return [{} for _ in range(min(CHUNK, table.num_rows - start))]
     names = tuple(lists)
     return [dict(zip(names, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
@@ -198,8 +288,8 @@ def _considered(columns: Sequence[list[Any]], ignore: str) -> list[bool]:
     return [enough(value is not None for value in row) for row in zip(*columns, strict=True)]
 
 
-def _columns(rule: Rule, check: Columns, table: pa.Table) -> RuleVerdict:
-    present = set(table.column_names)
+def _columns(rule: Rule, check: Columns, names: Sequence[str]) -> RuleVerdict:
+    present = set(names)
     success = present == set(check.names) if check.exact else present >= set(check.names)
     return stated(rule, success=success, observed=sorted(present), rows=None)
 

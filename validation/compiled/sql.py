@@ -29,6 +29,7 @@ from validation.check import (
     Pair,
     Unique,
 )
+from validation.compiled.relation import ROW, quoted
 
 _ATOM = r"""[A-Za-z0-9 _\-/:,@#%&~=<>!'";.]|\\[.\-/+*?()\[\]{}|^$\\]"""
 _CLASS = r"""\[\^?(?:[A-Za-z0-9]-[A-Za-z0-9]|[A-Za-z0-9 _.,:;@#%/+*=!?]|\\[\-\]\\.])+\]"""
@@ -116,19 +117,6 @@ class Selection:
         if pa.types.is_date(physical):
             return f"epoch_us({name}::TIMESTAMP)"
         return f"epoch_us({name})" if kind(physical) == "instant" else name
-
-
-ROW: Final = "_row"
-"""The column of row numbers that the batch carries into the statement."""
-
-
-def quoted(name: str) -> str:
-    """A quoted identifier.
-
-    >>> quoted('a"b')
-    '"a""b"'
-    """
-    return '"' + name.replace('"', '""') + '"'
 
 
 def considered(check: Check, s: Selection) -> str:

@@ -1,62 +1,39 @@
 """How are many rules counted in one DuckDB statement?
 
 Rules are added one by one; each adds a few aggregates over a shared, prepared selection (validation.compiled.sql). One
-statement answers for all, a second one names the first rows that break each failing rule.
+statement answers for all, a second one names the first rows that break each failing rule, a third tells of every row
+which rules it breaks.
 """
 
-import functools
 import re
-import threading
-from collections.abc import Sequence
-from typing import Any, Final, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import duckdb
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 
 from validation.check import ARRIVAL, Aggregate, Expectation, Unique
-from validation.compiled.sql import ROW, Selection, bad, condition, considered, statistic
+from validation.compiled.relation import Relation
+from validation.compiled.sql import Selection, bad, condition, considered, statistic
 from validation.contract import Contract, Rule
 from validation.verdict import RuleVerdict, Sample, broken, counted, stated
 
-_BATCH: Final = "batch"
 _PARAMETER: Final = re.compile(r"\$(p\d+)")
-_opening: Final = threading.Lock()
-
-
-@functools.cache
-def _database() -> duckdb.DuckDBPyConnection:
-    """The process's empty database: opening one costs more than judging a small batch; nothing is ever kept in it."""
-    return duckdb.connect(":memory:")
+_WORD: Final = 62
+"""Rules whose bits share one BIGINT."""
 
 
 class Statement:
-    """One aggregate statement over one table; a context manager with a DuckDB connection of its own."""
+    """One aggregate statement over one relation."""
 
-    def __init__(self, table: pa.Table, contract: Contract) -> None:
-        self._table = table
-        physical = {field.name: field.type for field in table.schema}
+    def __init__(self, relation: Relation, contract: Contract) -> None:
+        self._relation = relation
+        physical = {field.name: field.type for field in relation.schema}
         self._selection = Selection(physical, {ARRIVAL: "timestamp", **contract.types})
-        self._connection: duckdb.DuckDBPyConnection | None = None
         self._places: dict[str, int] = {}
         self._rules: list[tuple[Rule, Expectation, list[int], str]] = []
         """Rule, meaning, places of its aggregates, the clauses that select the rows that break it."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._connection is not None:
-            self._connection.close()
-
-    def _open(self) -> duckdb.DuckDBPyConnection:
-        """The connection, opened where the first question is asked."""
-        if self._connection is None:
-            with _opening:
-                self._connection = _database().cursor()
-            numbers = pa.array(np.arange(self._table.num_rows, dtype=np.int64))
-            self._connection.register(_BATCH, self._table.append_column(ROW, numbers))
-        return self._connection
 
     def add(self, rule: Rule, meaning: Expectation) -> bool:
         """Takes a rule in; False where SQL cannot judge it as Python does."""
@@ -153,13 +130,39 @@ class Statement:
         )
 
     def _samples(self, meaning: Expectation, numbers: Sequence[int]) -> tuple[Sample, ...]:
-        rows = self._table.select(list(meaning.columns)).take(pa.array(numbers, pa.int64())).to_pylist()
+        rows = self._relation.values(meaning.columns, numbers)
         return tuple(Sample(row=number, values=row) for number, row in zip(numbers, rows, strict=True))
 
+    def breaking(self, bits: Mapping[str, int]) -> tuple[npt.NDArray[np.int64], list[int]]:
+        """The numbers of the rows that break any of these rules taken in (rule id -> bit), ascending, and their masks.
+
+        Rules about statistics or repetition concern no single row and set no bit.
+        """
+        words: dict[int, list[str]] = {}
+        for rule, meaning, _, breaking in self._rules:
+            if rule.id in bits and not isinstance(meaning.check, Aggregate | Unique):
+                word, bit = divmod(bits[rule.id], _WORD)
+                broken_by = breaking.removeprefix("WHERE ")
+                words.setdefault(word, []).append(f"CASE WHEN {broken_by} THEN {1 << bit} ELSE 0 END")
+        if not words:
+            return np.zeros(0, np.int64), []
+        named = ", ".join(f"({' + '.join(terms)})::BIGINT AS w{word}" for word, terms in words.items())
+        some = " OR ".join(f"w{word} <> 0" for word in words)
+        found = self._run(f"n, {named}", f") WHERE {some} ORDER BY n", "SELECT * FROM (").fetchnumpy()
+        masks = [0] * len(found["n"])
+        for word in words:
+            shift = word * _WORD
+            masks = [mask | own << shift for mask, own in zip(masks, found[f"w{word}"].tolist(), strict=True)]
+        return np.asarray(found["n"], np.int64), masks
+
     def _ask(self, what: str, clauses: str = "") -> list[tuple[Any, ...]]:
-        text = f"WITH prepared AS ({self._selection.select(_BATCH)}) SELECT {what} FROM prepared {clauses}"  # noqa: S608
+        return self._run(what, clauses).fetchall()
+
+    def _run(self, what: str, clauses: str, around: str = "") -> duckdb.DuckDBPyConnection:
+        prepared = self._selection.select(self._relation.text)
+        text = f"WITH prepared AS ({prepared}) {around}SELECT {what} FROM prepared {clauses}"  # noqa: S608
         used = {name: self._selection.parameters[name] for name in _PARAMETER.findall(text)}
-        return self._open().execute(text, used).fetchall()
+        return self._relation.ask(text, used)
 
 
 def within(check: Aggregate, observed: Any) -> bool:
