@@ -34,7 +34,8 @@ from featurestore.plan import (
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
 from featurestore.plugins.topics import topic_of
 from featurestore.user_code import extract_source, prove
-from validation.contract import Contract
+from validation.contract import SERVICE, VIEW, Contract
+from validation.errors import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def compile_plan(
     """
     views = {view.name: _view(view, definitions.entities, previous) for view in definitions.views}
     on_demand = {view.name: _on_demand(view, views) for view in definitions.on_demand}
+    services = {service.name: _service(service, views, on_demand) for service in definitions.services}
     draft = Plan(
         project=project,
         version=0,
@@ -86,8 +88,8 @@ def compile_plan(
         created_us=now_us,
         views=views,
         on_demand=on_demand,
-        services={service.name: _service(service, views, on_demand) for service in definitions.services},
-        contracts=_contracts(contracts, views),
+        services=services,
+        contracts=_contracts(contracts, views, services),
         permissions=compile_permissions(
             definitions.permissions,
             views=[*definitions.views, *definitions.on_demand],
@@ -244,15 +246,18 @@ def _projection(projection: Any) -> Projection:  # Feast ships no types for it
     )
 
 
-def _contracts(contracts: Iterable[Contract], views: Mapping[str, View]) -> dict[str, Contract]:
+def _contracts(
+    contracts: Iterable[Contract], views: Mapping[str, View], services: Mapping[str, Service]
+) -> dict[str, Contract]:
     known = {view.source.name for view in views.values()}
     known |= {view.source.topic.name for view in views.values() if view.source.topic}
+    known |= {VIEW + name for name in views} | {SERVICE + name for name in services}
     by_name = {}
     for contract in contracts:
         if contract.source not in known:
             raise DefinitionError(
-                f"contract {contract.name!r} is about source {contract.source!r}, which no view reads; "
-                f"what exists: {', '.join(sorted(known))}"
+                f"contract {contract.name!r} is about {contract.source!r}, which is no source of a view, no view "
+                f"and no service; {did_you_mean(contract.source, known)}"
             )
         by_name[contract.name] = contract
     return by_name

@@ -21,6 +21,10 @@ write to the online store, and what the API has served."""
 MODES: tuple[str, ...] = get_args(Mode)
 BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
 SEVERITIES: tuple[str, ...] = get_args(Severity)
+VIEW = "view:"
+"""What goes before the name of a feature view that a contract is about."""
+SERVICE = "service:"
+"""What goes before the name of a feature service that a contract is about."""
 LOGICAL_TYPES = ("string", "integer", "number", "boolean", "date", "timestamp", "time", "object", "array")
 PII = ("pii", "personal", "restricted", "confidential", "secret", "sensitive")
 """Classifications whose values never appear in reports."""
@@ -82,7 +86,7 @@ class Contract(_Value, frozen=True):
     name: str
     version: str
     source: str
-    """The Feast source that the contract is about."""
+    """The Feast source that the contract is about; `view:NAME` or `service:NAME` where it is about features."""
     columns: tuple[Column, ...]
     rules: tuple[Rule, ...]
     owner: str = ""
@@ -126,7 +130,8 @@ def meaning_of(rule: Rule, contract: Contract) -> Expectation:
 def load_contract(path: Path) -> Contract:
     """The Contract of an Open Data Contract Standard 3.x file with one schema object.
 
-    Custom properties that are ours: `feastSource` of the schema object (else its name is the source), `mode` of a
+    Custom properties that are ours: `feastSource` of the schema object (else its name is the source), or instead
+    `feastView` or `feastService` (the contract is about features as they go out), `mode` of a
     quality rule or property (observe, warn, quarantine, block) and `mode.BOUNDARY`, its mode at one boundary,
     `producer` of the contract (who sends the rows; else its team) and `schemaMode`, the mode of what `required`,
     `unique` and `logicalTypeOptions` promise, and `unit` of a property. Raises ContractError with file, line and path.
@@ -148,7 +153,7 @@ def load_contract(path: Path) -> Contract:
     contract = Contract(
         name=root.text("name", root.text("id")),
         version=root.text("version"),
-        source=schema.custom_text("feastSource", schema.text("name")),
+        source=_about(schema),
         columns=columns,
         rules=(),
         owner=team.text("name", "") if isinstance(team.value, dict) else "",
@@ -176,6 +181,17 @@ def load_contracts(folder: Path) -> dict[str, Contract]:
             )
         found[contract.source] = (path, contract)
     return {source: contract for source, (_, contract) in found.items()}
+
+
+def _about(schema: Place) -> str:
+    found = {
+        prefix: name
+        for prefix, kind in (("", "feastSource"), (VIEW, "feastView"), (SERVICE, "feastService"))
+        if (name := schema.custom_text(kind, ""))
+    }
+    if len(found) > 1:
+        raise schema.error("found several of feastSource, feastView, feastService; a contract is about one thing")
+    return next((prefix + name for prefix, name in found.items()), schema.text("name"))
 
 
 def _column(item: Place) -> Column:

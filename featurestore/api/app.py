@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from featurestore.api.access import ApiKeys
+from featurestore.api.again import Again
 from featurestore.api.answer import media_type
 from featurestore.api.body import read_body
 from featurestore.api.direct import Direct
@@ -53,6 +54,7 @@ def create_app(
     writes: Callable[[Plan], Writes] | None = None,
     materializer: Materializer | None = None,
     staleness: Callable[[Plan], Staleness] | None = None,
+    again: Again | None = None,
     limits: Limits | None = None,
     poll_s: float = POLL_S,
 ) -> FastAPI:
@@ -61,10 +63,15 @@ def create_app(
     The plan is looked up every `poll_s` seconds; a new one is taken over between two requests. Without a plan or with
     the store away, requests get 503 with Retry-After, and the first look-up that succeeds ends that. Without a `gate`
     the `keys` alone decide, and no keys let everybody in. Routes that write exist where there is what they need.
+    `again` gets answers to look at after the response.
     """
     gate = gate or Gate(keys=keys, open=not keys)
     bounds = limits or Limits()
-    watch = PlanWatch(plans, lambda plan: Serving(plan, reader(plan), clock, bounds, metrics), metrics)
+
+    def serving(plan: Plan) -> Serving:
+        return Serving(plan, reader(plan), clock, bounds, metrics, None if again is None else again.of(plan))
+
+    watch = PlanWatch(plans, serving, metrics)
 
     answering = _Answering(watch)
 
@@ -76,10 +83,14 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(look)
         watching = asyncio.create_task(_watch(look, poll_s))
+        if again is not None:
+            again.start()
         yield
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
+        if again is not None:
+            await asyncio.to_thread(again.stop)
 
     # The interactive pages load scripts from elsewhere; /openapi.json needs nobody.
     app = FastAPI(title="Feature API", lifespan=lifespan, docs_url=None, redoc_url=None)

@@ -47,6 +47,28 @@ class Metrics:
             "featurestore_plan_watch_errors", "Times the plan could not be looked up or read", registry=registry
         )
 
+        self._looked = Counter(
+            "featurestore_served_again",
+            "Answers that were to be looked at again: looked_at, dropped (too many waited) or failed",
+            ["look", "outcome"],
+            registry=registry,
+        )
+        self._held_to = Counter(
+            "featurestore_served_contract_rows",
+            "Rows of sampled answers that kept or broke a rule of a contract",
+            ["contract", "rule", "outcome"],
+            registry=registry,
+        )
+
+    def looked(self, look: str, outcome: str) -> None:
+        """Counts an answer that somebody wanted to look at again."""
+        self._looked.labels(look, outcome).inc()
+
+    def held_to(self, contract: str, rule: str, *, kept: int, broken: int) -> None:
+        """Counts rows of sampled answers by what a contract's rule says of them."""
+        self._held_to.labels(contract, rule, "kept").inc(kept)
+        self._held_to.labels(contract, rule, "broken").inc(broken)
+
     def answered(self, code: int, seconds: float) -> None:
         """Counts a request by its HTTP status."""
         self._requests.labels(code).observe(seconds)

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from featurestore.api.access import keys_of
+from featurestore.api.again import Again
 from featurestore.api.app import create_app
 from featurestore.api.audit import FILE as AUDIT_FILE
 from featurestore.api.audit import AuditLog
@@ -29,6 +30,7 @@ from featurestore.api.materialization import Materializer
 from featurestore.api.metrics import Metrics
 from featurestore.api.rate import VARIABLE as RATE
 from featurestore.api.rate import RateLimit, rate_of
+from featurestore.api.served_rules import ContractLook
 from featurestore.api.staleness import staleness_of
 from featurestore.api.worker_metrics import exposed_registry
 from featurestore.api.writes import Writes, appender
@@ -39,6 +41,7 @@ from featurestore.online.reader import OnlineReader
 from featurestore.online.writer import RowWriter
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore
+from validation.violations import ViolationStore
 
 if TYPE_CHECKING:
     from featurestore.api.tokens import Tokens
@@ -65,6 +68,9 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
     client = connect(settings.online, settings.data_dir, timeout_s=STORE_TIMEOUT_S)
     limits = Limits()
     append, own = appender(settings.repo), CollectorRegistry()
+    metrics = Metrics(own, partial(exposed_registry, environ, own))
+    violations = ViolationStore(settings.data_dir / "violations")
+    contracts = ContractLook(violations.record, metrics, clock, writer=str(os.getpid()))
 
     def writes(plan: Plan) -> Writes:
         return Writes(plan, lambda view: RowWriter(client, plan.project, view, clock=clock), append, clock, limits)
@@ -74,12 +80,13 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
         reader=lambda plan: OnlineReader(client, plan, clock),
         store=client,
         clock=clock,
-        metrics=Metrics(own, partial(exposed_registry, environ, own)),
+        metrics=metrics,
         keys=keys_of(environ),
         gate=_gate(environ, settings, client),
         writes=writes,
         materializer=Materializer(settings.repo, settings.data_dir, environ),
         staleness=staleness_of(client, clock),
+        again=Again([contracts], metrics),
         limits=limits,
     )
 

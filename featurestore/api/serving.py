@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from featurestore.api.again import Served, Wanted
 from featurestore.api.answer import ENCODERS, Answered, reading_instant
 from featurestore.api.faults import Refused
 from featurestore.api.limits import Limits
@@ -56,8 +57,11 @@ class PlanSource(Protocol):
 class Serving:
     """Answers requests from one plan; used by many requests, changed by none."""
 
-    def __init__(self, plan: Plan, reader: Reader, clock: Clock, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, plan: Plan, reader: Reader, clock: Clock, limits: Limits, metrics: Metrics, wanted: Wanted | None = None
+    ) -> None:
         self.plan = plan
+        self._wanted = wanted
         self._reader = reader
         self._clock = clock
         self._limits = limits
@@ -77,7 +81,13 @@ class Serving:
         replace = self._policy(request.feature_service, selection)
         if replace is not None:
             columns[len(keys) :] = replace(columns[len(keys) :])
-        return ENCODERS[media_type](columns, reading_instant(columns, now_us if at_us is None else at_us))
+        body = ENCODERS[media_type](columns, reading_instant(columns, now_us if at_us is None else at_us))
+        if self._wanted is not None and (looks := self._wanted.by(request.feature_service)):
+            service = request.feature_service
+            self._wanted.put(
+                looks, Served(self.plan, service, now_us, at_us, selection, read.columns, keys, given, columns)
+            )
+        return body
 
     def _policy(self, service: str | None, selection: Selection) -> Replace | None:
         """What replaces values by the service's policy; worked out once a selection."""
