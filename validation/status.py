@@ -17,7 +17,7 @@ KEPT_BY: Final[Mapping[Boundary, str]] = {
     "source": "",
     "training": "",
     "online_write": "kept by writes through the API: quarantine and block refuse the row",
-    "online_serve": "kept by `featurestore serve`: a sample of the answers is judged after the response; failures are counted",
+    "online_serve": "kept by `featurestore serve`: a sample of its answers is judged after the response",
 }
 """What of this product judges rows at a boundary; empty where nothing does."""
 
