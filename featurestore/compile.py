@@ -7,6 +7,7 @@ refused here, by name, before anything changes.
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
@@ -17,7 +18,6 @@ from feast.infra.offline_stores.file_source import FileSource
 
 from featurestore.compile_access import compile_permissions
 from featurestore.compile_policy import compile_policy
-from featurestore.ddl import ddl_columns
 from featurestore.errors import DefinitionError
 from featurestore.plan import (
     Field,
@@ -33,6 +33,7 @@ from featurestore.plan import (
 )
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
 from featurestore.plugins.topics import topic_of
+from featurestore.topic_schema import declared_columns
 from featurestore.user_code import extract_source, prove
 from validation.contract import SERVICE, VIEW, Contract
 from validation.errors import did_you_mean
@@ -110,7 +111,7 @@ def _view(view: FeatureView, entities: Sequence[Entity], previous: Plan | None) 
     columns: tuple[Field, ...] = ()
     aggregations: tuple[Any, ...] = ()
     if windowed:
-        declared = ddl_columns(source.topic.schema_text, where=view.source.name) if source.topic else ()
+        declared = declared_columns(source.topic) if source.topic else ()
         aggregations = resolve_aggregations(view, {column.name: column.dtype for column in declared})
         wanted = {key.name for key in join_keys} | {aggregation.column for aggregation in aggregations}
         columns = tuple(column for column in declared if column.name in wanted)
@@ -183,7 +184,7 @@ def _source(view: FeatureView) -> Source:
         timestamp_field=batch.timestamp_field,
         created_field=batch.created_timestamp_column or None,
         field_mapping=dict(batch.field_mapping or {}),
-        topic=topic_of(stream) if isinstance(stream, KafkaSource) else None,
+        topic=topic_of(stream, Path.cwd()) if isinstance(stream, KafkaSource) else None,
         push=stream.name if isinstance(stream, PushSource) else "",
     )
 

@@ -40,6 +40,11 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     bootstrap_servers: str
     message_format: Literal["json", "avro", "protobuf"]
     schema_text: str = ""
+    """JSON: `name type, …`; Avro: the record schema; Protobuf: a FileDescriptorSet in base64."""
+    message_type: str = ""
+    """Protobuf: the full name of the message."""
+    wire_format: Literal["plain", "confluent"] = "plain"
+    """confluent: each message begins with a zero byte and the id of its schema (tag `wire_format`)."""
     event_id: str | None = None
     """The column that identifies an event, where the source declares one (tag `event_id`)."""
     event_id_horizon_us: int | None = None

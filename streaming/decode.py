@@ -2,7 +2,7 @@
 
 Bytes in, rows out: every message that cannot become a row is set aside with a reason, and its neighbours pass. What
 a row is follows from the views that read the topic, from the topic's schema and from the contract: a column that none
-of them names is dropped.
+of them names is dropped. JSON, Avro and Protobuf give the same rows for the same events.
 
 Rows are `msgspec` Structs whose attributes are the columns' names as the producer writes them; a missing column is
 null. Times are `datetime`s or integers as they came; join keys have the type of their entity. `table` makes Arrow
@@ -22,26 +22,30 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.aggregation.values import decimal_of
-from featurestore.ddl import ddl_columns
-from featurestore.errors import DefinitionError
+from featurestore.errors import ConfigurationError, DefinitionError
 from featurestore.plan import Field, View
+from featurestore.topic_schema import declared_columns
+from streaming.avro_messages import avro_reader
+from streaming.messages import (
+    BAD_KEY,
+    EMPTY,
+    KEY_MISMATCH,
+    MALFORMED,
+    NO_TIMESTAMP,
+    UNKNOWN_SCHEMA,
+    WRONG_TYPE,
+    Refused,
+)
+from streaming.proto_messages import proto_reader
+from streaming.schema_registry import SchemaRegistry
 from validation.contract import Contract
 from validation.errors import did_you_mean
-
-EMPTY: Final = "empty"
-MALFORMED: Final = "malformed"
-"""Not one JSON document in UTF-8: torn, followed by a second one, NaN, too deep."""
-WRONG_TYPE: Final = "wrong_type"
-"""JSON, but a column has another type or leaves its range (1e400, an integer beyond 64 bits)."""
-NO_TIMESTAMP: Final = "no_timestamp"
-BAD_KEY: Final = "bad_key"
-"""A join key that cannot become its entity's type without loss."""
-KEY_MISMATCH: Final = "key_mismatch"
-"""The message key differs from the column that a keyed view is partitioned by."""
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NAIVE_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive input is UTC: it is subtracted from naive values
 _MICROSECOND = dt.timedelta(microseconds=1)
+_ID_BYTES = 5
+"""Confluent's wire format: a zero byte and the schema's id, big-endian."""
 _FINER = re.compile(rb":\d\d\.\d{7}")
 _DIGITS = re.compile(rb"(:\d\d\.\d{6})\d+")
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -113,18 +117,18 @@ class Decoded(msgspec.Struct, frozen=True):
 class Decoder:
     """Decodes one topic's messages for all views that read it.
 
-    Raises DefinitionError where the views disagree about the topic, or a column has a type that events cannot carry.
+    Raises DefinitionError where the views disagree about the topic, a column has a type that events cannot carry, or
+    an Avro or Protobuf schema lacks a column that a view reads; ConfigurationError where messages carry schema ids and
+    no `registry` is given. `decode` raises SourceUnavailable where the registry does not answer.
     """
 
-    def __init__(self, views: Sequence[View], contract: Contract | None = None) -> None:
+    def __init__(
+        self, views: Sequence[View], contract: Contract | None = None, *, registry: SchemaRegistry | None = None
+    ) -> None:
         self.timestamp_field = _agreed(views, "timestamp field", lambda view: view.source.timestamp_field)
         self.topic = _agreed(views, "topic", lambda view: view.source.topic)
         if self.topic is None:
             raise DefinitionError(f"view {views[0].name!r} reads no topic; only stream views are decoded")
-        if self.topic.message_format != "json":
-            raise DefinitionError(
-                f"topic {self.topic.name!r} is declared {self.topic.message_format}; this version decodes json"
-            )
         mapping = {new: old for view in views for old, new in view.source.field_mapping.items()}
         fields: dict[str, str] = {}
         keys: dict[str, str] = {}
@@ -137,8 +141,11 @@ class Decoder:
                 _declare(fields, name, column.dtype, view)
         fields.update(keys)
         fields[self.timestamp_field] = "UNIX_TIMESTAMP"
-        for declared in ddl_columns(self.topic.schema_text, where=self.topic.name):
-            fields.setdefault(declared.name, declared.dtype)
+        declared = {column.name: column.dtype for column in declared_columns(self.topic)}
+        if self.topic.message_format != "json":
+            _check_declared(self.topic.name, fields, declared)
+        for name, dtype in declared.items():
+            fields.setdefault(name, dtype)
         for promised in contract.columns if contract else ():
             if promised.name not in fields and promised.logical_type in _LOGICAL:
                 fields[promised.name] = _LOGICAL[promised.logical_type]
@@ -152,7 +159,16 @@ class Decoder:
         keyed = any(view.partitions == "keyed" for view in views)
         self._message_key = self.topic.key_column if keyed else None
         self._attributes = {field.name: _attribute(number, field.name) for number, field in enumerate(self.fields)}
-        self._decode = msgspec.json.Decoder(self._row_type()).decode
+        self._json = self.topic.message_format == "json"
+        self._framed = self.topic.wire_format == "confluent"
+        if self._framed and registry is None:
+            raise ConfigurationError(
+                f"topic {self.topic.name!r}: its messages carry schema ids; name the registry that resolves them with "
+                "--schema-registry or FEATURESTORE_SCHEMA_REGISTRY (a folder or an http address)"
+            )
+        self._registry = registry
+        self._known_ids: set[int] = set()
+        self._decode = self._parser()
         self._ts = self._attributes[self.timestamp_field]
         self._instants = [self._attributes[field.name] for field in self.fields if field.dtype == "UNIX_TIMESTAMP"]
 
@@ -174,22 +190,24 @@ class Decoder:
         index: list[int] = []
         times: list[int] = []
         malformed: list[Malformed] = []
-        decode, ts_attribute, finish = self._decode, self._ts, self._finish
+        decode, ts_attribute, finish, finer = self._decode, self._ts, self._finish, self._json and not self._framed
         for number, message in enumerate(messages):
             try:
                 value = message.value or _refuse_empty(message.value)
                 row = decode(value)
-                if _FINER.search(value):
+                if finer and _FINER.search(value):
                     self._floor(row, value)
                 ts = getattr(row, ts_attribute)
                 ts_us = ts if type(ts) is int else _micros(ts)
                 if finish is not None:
                     finish(row, message)
-            except _Refused as refused:
+            except Refused as refused:
                 malformed.append(Malformed(number, refused.reason, refused.detail))
             except msgspec.ValidationError as error:
                 malformed.append(Malformed(number, WRONG_TYPE, str(error)))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            except TypeError as error:
+                malformed.append(Malformed(number, WRONG_TYPE, str(error)))
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 malformed.append(Malformed(number, MALFORMED, str(error)))
             else:
                 rows.append(row)
@@ -216,6 +234,34 @@ class Decoder:
             return rows
         return [{name: getattr(row, attribute) for name, attribute in self._attributes.items()} for row in rows]
 
+    def _parser(self) -> Callable[[bytes], Any]:
+        """From a message's bytes to its row."""
+        row = self._row_type()
+        topic, registry = self.topic, self._registry
+        if topic.message_format == "json":
+            self._from_json = msgspec.json.Decoder(row).decode
+            return self._framed_json if self._framed else self._from_json
+        if topic.message_format == "avro":
+            read = avro_reader(topic, registry)
+        else:
+            read = proto_reader(topic, {field.name for field in self.fields}, registry)
+        if self._framed:
+            return lambda value: msgspec.convert(read(value[_ID_BYTES:], _schema_id(value)), row)
+        return lambda value: msgspec.convert(read(value, None), row)
+
+    def _framed_json(self, value: bytes) -> Any:
+        number = _schema_id(value)
+        if number not in self._known_ids:
+            assert self._registry is not None
+            if self._registry.schema(number) is None:
+                raise Refused(UNKNOWN_SCHEMA, f"{self._registry} has no schema {number}")
+            self._known_ids.add(number)
+        document = value[_ID_BYTES:]
+        row = self._from_json(document)
+        if _FINER.search(document):
+            self._floor(row, document)
+        return row
+
     def _row_type(self) -> type[msgspec.Struct]:
         fields: list[tuple[str, Any, Any]] = []
         for field in self.fields:
@@ -226,7 +272,7 @@ class Decoder:
 
     def _floor(self, row: Any, value: bytes) -> None:
         """Nanoseconds are floored; the library rounds, so the instants are read again without their last digits."""
-        cut = self._decode(_DIGITS.sub(rb"\1", value))
+        cut = self._from_json(_DIGITS.sub(rb"\1", value))
         for attribute in self._instants:
             setattr(row, attribute, getattr(cut, attribute))
 
@@ -250,7 +296,7 @@ class Decoder:
                 if value is not None and (type(value) is not str) is (dtype == "STRING"):
                     setattr(row, attribute, _coerced(name, dtype, value))
                 elif dtype == "INT32" and value is not None and not -(2**31) <= value < 2**31:
-                    raise _Refused(BAD_KEY, f"join key {name!r} is declared INT32, found {value}")
+                    raise Refused(BAD_KEY, f"join key {name!r} is declared INT32, found {value}")
             for attribute in instants:
                 value = getattr(row, attribute)
                 if value is not None and type(value) is not int and value.year in _EDGES:
@@ -262,17 +308,9 @@ class Decoder:
             if message_key is not None:
                 value = getattr(row, key_attribute)
                 if (b"" if value is None else str(value).encode()) != (message.key or b""):
-                    raise _Refused(KEY_MISMATCH, f"the message key is {message.key!r}, {message_key} is {value!r}")
+                    raise Refused(KEY_MISMATCH, f"the message key is {message.key!r}, {message_key} is {value!r}")
 
         return finish
-
-
-class _Refused(Exception):
-    """No error: the control flow of one message."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        self.reason, self.detail = reason, detail
-        super().__init__(detail)
 
 
 def is_instant(micros: int) -> bool:
@@ -284,16 +322,31 @@ def is_instant(micros: int) -> bool:
     return EARLIEST_US <= micros <= LATEST_US
 
 
+def _schema_id(value: bytes) -> int:
+    if len(value) < _ID_BYTES or value[0]:
+        raise Refused(MALFORMED, "it does not begin with a zero byte and a schema id")
+    return int.from_bytes(value[1:_ID_BYTES], "big")
+
+
+def _check_declared(topic: str, wanted: Iterable[str], declared: Mapping[str, str]) -> None:
+    for name in wanted:
+        if name not in declared:
+            raise DefinitionError(
+                f"topic {topic!r}: its schema has no column {name!r} of a type that a column can have; "
+                + did_you_mean(name, declared)
+            )
+
+
 def _refuse_empty(value: bytes | None) -> bytes:
-    raise _Refused(EMPTY, "no value (a tombstone)" if value is None else "no bytes")
+    raise Refused(EMPTY, "no value (a tombstone)" if value is None else "no bytes")
 
 
 def _micros(value: dt.datetime | None) -> int:
     if value is None:
-        raise _Refused(NO_TIMESTAMP, "the timestamp is missing or null")
+        raise Refused(NO_TIMESTAMP, "the timestamp is missing or null")
     micros = (value - (_NAIVE_EPOCH if value.tzinfo is None else _EPOCH)) // _MICROSECOND
     if not is_instant(micros):
-        raise _Refused(WRONG_TYPE, f"{value.isoformat()} is not within the years 1 to 9999 in UTC")
+        raise Refused(WRONG_TYPE, f"{value.isoformat()} is not within the years 1 to 9999 in UTC")
     return micros
 
 
@@ -303,7 +356,7 @@ def _exact(name: str, value: decimal.Decimal, precision: int, scale: int) -> dec
         exact = value.quantize(decimal.Decimal(1).scaleb(-scale), context=_EXACT)
         if exact == value:
             return exact
-    raise _Refused(WRONG_TYPE, f"column {name!r} is declared DECIMAL({precision},{scale}), found {value}")
+    raise Refused(WRONG_TYPE, f"column {name!r} is declared DECIMAL({precision},{scale}), found {value}")
 
 
 def _coerced(name: str, dtype: str, value: str | int) -> str | int:
@@ -317,7 +370,7 @@ def _coerced(name: str, dtype: str, value: str | int) -> str | int:
         number = int(text)
         if -(1 << bits) <= number < 1 << bits:
             return number
-    raise _Refused(BAD_KEY, f"join key {name!r} is declared {dtype}, found {value!r}")
+    raise Refused(BAD_KEY, f"join key {name!r} is declared {dtype}, found {value!r}")
 
 
 def _declare(fields: dict[str, str], name: str, dtype: str, view: View) -> None:

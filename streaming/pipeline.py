@@ -22,6 +22,7 @@ from featurestore.offline.event_log import ARRIVAL, OFFSET
 from featurestore.online.keys import EntityKeyCodec
 from featurestore.plan import View
 from streaming.decode import Decoder, is_instant
+from streaming.schema_registry import SchemaRegistry
 from streaming.source.records import Batch, Record
 from validation.compiled.rows import RowCheck, compile_rows
 from validation.contract import Contract
@@ -111,8 +112,9 @@ class TopicPipeline:
         contract: Contract | None = None,
         *,
         ahead_tolerance_us: int = AHEAD_TOLERANCE_US,
+        registry: SchemaRegistry | None = None,
     ) -> None:
-        self.decoder = Decoder(views, contract)
+        self.decoder = Decoder(views, contract, registry=registry)
         self.views = tuple(views)
         self.contract = contract
         self._rules = None if contract is None else compile_rows(contract.at("event"))

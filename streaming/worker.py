@@ -30,6 +30,7 @@ from streaming.commit import NOT_YET, Fenced, ShardStore
 from streaming.decode import by_topic
 from streaming.held_shard import HeldShard
 from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, TopicPipeline, ViewPipeline
+from streaming.schema_registry import SchemaRegistry
 from streaming.shard_state import SLOTS_KEPT
 from streaming.sinks import RangeSink, SinkUnavailable
 from streaming.source.records import (
@@ -95,6 +96,7 @@ class Worker:
         start_over: bool = False,
         ahead_tolerance_us: int = AHEAD_TOLERANCE_US,
         on_committed: Callable[[Judged], None] | None = None,
+        registry: SchemaRegistry | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         """Events, accepted, rejected:REASON, warned:RULE, late, duplicates, reused_ids, commits, slots, claims,
@@ -110,7 +112,9 @@ class Worker:
         self._on_committed = on_committed
         contracts = contracts_by_topic(plan, views)
         self._topics = {
-            topic: TopicPipeline(readers, contracts.get(topic), ahead_tolerance_us=ahead_tolerance_us)
+            topic: TopicPipeline(
+                readers, contracts.get(topic), ahead_tolerance_us=ahead_tolerance_us, registry=registry
+            )
             for topic, readers in by_topic(views).items()
         }
         self._views = {

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from featurestore.plan_store import PlanStore
     from streaming.health import Pulse
     from streaming.metrics import StreamMetrics
+    from streaming.schema_registry import SchemaRegistry
     from streaming.source.records import Source
     from streaming.worker import Pace, Worker
 
@@ -71,6 +72,13 @@ def run(
     tiles_kept: Annotated[
         int, typer.Option(min=1_000, help="Tile slots remembered of each view and partition.")
     ] = 400_000,
+    schema_registry: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FEATURESTORE_SCHEMA_REGISTRY",
+            help="Resolves schema ids of messages: a folder of files named by id, or an http address.",
+        ),
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -98,6 +106,7 @@ def run(
     from featurestore.plan_store import PlanStore
     from streaming.health import Pulse
     from streaming.metrics import StreamMetrics
+    from streaming.schema_registry import registry_of
     from streaming.worker import Pace
 
     # The client warns whenever its thread waits for the interpreter, which is what a busy worker makes it do.
@@ -135,6 +144,7 @@ def run(
                 flush_rows=flush_rows,
                 start_over=start_over,
                 metrics=metrics,
+                registry=registry_of(schema_registry, settings.data_dir / "schemas"),
                 pace=Pace(buffered_bytes=memory_mb << 19, slots_kept=tiles_kept),
             )
             metrics.follow(worker)
@@ -225,6 +235,7 @@ def build_worker(
     start_over: bool = False,
     metrics: "StreamMetrics | None" = None,
     pace: "Pace | None" = None,
+    registry: "SchemaRegistry | None" = None,
 ) -> "Worker":
     """A worker over these views with the deployment's store and files; what it does is counted in `metrics`."""
     from prometheus_client import CollectorRegistry
@@ -258,6 +269,7 @@ def build_worker(
         clock=clock,
         new_token=lambda: secrets.token_hex(8),
         pace=pace or Pace(),
+        registry=registry,
         start_over=start_over,
         on_committed=metrics.judged,
     )

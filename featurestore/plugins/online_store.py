@@ -14,7 +14,7 @@ from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
-from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]  # it ships no types
+from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import ConfigDict, StrictStr
 
 from featurestore.clock import Clock, system_clock

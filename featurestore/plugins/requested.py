@@ -10,7 +10,6 @@ from feast.repo_config import RepoConfig
 from feast.type_map import pa_to_feast_value_type
 from feast.utils import _get_requested_feature_views_to_features_dict
 
-from featurestore.ddl import ddl_columns
 from featurestore.errors import UnknownName, UsageError
 from featurestore.offline.asof import AsOfView
 from featurestore.offline.connection import Limits
@@ -21,6 +20,7 @@ from featurestore.plugins.definitions import feature_fields, is_windowed, resolv
 from featurestore.plugins.feast_sources import scan_source
 from featurestore.plugins.topics import HORIZON, topic_of
 from featurestore.plugins.views import latest_view
+from featurestore.topic_schema import declared_columns
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -82,22 +82,22 @@ def stored_view(feast_view: Any, config: RepoConfig) -> tuple[View, Scan | None]
         )
     streamed = type(feast_view.stream_source).__name__ == "KafkaSource"
     scan = None if streamed and not any_file(source, config) else scan_of(source, config, [], view=feast_view.name)
-    types = _event_types(feast_view, scan)
+    types = _event_types(feast_view, scan, Path(config.repo_path))
     view = msgspec.structs.replace(view, kind="windowed", aggregations=resolve_aggregations(feast_view, types))
     if streamed and HORIZON in (feast_view.stream_source.tags or {}):
-        topic = topic_of(feast_view.stream_source)
+        topic = topic_of(feast_view.stream_source, Path(config.repo_path))
         view = msgspec.structs.replace(view, source=msgspec.structs.replace(view.source, topic=topic))
     if scan is not None:
         scan = scan_of(source, config, needed_columns(view), view=feast_view.name)
     return view, scan
 
 
-def _event_types(feast_view: Any, scan: Scan | None) -> dict[str, str]:
+def _event_types(feast_view: Any, scan: Scan | None, repo: Path) -> dict[str, str]:
     """The columns of a windowed view's events: as its topic declares them, else as its source has them."""
-    options = getattr(feast_view.stream_source, "kafka_options", None)
-    text = getattr(getattr(options, "message_format", None), "schema_json", "")
-    if text:
-        return {field.name: field.dtype for field in ddl_columns(text, where=feast_view.stream_source.name)}
+    if type(feast_view.stream_source).__name__ == "KafkaSource":
+        declared = declared_columns(topic_of(feast_view.stream_source, repo))
+        if declared:
+            return {field.name: field.dtype for field in declared}
     mapping = feast_view.batch_source.field_mapping or {}
     columns = {} if scan is None else {field.name: field.type for field in scan.schema}
     return {mapping.get(name, name): dtype.name for name, dtype in value_types(columns).items()}

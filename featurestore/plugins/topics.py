@@ -3,15 +3,20 @@
 message_key: COLUMN              the column whose value is the message key
 event_id: COLUMN                 the column that identifies an event
 event_id_horizon_s: SECONDS      how long its repeats are duplicates; without it all of them count
+wire_format: confluent           messages begin with a magic byte and a schema id, which a schema registry resolves
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from featurestore.ddl import ddl_columns
+import msgspec
+
 from featurestore.errors import DefinitionError
-from featurestore.plan import Topic
+from featurestore.plan import Field, Topic
+from featurestore.plugins.proto_classes import described
+from featurestore.topic_schema import declared_columns
 
 HORIZON: Final = "event_id_horizon_s"
 _FORMATS: Final = {"JsonFormat": "json", "AvroFormat": "avro", "ProtoFormat": "protobuf"}
@@ -19,8 +24,8 @@ _ID_TYPES: Final = ("STRING", "BYTES", "INT32", "INT64")
 _LONGEST_S: Final = 366 * 86_400
 
 
-def topic_of(stream: Any) -> Topic:  # Feast ships no types for it
-    """The topic of a KafkaSource; raises DefinitionError for what cannot be honoured."""
+def topic_of(stream: Any, repo: Path) -> Topic:  # Feast ships no types for it
+    """The topic of a KafkaSource of a repo; raises DefinitionError for what cannot be honoured."""
     options = stream.kafka_options
     kind = _FORMATS.get(type(options.message_format).__name__)
     if kind is None:
@@ -29,19 +34,27 @@ def topic_of(stream: Any) -> Topic:  # Feast ships no types for it
             f"expected one of {', '.join(_FORMATS)}"
         )
     tags = stream.tags or {}
-    schema = getattr(options.message_format, "schema_json", "")
-    return Topic(
+    wire = tags.get("wire_format", "plain")
+    if wire not in ("plain", "confluent"):
+        raise DefinitionError(f"source {stream.name!r}: tag wire_format is {wire!r}; expected plain or confluent")
+    schema, message = getattr(options.message_format, "schema_json", ""), ""
+    if kind == "protobuf":
+        schema, message = described(options.message_format.class_path, repo, where=stream.name)
+    topic = Topic(
         name=options.topic,
         bootstrap_servers=options.kafka_bootstrap_servers or "",
         message_format=cast('Literal["json", "avro", "protobuf"]', kind),
         schema_text=schema,
+        message_type=message,
+        wire_format=cast('Literal["plain", "confluent"]', wire),
         event_id=tags.get("event_id"),
-        event_id_horizon_us=_horizon_us(stream.name, tags, schema),
         key_column=tags.get("message_key"),
     )
+    horizon_us = _horizon_us(stream.name, tags, declared_columns(topic))
+    return msgspec.structs.replace(topic, event_id_horizon_us=horizon_us)
 
 
-def _horizon_us(source: str, tags: Mapping[str, str], schema: str) -> int | None:
+def _horizon_us(source: str, tags: Mapping[str, str], columns: Sequence[Field]) -> int | None:
     text = tags.get(HORIZON)
     if text is None:
         return None
@@ -50,7 +63,7 @@ def _horizon_us(source: str, tags: Mapping[str, str], schema: str) -> int | None
         raise DefinitionError(
             f"source {source!r}: tag {HORIZON} without tag event_id; name the column that identifies an event"
         )
-    for column in ddl_columns(schema, where=source):
+    for column in columns:
         if column.name == event_id and column.dtype not in _ID_TYPES:
             raise DefinitionError(
                 f"source {source!r}: event id {event_id!r} is {column.dtype}; an id is one of {', '.join(_ID_TYPES)}"

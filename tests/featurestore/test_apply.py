@@ -4,12 +4,14 @@ import os
 import textwrap
 
 import pytest
+from google.protobuf import descriptor_pb2
 
 from featurestore.apply import apply, preview
 from featurestore.config import load_settings
 from featurestore.errors import ConfigurationError, DefinitionError
 from featurestore.online.connection import connect
 from featurestore.plan_store import PlanStore, load_plan_file
+from featurestore.topic_schema import declared_columns
 from validation.errors import ContractError
 
 YAML = """\
@@ -26,7 +28,7 @@ from datetime import timedelta
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, KafkaSource, RequestSource
 from feast import StreamFeatureView, ValueType
 from feast.aggregation import Aggregation
-from feast.data_format import JsonFormat
+from feast.data_format import AvroFormat, JsonFormat, ProtoFormat
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String
 
@@ -125,9 +127,59 @@ def test_a_horizon_of_event_ids_starts_a_new_version(repo):
     assert plan.view("spending").version == 2
 
 
+AVRO = """{
+    "type": "record", "name": "Tap", "fields": [
+        {"name": "card_id", "type": "long"},
+        {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "fare", "type": ["null", "double"]}]}"""
+JSON_FORMAT = 'JsonFormat(schema_json="card_id bigint, ts timestamp, fare double")'
+
+
+def descriptor_set(path):
+    """What `protoc --descriptor_set_out` writes for a tap."""
+    files = descriptor_pb2.FileDescriptorSet()
+    file = files.file.add(name="taps.proto", package="city", syntax="proto3")
+    message = file.message_type.add(name="Tap")
+    for number, (name, kind) in enumerate({"card_id": 3, "ts": 3, "fare": 1}.items(), start=1):
+        message.field.add(name=name, number=number, label=1, type=kind)
+    path.write_bytes(files.SerializeToString())
+
+
+def test_avro_and_protobuf_topics_are_compiled_whole(repo):
+    """Columns come from the schema; a Protobuf message from a descriptor set, or from a class of the repo."""
+    settings = repo((JSON_FORMAT, f"AvroFormat(schema_json={AVRO!r})"))
+    topic = apply(settings).plan.view("spending").source.topic
+    assert (topic.message_format, topic.wire_format) == ("avro", "plain")
+    assert [column.dtype for column in declared_columns(topic)] == ["INT64", "UNIX_TIMESTAMP", "DOUBLE"]
+    descriptor_set(settings.repo / "taps.desc")
+    (settings.repo / "taps_made.py").write_text(
+        "from google.protobuf import descriptor_pb2, descriptor_pool, message_factory\n"
+        "from pathlib import Path\n"
+        "pool = descriptor_pool.DescriptorPool()\n"
+        "files = descriptor_pb2.FileDescriptorSet.FromString((Path(__file__).parent / 'taps.desc').read_bytes())\n"
+        "pool.Add(files.file[0])\n"
+        "Tap = message_factory.GetMessageClass(pool.FindMessageTypeByName('city.Tap'))\n"
+    )
+    topics = []
+    for path in ("taps.desc:city.Tap", "taps_made.Tap"):
+        settings = repo(
+            (JSON_FORMAT, f"ProtoFormat(class_path={path!r})"),
+            (TAGS, TAGS + ', "wire_format": "confluent"'),
+        )
+        plan = apply(settings).plan
+        topics.append(plan.view("spending").source.topic)
+        assert [column.name for column in plan.view("spending").columns] == ["card_id", "fare"]
+    assert topics[0] == topics[1]
+    assert (topics[0].message_type, topics[0].wire_format) == ("city.Tap", "confluent")
+
+
 @pytest.mark.parametrize(
     ("replacement", "said"),
     [
+        ((JSON_FORMAT, 'AvroFormat(schema_json="[]")'), "not a record"),
+        ((JSON_FORMAT, 'ProtoFormat(class_path="nothing.Tap")'), "names no Protobuf class"),
+        ((JSON_FORMAT, 'ProtoFormat(class_path="nothing.desc:city.Tap")'), "cannot be read"),
+        ((TAGS, TAGS + ', "wire_format": "mine"'), "expected plain or confluent"),
         (('name="spent_1h")]', 'name="spent")]'), "spent"),
         (("timedelta(hours=1)", "timedelta(hours=1), slide_interval=timedelta(minutes=7)"), "divide"),
         (('column="fare"', 'column="fair"'), "did you mean 'fare'"),

@@ -1,0 +1,110 @@
+"""Which schema does an id in a message stand for?
+
+A registry is a folder of files (`7.avsc`, `8.proto`, …) or the address of one that speaks Confluent's HTTP interface.
+Whatever is accepted must be accepted again when it is read again, so the first answer about an id counts: answers are
+kept in a folder that all workers of a deployment share, "there is none" included. Who registers a schema late removes
+that file, and replays what was set aside.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Final, Protocol
+
+import httpx
+
+from featurestore.errors import ConfigurationError
+from streaming.source.records import SourceUnavailable
+
+_TIMEOUT_S: Final = 10.0
+
+
+class SchemaRegistry(Protocol):
+    """Schemas by their ids; its text names it in messages."""
+
+    def schema(self, number: int) -> str | None:
+        """The text of a schema, None where there is none; raises SourceUnavailable where nobody answers."""
+        ...
+
+
+class FolderRegistry:
+    """A file a schema, named by its id with any ending."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ConfigurationError(f"the schema registry {folder} is no folder, and no http address")
+        self._folder = folder
+
+    def __str__(self) -> str:
+        """The way messages name it."""
+        return f"the schema registry {self._folder}"
+
+    def schema(self, number: int) -> str | None:
+        """See SchemaRegistry."""
+        found = sorted(self._folder.glob(f"{number}.*"))
+        return found[0].read_text(encoding="utf-8") if found else None
+
+
+class HttpRegistry:
+    """A registry at an address, which may carry a user and a password."""
+
+    def __init__(self, url: str) -> None:
+        self._url = httpx.URL(url)
+        self._client = httpx.Client(timeout=_TIMEOUT_S)
+
+    def __str__(self) -> str:
+        """The way messages name it, without its password."""
+        return f"the schema registry {self._url.copy_with(username=None, password=None)}"
+
+    def schema(self, number: int) -> str | None:
+        """See SchemaRegistry."""
+        try:
+            answer = self._client.get(self._url.copy_with(path=f"{self._url.path.rstrip('/')}/schemas/ids/{number}"))
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                return None
+            answer.raise_for_status()
+            return str(answer.json()["schema"])
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise SourceUnavailable(f"{self} did not tell schema {number}: {error}") from error
+
+
+class FirstAnswers:
+    """Another registry, asked once about each id: what it said first is kept in a folder."""
+
+    def __init__(self, registry: SchemaRegistry, folder: Path) -> None:
+        self._registry = registry
+        self._folder = folder
+
+    def __str__(self) -> str:
+        """The way messages name it."""
+        return f"{self._registry} (answers kept in {self._folder})"
+
+    def schema(self, number: int) -> str | None:
+        """See SchemaRegistry."""
+        path = self._folder / f"{number}.schema"
+        try:
+            return path.read_text(encoding="utf-8") or None
+        except FileNotFoundError:
+            pass
+        found = self._registry.schema(number)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        fresh = self._folder / f".{number}.{secrets.token_hex(4)}"
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(found or "")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(fresh, path)  # fails where another worker was first: then its answer counts
+        except FileExistsError:
+            return path.read_text(encoding="utf-8") or None
+        finally:
+            fresh.unlink()
+        return found
+
+
+def registry_of(address: str | None, kept: Path) -> SchemaRegistry | None:
+    """The registry at an address, with its first answers in `kept`; None where none is named."""
+    if not address:
+        return None
+    remote = address.startswith(("http://", "https://"))
+    return FirstAnswers(HttpRegistry(address) if remote else FolderRegistry(Path(address)), kept)
