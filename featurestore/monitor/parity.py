@@ -85,6 +85,18 @@ def differing(here: pa.Array, there: pa.Array) -> npt.NDArray[np.bool_]:
     return result
 
 
+def comparable(values: pa.Array) -> list[object]:
+    """The values as Python values that are equal where their bits are: floats as their bits, None for null.
+
+    >>> comparable(pa.array([0.0, None])) == comparable(pa.array([-0.0, None]))
+    False
+    """
+    if not pa.types.is_floating(values.type):
+        return list(values.to_pylist())
+    gone = values.is_null().to_pylist()
+    return [None if none else bits for none, bits in zip(gone, _bits(values).tolist(), strict=True)]
+
+
 def _differences(
     name: str, here: pa.Array, there: pa.Array, status: pa.Array, expected: pa.Array
 ) -> Iterator[Difference]:

@@ -129,7 +129,7 @@ class ServeLog:
         self._flush_rows = flush_rows
         self._flush_age_us = flush_age_us
         self._most = kept_rows
-        self._waiting: dict[tuple[Shape, int], list[pa.Table]] = {}
+        self._waiting: dict[tuple[str, int], tuple[Shape, list[pa.Table]]] = {}
         self._rows = 0
         self._since_us = clock()
         self._shapes: dict[tuple[int, str], Shape] = {}
@@ -146,8 +146,8 @@ class ServeLog:
         if rows:
             self.counters["kept"] += len(rows)
             shape = self._shape(answer)
-            place = (shape, answer.requested_us // HOUR_US)
-            self._waiting.setdefault(place, []).append(_table(answer, shape, rows))
+            place = (shape.name, answer.requested_us // HOUR_US)
+            self._waiting.setdefault(place, (shape, []))[1].append(_table(answer, shape, rows))
             self._rows += len(rows)
         self.flush_due()
         return len(rows)
@@ -160,17 +160,17 @@ class ServeLog:
     def flush(self) -> None:
         """Stores everything that waits; raises OSError. What could be stored does not wait any more."""
         self._since_us = self._clock()
-        for shape, hour in list(self._waiting):
-            table = pa.concat_tables(self._waiting[shape, hour])
+        for place, (shape, tables) in list(self._waiting.items()):
+            table, hour = pa.concat_tables(tables), place[1]
             self._number += 1
-            name = f"{shape.name}-{self._writer}-{self._number}.parquet"
+            name = f"{place[0]}-{self._writer}-{self._number}.parquet"
             target = self._folder / f"hour={np.datetime64(hour, 'h')}" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             draft = target.with_name(f".{name}.{os.getpid()}")
             pq.write_table(table.replace_schema_metadata({_META: msgspec.json.encode(shape)}), draft)
             draft.replace(target)
             self._rows -= table.num_rows
-            del self._waiting[shape, hour]
+            del self._waiting[place]
 
     def _shape(self, answer: Answer) -> Shape:
         key = (answer.plan.version, answer.service)
