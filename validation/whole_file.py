@@ -1,0 +1,22 @@
+"""How is a small file replaced, so that a reader sees the old one or the new one, never half?"""
+
+import os
+import secrets
+from pathlib import Path
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Puts `data` in the place of the file, durably; its folder is made where it is missing. Raises OSError.
+
+    A crash leaves the old file; writers that race leave one of theirs whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
