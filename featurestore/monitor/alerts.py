@@ -175,8 +175,6 @@ class AlertBook:
             replace_file(self._path, msgspec.json.encode(book))
 
 
-
-
 def _found(book: _Book, finding: Finding, now_us: int) -> Alert | None:
     """The alert of a finding where there is something to tell of; None where it was told already."""
     known = book.alerts.get(finding.key)
