@@ -6,7 +6,7 @@ are the names of Feast's `ValueType` ("INT64", "DOUBLE_LIST", …).
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import msgspec
@@ -158,6 +158,19 @@ class OnDemandView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     description: str = ""
     owner: str = ""
     tags: dict[str, str] = {}
+
+
+PII = "pii"
+"""The tag of views that hold personal data."""
+
+
+def is_personal(tags: Mapping[str, str]) -> bool:
+    """Whether a view of these tags holds personal data: tag `pii`, unless it says no.
+
+    >>> is_personal({"pii": "true"}), is_personal({"pii": "no"}), is_personal({})
+    (True, False, False)
+    """
+    return tags.get(PII, "false").lower() not in ("", "false", "no", "0")
 
 
 Instead = Literal["value", "null", "default", "error"]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from featurestore.api.faults import Refused
 from featurestore.api.identity import PII, Action, Caller
-from featurestore.plan import OnDemandView, Plan, View
+from featurestore.plan import OnDemandView, Plan, View, is_personal
 
 _FEAST: dict[Action, tuple[str, ...]] = {
     "read_online": ("read_online",),
@@ -22,7 +22,6 @@ _FEAST: dict[Action, tuple[str, ...]] = {
 _REMEMBERED = 4096
 _LONGEST = 65_536
 """In characters of all feature references: what is longer is judged, not remembered."""
-_NO = ("", "false", "no", "0")
 
 
 class Permissions:
@@ -31,7 +30,7 @@ class Permissions:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         views: list[View | OnDemandView] = [*plan.views.values(), *plan.on_demand.values()]
-        self._pii = frozenset(view.name for view in views if view.tags.get(PII, "false").lower() not in _NO)
+        self._pii = frozenset(view.name for view in views if is_personal(view.tags))
         self._read: set[tuple[Caller, str | None, tuple[str, ...]]] = set()
 
     def check_read(self, caller: Caller, features: Sequence[str], service: str | None) -> None:

@@ -14,10 +14,12 @@ from featurestore.cli.serve import serve
 from featurestore.cli.settings import HERE, Repo, settings_of
 from featurestore.dataset.commands import app as dataset
 from featurestore.demo.command import demo
+from featurestore.monitor.commands import app as monitor
 
 app = typer.Typer()
 app.add_typer(dataset, name="dataset")
 app.add_typer(keys, name="keys")
+app.add_typer(monitor)
 app.command()(serve)
 app.command()(demo)
 

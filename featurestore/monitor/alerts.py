@@ -115,6 +115,10 @@ class AlertBook:
         """Open and ended alerts, those that were found last first."""
         return sorted(self._read().alerts.values(), key=lambda alert: -alert.last_us)
 
+    def sinks(self) -> list[str]:
+        """Names of the sinks that took an alert, but for the log."""
+        return sorted(name for name in self._read().told if name != LogSink.name)
+
     def look(self, scope: str, findings: Sequence[Finding]) -> list[Alert]:
         """Takes over what was found of everything whose key starts with `scope`: what is not found any more has ended.
 

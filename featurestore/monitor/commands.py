@@ -1,0 +1,344 @@
+"""Which commands say how well the features do?"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featurestore.cli.settings import HERE, Repo, settings_of
+
+if TYPE_CHECKING:
+    from featurestore.config import Settings
+    from featurestore.monitor.workspace import Workspace
+    from featurestore.plan import Plan
+
+app = typer.Typer()
+skew = typer.Typer(help="Is what was served what holds offline?", no_args_is_help=True)
+app.add_typer(skew, name="skew")
+
+Since = Annotated[str | None, typer.Option(help="First instant (ISO 8601); default: 24 hours ago.")]
+Until = Annotated[str | None, typer.Option(help="Last instant (ISO 8601); default: now.")]
+OneService = Annotated[str | None, typer.Option("--service", help="One feature service; default: all.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_DAY_US = 86_400_000_000
+_COLOURS = {"ok": "green", "warn": "yellow", "bad": "red", "unknown": "dim"}
+
+
+@skew.command()
+def audit(
+    repo: Repo = HERE, *, since: Since = None, until: Until = None, service: OneService = None, json: AsJson = False
+) -> None:
+    """Compute again, offline, every sampled value that was served, and say why those differ that do.
+
+    Hours are audited whole, and their history is written anew. Exit code 1 where a difference has no known cause.
+    """
+    from featurestore.clock import system_clock
+    from featurestore.monitor.skew_history import SkewHistory, audit_hours
+
+    settings, place, plan = _deployment(repo)
+    start_us, end_us = _between(settings, since, until)
+    history = SkewHistory(place.skew)
+    found = audit_hours(
+        place.served,
+        history,
+        plan,
+        repo=settings.repo,
+        start_us=start_us,
+        end_us=end_us,
+        clock=system_clock(settings.clock_offset_us),
+        service=service,
+    )
+    _show_audits(found, json=json)
+
+
+@skew.command()
+def history(
+    repo: Repo = HERE, *, since: Since = None, until: Until = None, service: OneService = None, json: AsJson = False
+) -> None:
+    """Show what earlier audits found, hour by hour. Exit code 1 where a difference has no known cause."""
+    from featurestore.monitor.skew_history import SkewHistory
+
+    settings, place, _ = _deployment(repo)
+    start_us, end_us = _between(settings, since, until)
+    _show_audits(list(SkewHistory(place.skew).between(start_us, end_us, service=service)), json=json)
+
+
+@app.command()
+def monitor(
+    repo: Repo = HERE,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Look once, and leave.")] = False,
+    every_s: Annotated[float, typer.Option(min=1, help="Seconds between two rounds.")] = 300.0,
+) -> None:
+    """Look at skew and objectives over and over, and tell of what somebody has to know.
+
+    With --once the exit code is 1 where a critical alert is open.
+    """
+    import signal
+    import threading
+
+    from rich.console import Console
+
+    from featurestore.clock import system_clock
+    from featurestore.monitor.alerts import LogSink
+    from featurestore.monitor.round import Monitor
+
+    settings, place, _ = _deployment(repo)
+    watch = Monitor(place, settings.repo, system_clock(settings.clock_offset_us), sinks=[LogSink()])
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    console = Console()
+    while not stop.is_set():
+        began = time.monotonic()
+        found = watch.round(_plan(settings))
+        compared = sum(each.compared for each in found.audits)
+        alarms = watch.book.open()
+        console.print(
+            f"{compared} served values audited, {len(found.budgets)} objectives measured, {len(alarms)} alerts open"
+        )
+        if once:
+            raise typer.Exit(1 if any(each.finding.severity == "critical" for each in alarms) else 0)
+        stop.wait(max(0.0, every_s - (time.monotonic() - began)))
+
+
+@app.command()
+def alerts(
+    repo: Repo = HERE,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Ended ones too.")] = False,
+    json: AsJson = False,
+) -> None:
+    """List the open alerts, critical ones first. Exit code 1 where one of these is critical."""
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from featurestore.clock import iso, system_clock
+    from featurestore.monitor.alerts import AlertBook
+
+    settings, place, _ = _deployment(repo)
+    book = AlertBook(place.alerts, system_clock(settings.clock_offset_us))
+    found = book.all() if every else book.open()
+    if json:
+        _print_json(msgspec.to_builtins(found))
+    else:
+        table = Table("", "what", "detail", "owner", "since", "times", "evidence")
+        for alert in found:
+            state = alert.finding.severity if alert.is_open else "ended"
+            table.add_row(
+                f"[{'red' if state == 'critical' else 'dim' if state == 'ended' else 'yellow'}]{state}[/]",
+                alert.finding.title,
+                alert.finding.detail,
+                alert.finding.owner,
+                iso(alert.first_us),
+                str(alert.count),
+                alert.finding.evidence,
+            )
+        Console().print(table if found else "no alerts")
+    if any(alert.is_open and alert.finding.severity == "critical" for alert in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(repo: Repo = HERE, *, service: OneService = None, json: AsJson = False) -> None:
+    """Show the health of every feature in one screen, the worst first. Exit code 1 where one is bad."""
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from featurestore.clock import system_clock
+    from featurestore.monitor.alerts import AlertBook
+    from featurestore.monitor.skew_history import SkewHistory
+    from featurestore.monitor.status import health_of
+    from validation.violations import ViolationStore
+
+    settings, place, plan = _deployment(repo)
+    clock = system_clock(settings.clock_offset_us)
+    start_us, end_us = _between(settings, None, None)
+    found = health_of(
+        plan,
+        audits=SkewHistory(place.skew).between(start_us, end_us),
+        budgets=_budgets(plan, place, clock()),
+        alerts=AlertBook(place.alerts, clock).open(),
+        violations=ViolationStore(place.violations).find(),
+    )
+    found = [each for each in found if service is None or service in each.services]
+    if json:
+        _print_json(msgspec.to_builtins(found))
+    else:
+        table = Table("", "feature", "type", "owner", "served values compared", "differ", "budget spent", "why")
+        for each in found:
+            table.add_row(
+                f"[{_COLOURS[each.health]}]{each.health}[/]",
+                f"{each.view}:{each.feature}",
+                each.dtype,
+                each.owner,
+                str(each.compared or ""),
+                str(sum(each.differing.values()) or ""),
+                "" if each.budget is None else f"{each.budget:.0%}",
+                "; ".join(each.reasons),
+            )
+        Console().print(table)
+    if any(each.health == "bad" for each in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def concept(
+    labels: Annotated[Path, typer.Argument(help="Parquet file: entity keys, instants, predictions, labels.")],
+    service: Annotated[str, typer.Option(help="The feature service whose answers were predicted from.")],
+    repo: Repo = HERE,
+    *,
+    prediction: Annotated[str, typer.Option(help="Column of predictions; probabilities for labels 0 and 1.")],
+    label: Annotated[str, typer.Option(help="Column of labels.")],
+    timestamp: Annotated[str, typer.Option(help="Column of the instant of each prediction.")] = "event_timestamp",
+    key: Annotated[list[str] | None, typer.Option(help="Entity column; default: all of the service's.")] = None,
+    segment: Annotated[list[str] | None, typer.Option(help="view:feature to tell apart by; repeatable.")] = None,
+    period_h: Annotated[float, typer.Option(min=0.01, help="Length of a period in hours.")] = 24.0,
+    most_h: Annotated[float, typer.Option(min=0, help="How old an answer may be at the label's instant.")] = 24.0,
+    json: AsJson = False,
+) -> None:
+    """Say how predictions came true: error and calibration, by segment and over time, from labels that came late."""
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from featurestore.clock import iso
+    from featurestore.dataset.rebuild import read_entity_rows
+    from featurestore.monitor.concept import signals, with_served
+    from featurestore.monitor.concept_history import put_signals
+    from featurestore.monitor.served import read_served
+    from featurestore.offline.entity_rows import instants
+
+    _, place, plan = _deployment(repo)
+    asked = plan.service(service)
+    rows = read_entity_rows(labels)
+    segments = segment or []
+    if segments:
+        at_us, _ = instants(rows[timestamp], place=f"labels, column {timestamp!r}")
+        names = key or sorted(
+            {each.join_key_map.get(one.name, one.name)
+             for each in asked.projections if each.view in plan.views for one in plan.view(each.view).join_keys}
+        )  # fmt: skip
+        most_us = int(most_h * 3_600_000_000)
+        answers = read_served(place.served, int(at_us.min()) - most_us, int(at_us.max()) + 1, service=service)
+        rows = with_served(rows, answers, keys=names, timestamp=timestamp, segments=segments, most_us=most_us)
+    period_us = int(period_h * 3_600_000_000)
+    found = signals(
+        rows, prediction=prediction, label=label, timestamp=timestamp, segments=segments, period_us=period_us
+    )
+    put_signals(place.concept, service, found)
+    if json:
+        _print_json(msgspec.to_builtins(found))
+        return
+    table = Table("segment", "period", "rows", "bias", "calibration error", "Brier", "MAE", "RMSE")
+    for each in found:
+        table.add_row(
+            ", ".join(f"{name} = {value}" for name, value in each.segment.items()) or "all",
+            iso(each.period_us),
+            str(each.rows),
+            f"{each.bias:+.4f} ± {each.bias_error:.4f}",
+            *(
+                "" if value is None else f"{value:.4f}"
+                for value in (
+                    each.calibration_error, each.brier, each.mean_absolute_error, each.root_mean_squared_error
+                )
+            ),
+        )  # fmt: skip
+    Console().print(table)
+
+
+@app.command(name="test-score")
+def readiness(
+    service: Annotated[str, typer.Argument(help="The feature service of the model.")],
+    repo: Repo = HERE,
+    *,
+    json: AsJson = False,
+) -> None:
+    """Answer the ML Test Score's data and monitoring tests from evidence, and say what is missing."""
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from featurestore.monitor.evidence import evidence_of
+    from featurestore.monitor.readiness import score_of
+
+    settings, place, plan = _deployment(repo)
+    found = score_of(evidence_of(settings, place, plan, service))
+    if json:
+        _print_json(msgspec.to_builtins(found) | {"score": found.score})
+        return
+    table = Table("", "test", "points", "evidence", "missing")
+    for each in found.answers:
+        table.add_row(each.test, each.asks, f"{each.points:g}", each.evidence, each.missing)
+    console = Console()
+    console.print(table)
+    console.print(f"data {found.data:g} of 7, monitoring {found.monitoring:g} of 7; score {found.score:g}")
+
+
+def _deployment(repo: Path) -> "tuple[Settings, Workspace, Plan]":
+    from featurestore.monitor.workspace import workspace
+
+    settings = settings_of(repo)
+    return settings, workspace(settings), _plan(settings)
+
+
+def _plan(settings: "Settings") -> "Plan":
+    from featurestore.plan_store import load_plan_file
+
+    return load_plan_file(settings.plan_path)
+
+
+def _between(settings: "Settings", since: str | None, until: str | None) -> tuple[int, int]:
+    from featurestore.clock import parse_instant, system_clock
+
+    end_us = parse_instant(until) if until else system_clock(settings.clock_offset_us)() + 1
+    return parse_instant(since) if since else end_us - _DAY_US, end_us
+
+
+def _budgets(plan: "Plan", place: "Workspace", now_us: int) -> list[Any]:
+    from featurestore.monitor.slo import objectives_of
+    from featurestore.monitor.slo_history import SloHistory
+
+    measured = SloHistory(place.slo)
+    return [measured.budget(each, now_us) for view in plan.views.values() for each in objectives_of(view)]
+
+
+def _show_audits(found: list[Any], *, json: bool) -> None:
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from featurestore.clock import iso
+    from featurestore.monitor.causes import Cause
+
+    if json:
+        _print_json(msgspec.to_builtins(found))
+    else:
+        table = Table("hour", "service", "feature", "compared", "differ", "cause", "for example")
+        for audited in found:
+            for each in audited.skews:
+                for cause, count in each.differing.items():
+                    example = each.examples[cause][0]
+                    table.add_row(
+                        iso(each.hour_us), each.service, f"{each.view}:{each.feature}", str(each.compared), str(count),
+                        f"[{'red' if cause == Cause.UNKNOWN else 'yellow'}]{cause}[/]",
+                        f"{example.key}: served {example.served!r}, offline {example.offline!r}",
+                    )  # fmt: skip
+        console = Console()
+        if table.rows:
+            console.print(table)
+        console.print(
+            f"{sum(each.compared for each in found)} values compared, "
+            f"{sum(sum(each.differing.values()) for each in found)} differ"
+        )
+    if any(each.differing.get(Cause.UNKNOWN) for each in found):
+        raise typer.Exit(1)
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -1,0 +1,134 @@
+"""What does the monitor look at, over and over?
+
+One round: 1. audit the answers of the last hours; 2. measure today's and yesterday's cases of every objective; 3. take
+over what others found (ports); 4. open and end alerts; 5. tell the sinks; 6. remove old answers. Each step stands by
+itself: where one fails, the round goes on, and the failure is a critical finding of its own: a check that broke is
+neither good nor bad data.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from featurestore.clock import Clock
+from featurestore.errors import FeatureStoreError
+from featurestore.monitor.alerts import Alert, AlertBook, Finding, Sink
+from featurestore.monitor.findings import SKEW_SCOPE, of_skew
+from featurestore.monitor.measure import cases_of, check_objectives
+from featurestore.monitor.served import HOUR_US, prune
+from featurestore.monitor.skew_history import Audited, SkewHistory, audit_hours
+from featurestore.monitor.slo import Budget, Objective, findings, objectives_of
+from featurestore.monitor.slo_history import DAY_US, SloHistory
+from featurestore.monitor.workspace import Workspace
+from featurestore.plan import Plan, View
+
+SETTLE_US: Final = 120_000_000
+"""Answers and events need that long to reach their files."""
+LOOKBACK_US: Final = 3 * HOUR_US
+"""Hours that are audited again in every round, since events and answers come late."""
+KEEP_US: Final = 30 * DAY_US
+"""How long answers are kept."""
+BROKEN_SCOPE: Final = "broken:"
+SLO_SCOPE: Final = "slo:"
+
+_T = TypeVar("_T")
+Look = Callable[[Plan], Sequence[Finding]]
+"""What looks at something else: drift, violations. Its findings' keys start with its scope."""
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """What one round found."""
+
+    audits: tuple[Audited, ...]
+    budgets: tuple[Budget, ...]
+    news: tuple[Alert, ...]
+    """Alerts that began, got worse or ended."""
+    told: dict[str, int]
+    """Alerts that each sink took."""
+
+
+class Monitor:
+    """Looks at one deployment. Not shared by threads."""
+
+    def __init__(
+        self,
+        place: Workspace,
+        repo: Path,
+        clock: Clock,
+        *,
+        sinks: Sequence[Sink],
+        looks: Mapping[str, Look] | None = None,
+        lookback_us: int = LOOKBACK_US,
+        keep_us: int = KEEP_US,
+    ) -> None:
+        self.book = AlertBook(place.alerts, clock)
+        self._place = place
+        self._repo = repo
+        self._clock = clock
+        self._sinks = sinks
+        self._looks = dict(looks or {})
+        self._lookback_us = lookback_us
+        self._keep_us = keep_us
+        self._skew = SkewHistory(place.skew)
+        self._slo = SloHistory(place.slo)
+        self._broken: list[Finding] = []
+
+    def round(self, plan: Plan) -> Round:
+        """One round over the plan in force. Raises FeatureStoreError only where the alerts cannot be kept."""
+        self._broken = []
+        now_us = self._clock()
+        news: list[Alert] = []
+        audits = self._attempt("skew audit", partial(self._audit, plan, now_us))
+        if audits is not None:
+            news += self.book.look(SKEW_SCOPE, of_skew(audits, plan))
+        budgets: list[Budget] = []
+        for view in plan.views.values():
+            budgets += self._attempt(f"objectives of view {view.name}", partial(self._measure, view, now_us)) or []
+        news += self.book.look(SLO_SCOPE, findings(budgets))
+        for scope, look in self._looks.items():
+            found = self._attempt(scope.rstrip(":"), partial(look, plan))
+            if found is not None:
+                news += self.book.look(scope, found)
+        news += self.book.look(BROKEN_SCOPE, self._broken)
+        told = self.book.tell(self._sinks)
+        prune(self._place.served, now_us - self._keep_us)
+        return Round(audits=tuple(audits or ()), budgets=tuple(budgets), news=tuple(news), told=told)
+
+    def _audit(self, plan: Plan, now_us: int) -> list[Audited]:
+        return audit_hours(
+            self._place.served, self._skew, plan, repo=self._repo, start_us=now_us - self._lookback_us,
+            end_us=now_us - SETTLE_US, clock=self._clock,
+        )  # fmt: skip
+
+    def _measure(self, view: View, now_us: int) -> list[Budget]:
+        objectives = objectives_of(view)
+        check_objectives(view, objectives)
+        return [self._budget(objective, view, now_us) for objective in objectives]
+
+    def _budget(self, objective: Objective, view: View, now_us: int) -> Budget:
+        today_us = now_us // DAY_US * DAY_US
+        for day_us in (today_us - DAY_US, today_us):
+            cases = cases_of(
+                objective, view, log=self._place.served, repo=self._repo, start_us=day_us,
+                end_us=min(day_us + DAY_US, now_us),
+            )  # fmt: skip
+            self._slo.put(objective, day_us, cases)
+        return self._slo.budget(objective, now_us)
+
+    def _attempt(self, what: str, work: Callable[[], _T]) -> _T | None:
+        try:
+            return work()
+        except FeatureStoreError as error:
+            self._broken.append(
+                Finding(
+                    key=f"{BROKEN_SCOPE}{what}",
+                    severity="critical",
+                    title=f"the check broke: {what}",
+                    detail=str(error),
+                    evidence="featurestore monitor --once",
+                )
+            )
+            return None

@@ -1,0 +1,116 @@
+"""How healthy is every feature? One line each, from what audits, objectives, alerts and violations say."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from featurestore.monitor.alerts import Alert
+from featurestore.monitor.causes import Cause
+from featurestore.monitor.skew_history import Audited, merged
+from featurestore.monitor.slo import Budget
+from featurestore.plan import OnDemandView, Plan, View
+from validation.violations import Folded
+
+Health = Literal["ok", "warn", "bad", "unknown"]
+_ORDER: Final[tuple[Health, ...]] = ("bad", "warn", "unknown", "ok")
+
+
+class FeatureHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature's line."""
+
+    view: str
+    feature: str
+    dtype: str
+    owner: str
+    services: tuple[str, ...]
+    health: Health
+    """unknown: nothing has been measured of it."""
+    reasons: tuple[str, ...]
+    compared: int
+    """Served values that audits compared."""
+    differing: dict[Cause, int]
+    budget: float | None
+    """Share of the tightest error budget that is spent; None without an objective or without cases."""
+
+
+def health_of(
+    plan: Plan,
+    *,
+    audits: Iterable[Audited],
+    budgets: Sequence[Budget],
+    alerts: Sequence[Alert],
+    violations: Sequence[Folded],
+) -> list[FeatureHealth]:
+    """Every feature of the plan, the worst first, then by view; alerts are the open ones."""
+    skews = {}
+    for skew in merged(
+        msgspec.structs.replace(skew, hour_us=0, view=_view_of(plan, audited.service, skew.view), service="")
+        for audited in audits
+        for skew in audited.skews
+    ):
+        skews[skew.view, skew.feature] = skew
+    found = []
+    views: list[View | OnDemandView] = [*plan.views.values(), *plan.on_demand.values()]
+    for view in views:
+        about = _about(view, budgets, alerts, violations)
+        spent = [each.spent for each in budgets if each.objective.view == view.name and each.total]
+        for field in view.features:
+            measured = skews.get((view.name, field.name))
+            differing = measured.differing if measured else {}
+            reasons = dict(about)
+            for cause, count in differing.items():
+                level: Health = "bad" if cause == Cause.UNKNOWN else "warn"
+                reasons[f"{count} of {measured.compared if measured else 0} served differ: {cause}"] = level
+            evidence = bool(spent or about or (measured and measured.compared))
+            health: Health = min(reasons.values(), key=_ORDER.index, default="ok" if evidence else "unknown")
+            found.append(
+                FeatureHealth(
+                    view=view.name,
+                    feature=field.name,
+                    dtype=field.dtype,
+                    owner=view.owner,
+                    services=_services(plan, view.name, field.name),
+                    health=health,
+                    reasons=tuple(sorted(reasons, key=lambda each: _ORDER.index(reasons[each]))),
+                    compared=measured.compared if measured else 0,
+                    differing=differing,
+                    budget=max(spent, default=None),
+                )
+            )
+    return sorted(found, key=lambda each: (_ORDER.index(each.health), each.view))
+
+
+def _about(
+    view: View | OnDemandView, budgets: Sequence[Budget], alerts: Sequence[Alert], violations: Sequence[Folded]
+) -> dict[str, Health]:
+    """What is known of a whole view: reason -> how bad."""
+    reasons: dict[str, Health] = {}
+    for budget in budgets:
+        if budget.objective.view == view.name and budget.kept is False:
+            reasons[f"{budget.objective.indicator} objective missed: {budget.spent:.0%} of the budget spent"] = "bad"
+    for alert in alerts:
+        if alert.finding.view == view.name:
+            reasons[alert.finding.title] = "bad" if alert.finding.severity == "critical" else "warn"
+    if isinstance(view, View):
+        sources = {view.source.name} | ({view.source.topic.name} if view.source.topic else set())
+        for violation in violations:
+            if violation.source in sources:
+                level: Health = "bad" if violation.severity == "critical" else "warn"
+                reasons[f"rule {violation.rule_id} broken {violation.count} times"] = level
+    return reasons
+
+
+def _services(plan: Plan, view: str, feature: str) -> tuple[str, ...]:
+    return tuple(
+        service.name
+        for service in plan.services.values()
+        if any(each.view == view and feature in each.features for each in service.projections)
+    )
+
+
+def _view_of(plan: Plan, service: str, name: str) -> str:
+    """The view behind the name that it goes by in a service."""
+    found = plan.services.get(service)
+    names: Mapping[str, str] = {each.name: each.view for each in found.projections} if found else {}
+    return names.get(name, name)

@@ -1,0 +1,34 @@
+"""Where does what the monitor knows live? Folders below the deployment's data folder."""
+
+from pathlib import Path
+
+import msgspec
+
+from featurestore.config import Settings
+
+
+class Workspace(msgspec.Struct, frozen=True, kw_only=True):
+    """The monitor's folders and files."""
+
+    served: Path
+    """The serve log."""
+    skew: Path
+    slo: Path
+    alerts: Path
+    concept: Path
+    violations: Path
+    datasets: Path
+
+
+def workspace(settings: Settings) -> Workspace:
+    """The folders of a deployment."""
+    root = settings.data_dir / "monitor"
+    return Workspace(
+        served=root / "served",
+        skew=root / "skew",
+        slo=root / "slo",
+        alerts=root / "alerts.json",
+        concept=root / "concept",
+        violations=settings.data_dir / "violations",
+        datasets=settings.data_dir / "datasets",
+    )
