@@ -15,7 +15,7 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -53,7 +53,7 @@ class Mark(msgspec.Struct, frozen=True):
     number: int = 0
 
 
-class Folded(msgspec.Struct, frozen=True, kw_only=True):
+class FoldedViolation(msgspec.Struct, frozen=True, kw_only=True):
     """One violation, with all its repetitions."""
 
     id: str
@@ -92,7 +92,7 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
     last_seen: str
     report_id: str
     """The latest report."""
-    observed: Any
+    observed: Any = None
     reason: str
     samples: tuple[Sample, ...]
     affected: tuple[str, ...]
@@ -107,7 +107,7 @@ class _Shelf(msgspec.Struct, kw_only=True):
 
     file: str = ""
     number: int = 0
-    violations: dict[str, Folded] = {}
+    violations: dict[str, FoldedViolation] = {}
     reports: list[str] = []
     judged: dict[str, int] = {}
     """Origin -> the row up to which it was reported on."""
@@ -118,7 +118,7 @@ class _Shelf(msgspec.Struct, kw_only=True):
 class News(msgspec.Struct, frozen=True):
     """What changed since somebody looked: each violation with the mark that says it was seen."""
 
-    changes: tuple[tuple[str, Mark, Folded], ...]
+    changes: tuple[tuple[str, Mark, FoldedViolation], ...]
     """Source, mark and violation, by source and number."""
     lost: int
     """Lines that were pushed out before they were seen; exact up to the last `KEPT` of a source."""
@@ -127,7 +127,7 @@ class News(msgspec.Struct, frozen=True):
 
 
 class ViolationStore:
-    """Folded violations below one folder; safe among threads and processes."""
+    """FoldedViolation violations below one folder; safe among threads and processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -157,7 +157,7 @@ class ViolationStore:
                 known = shelf.violations.pop(name, None)
                 new += known is None
                 shelf.number += 1
-                shelf.violations[name] = _fold(name, known, report, violation, shelf.number)
+                shelf.violations[name] = fold(name, known, report, violation, shelf.number)
             shelf.reports = [*shelf.reports, report.report_id][-_REMEMBERED:]
             _make_room(shelf)
             _write(path, msgspec.json.encode(shelf))
@@ -174,24 +174,39 @@ class ViolationStore:
         self,
         *,
         producer: str | None = None,
+        among: Collection[str] | None = None,
         contract: str | None = None,
         source: str | None = None,
         since: str | None = None,
-    ) -> list[Folded]:
-        """The violations, the latest first; `since` (an ISO 8601 instant in UTC) asks for those seen at or after it."""
-        found = (one for path in self._paths(source) for one in _read(path).violations.values())
-        return sorted(
-            _matching(found, producer, contract, since), key=lambda one: (one.last_seen, one.id), reverse=True
-        )
+        after: tuple[str, str] | None = None,
+        limit: int | None = None,
+    ) -> list[FoldedViolation]:
+        """The violations, the latest first, `limit` at most; `among` are the producers whose violations may be seen.
 
-    def get(self, violation_id: str) -> Folded | None:
+        `since` (an ISO 8601 instant in UTC) asks for those seen at or after it; `after` (last seen, id) goes on behind
+        the last one of a page. One that is seen again meanwhile moves to the front.
+        """
+        found = [
+            one
+            for path in self._paths(source)
+            for one in _read(path).violations.values()
+            if (producer is None or one.producer == producer)
+            and (among is None or one.producer in among)
+            and (contract is None or one.contract == contract)
+            and (since is None or one.last_seen >= since)
+            and (after is None or (one.last_seen, one.id) < after)
+        ]
+        found.sort(key=lambda one: (one.last_seen, one.id), reverse=True)
+        return found[:limit]
+
+    def get(self, violation_id: str) -> FoldedViolation | None:
         """The violation of that id, None where there is none (any more)."""
         shelves = (_read(path) for path in self._paths(None))
         return next((shelf.violations[violation_id] for shelf in shelves if violation_id in shelf.violations), None)
 
     def news(self, marks: Mapping[str, Mark]) -> News:
         """What changed since these marks (source -> Mark), oldest change first; a source without one is all news."""
-        changes: list[tuple[str, Mark, Folded]] = []
+        changes: list[tuple[str, Mark, FoldedViolation]] = []
         lost, seen = 0, {}
         for path in self._paths(None):
             shelf, source = _read(path), unquote(path.stem)
@@ -220,18 +235,6 @@ class ViolationStore:
             yield
 
 
-def _matching(
-    found: Iterable[Folded], producer: str | None, contract: str | None, since: str | None
-) -> Iterator[Folded]:
-    for one in found:
-        if producer is not None and one.producer != producer:
-            continue
-        if contract is not None and one.contract != contract:
-            continue
-        if since is None or one.last_seen >= since:
-            yield one
-
-
 def _name(report: ViolationReport, violation: Violation) -> str:
     parts = (report.contract, report.source, violation.rule_id, report.boundary, report.origin, violation.outcome)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -245,11 +248,14 @@ def _make_room(shelf: _Shelf) -> None:
     shelf.judged = dict(list(shelf.judged.items())[-KEPT:])
 
 
-def _fold(name: str, known: Folded | None, report: ViolationReport, violation: Violation, number: int) -> Folded:
+def fold(
+    name: str, known: FoldedViolation | None, report: ViolationReport, violation: Violation, number: int
+) -> FoldedViolation:
+    """A violation of a report, put together with what was known of it."""
     told = msgspec.structs.asdict(violation)
     failed, evaluated = told.pop("failed") or 0, told.pop("evaluated") or 0
     del told["percent"]
-    return Folded(
+    return FoldedViolation(
         id=name,
         source=report.source,
         contract=report.contract,

@@ -1,7 +1,8 @@
 """Which routes does the feature API have? A FastAPI application made of what it is given.
 
 `POST /get-online-features` is Feast's route with Feast's JSON; those that write are in `write_routes`, those for who
-runs it in `status_routes`. Handlers read the body themselves and answer bytes: the hot path meets no model validation.
+runs it in `status_routes`, those for producers in `violation_routes`. Handlers read the body themselves and answer
+bytes: the hot path meets no model validation.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from featurestore.api.request import FeatureRequest, decode_request
 from featurestore.api.serving import PlanSource, PlanWatch, Reader, Serving
 from featurestore.api.staleness import Staleness
 from featurestore.api.status_routes import Pinged, add_status_routes
+from featurestore.api.violation_routes import SCHEMAS, Violations, add_violation_routes
 from featurestore.api.write_routes import BODIES, WriteRoutes, add_materialize_routes, add_write_routes
 from featurestore.api.writes import Writes
 from featurestore.clock import Clock
@@ -55,6 +57,7 @@ def create_app(
     materializer: Materializer | None = None,
     staleness: Callable[[Plan], Staleness] | None = None,
     again: Again | None = None,
+    violations: Violations | None = None,
     limits: Limits | None = None,
     poll_s: float = POLL_S,
 ) -> FastAPI:
@@ -113,6 +116,8 @@ def create_app(
 
     app.add_middleware(Direct, handlers={"/get-online-features": get_online_features})
     add_status_routes(app, watch=watch, store=store, gate=gate, metrics=metrics, staleness=staleness)
+    if violations is not None:
+        add_violation_routes(app, store=violations, gate=gate, metrics=metrics)
     if writes is not None:
         routes = WriteRoutes(watch, gate, bounds, metrics, writes)
         add_write_routes(app, routes)
@@ -122,7 +127,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _unfit)
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Exception, _broken)
-    describe(app, bounds, BODIES)
+    describe(app, bounds, (*BODIES, *SCHEMAS))
     return app
 
 

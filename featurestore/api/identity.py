@@ -4,12 +4,12 @@ from typing import Literal
 
 import msgspec
 
-Action = Literal["read_online", "push", "write_online", "materialize"]
+Action = Literal["read_online", "push", "write_online", "materialize", "see_violations"]
 ROLES: dict[str, frozenset[Action]] = {
     "reader": frozenset({"read_online"}),
-    "producer": frozenset({"push"}),
+    "producer": frozenset({"push", "see_violations"}),
     "writer": frozenset({"push", "write_online", "materialize"}),
-    "admin": frozenset({"read_online", "push", "write_online", "materialize"}),
+    "admin": frozenset({"read_online", "push", "write_online", "materialize", "see_violations"}),
 }
 """What each role may do; other roles mean something to Feast's permissions alone."""
 EVERYTHING = "*"
@@ -25,6 +25,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     roles: frozenset[str] = frozenset()
     grants: frozenset[str] = frozenset()
     """Names of `pii` views that this caller may touch; `pii` is all of them."""
+    producers: frozenset[str] = frozenset()
+    """Producers on whose behalf this caller may see violations; an admin sees everybody's."""
     groups: frozenset[str] = frozenset()
     namespaces: frozenset[str] = frozenset()
     rate_per_s: float | None = None

@@ -43,6 +43,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of the key, in hexadecimal."""
     roles: tuple[str, ...]
     grants: tuple[str, ...] = ()
+    producers: tuple[str, ...] = ()
+    """Whose contract violations the key shows."""
     rate_per_s: float | None = None
     created_us: int
     revoked_us: int | None = None
@@ -54,6 +56,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
             name=f"key {self.id} ({self.name})",
             roles=frozenset(self.roles),
             grants=frozenset(self.grants),
+            producers=frozenset(self.producers),
             rate_per_s=self.rate_per_s,
         )
 
@@ -80,6 +83,7 @@ class KeyStore:
         roles: Collection[str],
         *,
         grants: Collection[str] = (),
+        producers: Collection[str] = (),
         rate_per_s: float | None = None,
         clock: Clock,
     ) -> tuple[str, ApiKey]:
@@ -88,6 +92,8 @@ class KeyStore:
             raise UsageError(f"key name {name!r}: expected 1 to 100 letters, digits or one of _.:@/-")
         if not roles:
             raise UsageError(f"a key without a role may do nothing; give one of {', '.join(ROLES)}")
+        if producers and (not all(producers) or not {"producer", "admin"} & set(roles)):
+            raise UsageError("a key of a producer has the role producer, and producers have names")
         if rate_per_s is not None and not 0 < rate_per_s < 1e9:
             raise UsageError(f"a rate of {rate_per_s:g} requests a second; expected a positive number")
         secret = PREFIX + secrets.token_urlsafe(32)
@@ -97,6 +103,7 @@ class KeyStore:
             digest=digest_of(secret).hex(),
             roles=tuple(sorted(set(roles))),
             grants=tuple(sorted(set(grants))),
+            producers=tuple(sorted(set(producers))),
             rate_per_s=rate_per_s,
             created_us=clock(),
         )

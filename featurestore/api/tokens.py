@@ -43,6 +43,7 @@ class TokenSettings(msgspec.Struct, frozen=True, kw_only=True):
     groups_claim: str = "groups"
     namespaces_claim: str = "namespaces"
     grants_claim: str = "featurestore_grants"
+    producers_claim: str = "featurestore_producers"
 
 
 def token_settings(environ: Mapping[str, str]) -> TokenSettings | None:
@@ -161,6 +162,7 @@ class Tokens:
             groups=_words(claims, settings.groups_claim),
             namespaces=_words(claims, settings.namespaces_claim),
             grants=_words(claims, settings.grants_claim),
+            producers=_words(claims, settings.producers_claim),
         )
 
 

@@ -23,6 +23,10 @@ def create(
     grant: Annotated[
         list[str] | None, typer.Option(help="A view tagged pii that the key opens, or pii for all; repeatable.")
     ] = None,
+    producer: Annotated[
+        list[str] | None,
+        typer.Option(help="A producer whose contract violations the key shows, with role producer; repeatable."),
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second; default: the service's.")] = None,
 ) -> None:
     """Create an API key and print it: this once, for only its digest is kept."""
@@ -30,7 +34,9 @@ def create(
 
     from featurestore.clock import system_clock
 
-    secret, key = _store(repo).create(name, role, grants=grant or [], rate_per_s=rate, clock=system_clock())
+    secret, key = _store(repo).create(
+        name, role, grants=grant or [], producers=producer or [], rate_per_s=rate, clock=system_clock()
+    )
     sys.stderr.write(f"key {key.id} ({key.name}), roles {', '.join(key.roles)}; it is not shown again:\n")
     sys.stdout.write(f"{secret}\n")
 
@@ -43,11 +49,12 @@ def list_keys(repo: Repo = HERE) -> None:
 
     from featurestore.clock import iso
 
-    table = Table("id", "name", "roles", "grants", "rate", "created", "revoked")
+    table = Table("id", "name", "roles", "grants", "producers", "rate", "created", "revoked")
     for key in _store(repo).list():
         rate = "" if key.rate_per_s is None else f"{key.rate_per_s:g}/s"
         revoked = "" if key.revoked_us is None else iso(key.revoked_us)
-        table.add_row(key.id, key.name, ", ".join(key.roles), ", ".join(key.grants), rate, iso(key.created_us), revoked)
+        lists = [", ".join(words) for words in (key.roles, key.grants, key.producers)]
+        table.add_row(key.id, key.name, *lists, rate, iso(key.created_us), revoked)
     Console().print(table)
 
 

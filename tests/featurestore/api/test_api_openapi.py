@@ -11,6 +11,8 @@ from featurestore.api.materialization import Materializer
 from featurestore.api.writes import Writes, appender
 from featurestore.online.writer import RowWriter
 from featurestore.plan_store import PlanStore
+from validation.testing import SMALL, small_report
+from validation.violations import ViolationStore
 
 with warnings.catch_warnings():
     # Libraries that schemathesis brings along warn on import; that is no matter of ours.
@@ -41,8 +43,16 @@ def whole_app(landed, project, folder: Path, **changes: object):
             Limits(),
         ),
         "materializer": Materializer(folder, folder, {}, ["true"]),
+        "violations": violations(folder),
     }
     return project.make_app(landed, **(parts | changes))
+
+
+def violations(folder: Path) -> ViolationStore:
+    """One violation, told of once."""
+    store = ViolationStore(folder / "violations")
+    store.record(small_report(SMALL)[1])
+    return store
 
 
 def fuzz(base_url: str) -> set[tuple[str, int]]:
@@ -72,9 +82,9 @@ def test_the_document_is_true(landed, project, tmp_path: Path) -> None:
         seen = fuzz(str(client.base_url).rstrip("/"))
     assert {path for path, _ in seen} == {
         "/get-online-features", "/push", "/write-to-online-store", "/materialize", "/materialize-incremental",
-        "/health", "/ready", "/version", "/metrics",
+        "/violations", "/violations/{violation_id}", "/health", "/ready", "/version", "/metrics",
     }  # fmt: skip
-    assert ("/health", 200) in seen
+    assert {("/health", 200), ("/violations", 200), ("/violations/{violation_id}", 404)} <= seen
     assert not [each for each in seen if each[1] >= 500]
 
 
