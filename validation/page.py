@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from validation.report import Violation, ViolationReport
 from validation.verdict import Sample
-from validation.violations import FoldedViolation
+from validation.violations import Folded
 
 _STYLE: Final = """
 :root{color-scheme:light dark;--line:#8885;--soft:#8882;--critical:#c62828;--warning:#b26a00;--info:#1565c0}
@@ -39,7 +39,7 @@ def page(report: ViolationReport) -> bytes:
     return _document(f"{report.source}: {report.outcome}", _facts(report) + facts, body)
 
 
-def violation_page(one: FoldedViolation) -> bytes:
+def violation_page(one: Folded) -> bytes:
     """A violation with all its repetitions as UTF-8 HTML, masked as it is.
 
     >>> from validation.testing import SMALL, small_report
@@ -57,7 +57,7 @@ def violation_page(one: FoldedViolation) -> bytes:
     return _document(f"{one.source}: {one.rule_id}", _facts(one) + facts, _section(one))
 
 
-def _facts(told: ViolationReport | FoldedViolation) -> list[tuple[str, object]]:
+def _facts(told: ViolationReport | Folded) -> list[tuple[str, object]]:
     partition = "" if told.origin_partition is None else f", partition {told.origin_partition}"
     return [
         ("Contract", f"{told.contract} {told.version}".strip()),
@@ -88,12 +88,12 @@ def _range(rows: int, found: tuple[int, int] | None) -> str:
     return str(rows) if found is None else f"{rows} ({found[0]} to {found[1]})"
 
 
-def _section(violation: Violation | FoldedViolation) -> str:
+def _section(violation: Violation | Folded) -> str:
     counts = ""
     if isinstance(violation, Violation) and violation.failed is not None:
         share = "" if violation.percent is None else f" ({violation.percent:.4g} %)"
         counts = f"<p>{violation.failed} of {violation.evaluated} rows{share}{_allowed(violation.allowed)}</p>"
-    elif isinstance(violation, FoldedViolation) and violation.allowed is not None:
+    elif isinstance(violation, Folded) and violation.allowed is not None:
         counts = f"<p>{violation.rows} of {violation.evaluated} rows{_allowed(violation.allowed, ' in the latest')}</p>"
     elif violation.observed is not None:
         counts = f"<p>observed <code>{_value(violation.observed)}</code></p>"

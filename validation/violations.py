@@ -53,7 +53,7 @@ class Mark(msgspec.Struct, frozen=True):
     number: int = 0
 
 
-class FoldedViolation(msgspec.Struct, frozen=True, kw_only=True):
+class Folded(msgspec.Struct, frozen=True, kw_only=True):
     """One violation, with all its repetitions."""
 
     id: str
@@ -107,7 +107,7 @@ class _Shelf(msgspec.Struct, kw_only=True):
 
     file: str = ""
     number: int = 0
-    violations: dict[str, FoldedViolation] = {}
+    violations: dict[str, Folded] = {}
     reports: list[str] = []
     judged: dict[str, int] = {}
     """Origin -> the row up to which it was reported on."""
@@ -118,7 +118,7 @@ class _Shelf(msgspec.Struct, kw_only=True):
 class News(msgspec.Struct, frozen=True):
     """What changed since somebody looked: each violation with the mark that says it was seen."""
 
-    changes: tuple[tuple[str, Mark, FoldedViolation], ...]
+    changes: tuple[tuple[str, Mark, Folded], ...]
     """Source, mark and violation, by source and number."""
     lost: int
     """Lines that were pushed out before they were seen; exact up to the last `KEPT` of a source."""
@@ -127,7 +127,7 @@ class News(msgspec.Struct, frozen=True):
 
 
 class ViolationStore:
-    """FoldedViolation violations below one folder; safe among threads and processes."""
+    """Folded violations below one folder; safe among threads and processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -180,7 +180,7 @@ class ViolationStore:
         since: str | None = None,
         after: tuple[str, str] | None = None,
         limit: int | None = None,
-    ) -> list[FoldedViolation]:
+    ) -> list[Folded]:
         """The violations, the latest first, `limit` at most; `among` are the producers whose violations may be seen.
 
         `since` (an ISO 8601 instant in UTC) asks for those seen at or after it; `after` (last seen, id) goes on behind
@@ -199,14 +199,14 @@ class ViolationStore:
         found.sort(key=lambda one: (one.last_seen, one.id), reverse=True)
         return found[:limit]
 
-    def get(self, violation_id: str) -> FoldedViolation | None:
+    def get(self, violation_id: str) -> Folded | None:
         """The violation of that id, None where there is none (any more)."""
         shelves = (_read(path) for path in self._paths(None))
         return next((shelf.violations[violation_id] for shelf in shelves if violation_id in shelf.violations), None)
 
     def news(self, marks: Mapping[str, Mark]) -> News:
         """What changed since these marks (source -> Mark), oldest change first; a source without one is all news."""
-        changes: list[tuple[str, Mark, FoldedViolation]] = []
+        changes: list[tuple[str, Mark, Folded]] = []
         lost, seen = 0, {}
         for path in self._paths(None):
             shelf, source = _read(path), unquote(path.stem)
@@ -248,14 +248,12 @@ def _make_room(shelf: _Shelf) -> None:
     shelf.judged = dict(list(shelf.judged.items())[-KEPT:])
 
 
-def fold(
-    name: str, known: FoldedViolation | None, report: ViolationReport, violation: Violation, number: int
-) -> FoldedViolation:
+def fold(name: str, known: Folded | None, report: ViolationReport, violation: Violation, number: int) -> Folded:
     """A violation of a report, put together with what was known of it."""
     told = msgspec.structs.asdict(violation)
     failed, evaluated = told.pop("failed") or 0, told.pop("evaluated") or 0
     del told["percent"]
-    return FoldedViolation(
+    return Folded(
         id=name,
         source=report.source,
         contract=report.contract,

@@ -87,7 +87,7 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
         materializer=Materializer(settings.repo, settings.data_dir, environ),
         staleness=staleness_of(client, clock),
         again=Again([contracts], metrics),
-        violations=ViolationStore(settings.data_dir / "violations"),
+        violations=violations,
         limits=limits,
     )
 

@@ -23,7 +23,7 @@ from featurestore.errors import UsageError
 from validation.errors import PlatformError
 from validation.instant import iso
 from validation.page import violation_page
-from validation.violations import FoldedViolation
+from validation.violations import Folded
 
 HTML: Final = "text/html"
 PAGE_SIZE: Final = 100
@@ -49,11 +49,11 @@ class Violations(Protocol):
         since: str | None = None,
         after: tuple[str, str] | None = None,
         limit: int | None = None,
-    ) -> list[FoldedViolation]:
+    ) -> list[Folded]:
         """The violations, the latest first; `among` are the producers whose violations may be seen."""
         ...
 
-    def get(self, violation_id: str) -> FoldedViolation | None:
+    def get(self, violation_id: str) -> Folded | None:
         """The violation of that id, None where there is none."""
         ...
 
@@ -61,13 +61,13 @@ class Violations(Protocol):
 class ViolationList(msgspec.Struct, frozen=True):
     """What `GET /violations` answers."""
 
-    violations: tuple[FoldedViolation, ...]
+    violations: tuple[Folded, ...]
     """The latest first."""
     next: str | None = None
     """`after` of the next page; None where this is the last one."""
 
 
-SCHEMAS: Final = (ViolationList, FoldedViolation)
+SCHEMAS: Final = (ViolationList, Folded)
 """What the OpenAPI document must define."""
 
 
@@ -171,7 +171,7 @@ def _media_type(accept: str | None) -> str:
     raise Refused(406, "not_acceptable", f"Accept is {accept!r}; this route answers {JSON}, {HTML}")
 
 
-def _token(last: FoldedViolation) -> str:
+def _token(last: Folded) -> str:
     return base64.urlsafe_b64encode(f"{last.last_seen} {last.id}".encode()).decode()
 
 
@@ -234,4 +234,4 @@ def _responses(kind: type[msgspec.Struct], example: dict[str, Any], *, page: boo
 
 
 _LIST: Final = _responses(ViolationList, {"violations": [_EXAMPLE], "next": None}, page=False)
-_ONE: Final = _responses(FoldedViolation, _EXAMPLE, page=True)
+_ONE: Final = _responses(Folded, _EXAMPLE, page=True)

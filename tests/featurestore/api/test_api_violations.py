@@ -150,7 +150,7 @@ def test_the_examples_are_answers(shown) -> None:
         schema = {**said["schema"], "components": document["components"]}
         for value in (said["example"], json.loads(msgspec.json.encode(answer))):
             jsonschema.validate(value, schema)
-    msgspec.convert(violation_routes._EXAMPLE, violation_routes.FoldedViolation)
+    msgspec.convert(violation_routes._EXAMPLE, violation_routes.Folded)
 
 
 def test_a_broken_store_is_told_and_breaks_nothing_else(shown) -> None:
