@@ -14,7 +14,7 @@ class ClaimRecord:
     """Empty files, one a shard, in the topic's folder of the event log."""
 
     def __init__(self, event_log: Path) -> None:
-        self._root = event_log
+        self.root = event_log
 
     def holds(self, topic: str, shard: Shard) -> bool:
         """Whether the shard has been claimed before."""
@@ -29,4 +29,4 @@ class ClaimRecord:
 
     def _path(self, topic: str, shard: Shard) -> Path:
         parts = (shard.project, shard.view, str(shard.version), shard.topic_id, str(shard.partition))
-        return self._root / topic / "_shards" / " ".join(quote(part, safe="") for part in parts)
+        return self.root / topic / "_shards" / " ".join(quote(part, safe="") for part in parts)

@@ -313,6 +313,15 @@ class Decoder:
         return finish
 
 
+def arrow_type(dtype: str) -> pa.DataType:
+    """The type of an event column that is declared with a Feast type.
+
+    >>> arrow_type("INT64")
+    DataType(int64)
+    """
+    return _TYPES[dtype][1]
+
+
 def is_instant(micros: int) -> bool:
     """Whether an arrival or event time can be an instant at all.
 

@@ -6,6 +6,7 @@ from featurestore.clock import Clock
 from featurestore.plan import View
 from streaming.commit import NOT_YET, Claim, ShardStore
 from streaming.decode import is_instant
+from streaming.fitting import Fitting
 from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, ViewPipeline
 from streaming.seen_ids import SeenChange, SeenIds
 from streaming.shard_state import SLOTS_KEPT, BlockWrite, Change, ShardState
@@ -28,6 +29,7 @@ class HeldShard:
         self.pipeline = pipeline
         self.claim = claim
         self.goal: int | None = goal
+        self._fitting = Fitting(pipeline.view)
         self._state = ShardState(claim.shard, slots_kept=slots_kept)
         self._seen = SeenIds.of(pipeline, claim.shard) if isinstance(pipeline, ViewPipeline) else None
         self._store = store
@@ -49,7 +51,7 @@ class HeldShard:
         claim, batch = self.claim, judged.batch
         if claim.offset >= batch.position_after:
             return
-        rest = judged.since(claim.offset)
+        rest = self._fitting.fit(judged.since(claim.offset))
         complete = claim.complete_from_us
         if complete is None and batch.records and is_instant(batch.records[0].timestamp_us):
             # An event may be dated up to the tolerance after its arrival: one of those may have gone before.

@@ -74,6 +74,10 @@ class Judged(msgspec.Struct, frozen=True):
     offsets: Ints
     rejected: tuple[Rejected, ...]
     marked: tuple[Marked, ...] = ()
+    contract: Contract | None = None
+    """The one by which they were judged."""
+    summed: frozenset[str] = frozenset()
+    """The columns whose magnitudes were found fit for sums."""
 
     @property
     def warned(self) -> Mapping[str, int]:
@@ -102,6 +106,18 @@ class Judged(msgspec.Struct, frozen=True):
             marked=marked,
         )
 
+    def only(self, kept: npt.NDArray[np.bool_]) -> "Judged":
+        """The same with some of the accepted events alone."""
+        if kept.all():
+            return self
+        return msgspec.structs.replace(
+            self,
+            events=self.events.filter(pa.array(kept)),
+            ts_us=self.ts_us[kept],
+            arrival_us=self.arrival_us[kept],
+            offsets=self.offsets[kept],
+        )
+
 
 class TopicPipeline:
     """The verdicts on one topic's events, the same for every view that reads it."""
@@ -120,6 +136,9 @@ class TopicPipeline:
         self._rules = None if contract is None else compile_rows(contract.at("event"))
         self._tolerance_us = ahead_tolerance_us
         self._layouts = [(view, TileLayout.of(view)) for view in views if view.kind == "windowed"]
+        self._summed = frozenset(
+            _producer_name(view, each.column) for view, _ in self._layouts for each in view.aggregations
+        )
 
     @property
     def event_schema(self) -> pa.Schema:
@@ -173,7 +192,17 @@ class TopicPipeline:
             ARRIVAL, pa.array(arrival).cast(pa.timestamp("us", "UTC"))
         )
         rejected.sort(key=lambda item: item.record.offset)
-        return Judged(batch, events, found.ts_us[keep], arrival, offsets, tuple(rejected), tuple(marked))
+        return Judged(
+            batch,
+            events,
+            found.ts_us[keep],
+            arrival,
+            offsets,
+            tuple(rejected),
+            tuple(marked),
+            contract=self.contract,
+            summed=self._summed,
+        )
 
     @staticmethod
     def _apply_rules(

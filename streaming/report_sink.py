@@ -53,7 +53,8 @@ class Reports(msgspec.Struct, frozen=True):
 
     def store(self, partition: TopicPartition, batches: Sequence[Judged], first: int, last: int) -> None:
         """See Storage; raises SinkUnavailable where another owner has reported on a part of it."""
-        tally = Tally(of_topic(self.contracts.get(partition.topic), partition.topic))
+        contract = batches[0].contract or self.contracts.get(partition.topic)
+        tally = Tally(of_topic(contract, partition.topic))
         for judged in batches:
             count(judged, tally)
         report = tally.report(

@@ -19,8 +19,6 @@ from typing import Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from featurestore.online.keys import Shard
 from streaming.pipeline import Judged, ViewPipeline
@@ -174,7 +172,7 @@ class SeenIds:
             counted[place] = (*there(place), (ts_us, arrival_us))
         spans, writes = self._writes(kept, counted, now_us)
         change = SeenChange(spans, writes, int((~counts).sum()), reused, held | counted)
-        return Once(_only(judged, counts), change)
+        return Once(judged.only(counts), change)
 
     def advance(self, change: SeenChange) -> None:
         """Take in what was committed."""
@@ -207,18 +205,6 @@ class SeenIds:
         ]
         writes += [SpanWrite(self._shard.seen_key(span), True, ()) for span in kept - spans]  # noqa: FBT003 - a field
         return tuple(sorted(spans)), tuple(writes)
-
-
-def _only(judged: Judged, counts: npt.NDArray[np.bool_]) -> Judged:
-    if counts.all():
-        return judged
-    return msgspec.structs.replace(
-        judged,
-        events=judged.events.filter(pa.array(counts)),
-        ts_us=judged.ts_us[counts],
-        arrival_us=judged.arrival_us[counts],
-        offsets=judged.offsets[counts],
-    )
 
 
 def _field(event_id: object, entity_key: bytes) -> bytes:

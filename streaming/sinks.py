@@ -124,13 +124,17 @@ class RangeSink:
         return position
 
     def add(self, judged: Judged) -> None:
-        """Take over a batch, without what this sink has already."""
+        """Take over a batch, without what this sink has already; raises SinkUnavailable."""
         buffer = self._buffers[judged.batch.source]
         if judged.batch.position_after <= buffer.position:
             return
         rest = judged.since(buffer.position)
         rows = self._storage.rows(rest)
         if rows:
+            held = buffer.batches[-1] if buffer.batches else rest
+            if held.contract != rest.contract or held.events.schema != rest.events.schema:
+                # Other definitions came into force: one file holds what was judged by one contract.
+                self.flush(judged.batch.source)
             buffer.batches.append(rest)
             buffer.rows += rows
             buffer.size_bytes += self._storage.size_bytes(rest)
@@ -265,10 +269,11 @@ class Quarantine(msgspec.Struct, frozen=True):
             for judged in batches
             for item in judged.rejected
         ]
-        self._sink(partition.topic).store(_origin(partition), first, last, rejected)
+        self._sink(partition.topic, batches[0].contract).store(_origin(partition), first, last, rejected)
 
-    def _sink(self, topic: str) -> QuarantineSink:
-        contract = self.contracts.get(topic)
+    def _sink(self, topic: str, judged_by: Contract | None = None) -> QuarantineSink:
+        """Rows name the contract that they were judged by; the folder is that of the source, whoever judged."""
+        contract = judged_by or self.contracts.get(topic)
         if contract is None:
             return QuarantineSink(self.root, source=topic)
         return QuarantineSink(self.root, source=contract.source, contract=contract.name, version=contract.version)

@@ -4,7 +4,7 @@ The loop: take note of partitions gained and lost, claim the new ones, poll, and
 steps. For each batch, in this order:
 
 1. check that it starts where the last one ended (a gap or a repeat: claim again);
-2. verdicts on all its events (`streaming.pipeline`), once for all views of the topic;
+2. verdicts on all its events, by what is in force at their offsets (`streaming.verdicts`), for all views of the topic;
 3. for each view: read the tiles that are missing, merge, and commit tiles and offset in one script;
 4. hand accepted and rejected events to the sinks, which store them when they are due.
 
@@ -15,7 +15,7 @@ the results. So each event counts once in the tiles and once in the files, whate
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -29,7 +29,8 @@ from streaming.claim_record import ClaimRecord
 from streaming.commit import NOT_YET, Fenced, ShardStore
 from streaming.decode import by_topic
 from streaming.held_shard import HeldShard
-from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, TopicPipeline, ViewPipeline
+from streaming.in_force import definitions_of
+from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, ViewPipeline
 from streaming.schema_registry import SchemaRegistry
 from streaming.shard_state import SLOTS_KEPT
 from streaming.sinks import RangeSink, SinkUnavailable
@@ -45,7 +46,7 @@ from streaming.source.records import (
 )
 from streaming.standing import PartitionStanding, ShardStanding, Standing
 from streaming.takeover import Takeover
-from validation.contract import Contract
+from streaming.verdicts import Verdicts
 
 _LOG = logging.getLogger(__name__)
 _RECOVERABLE: Final = (Fenced, StoreUnavailable, SinkUnavailable, SourceUnavailable, NotAssigned)
@@ -62,6 +63,14 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     backoff_s: float = 0.05
     """Wait after the first failure in a row; doubled each time."""
     longest_backoff_s: float = 2.0
+
+
+class News(msgspec.Struct, frozen=True):
+    """Another plan, the views of it that are to be kept current, and sinks that know its contracts."""
+
+    plan: Plan
+    views: tuple[View, ...]
+    sinks: tuple[RangeSink, ...]
 
 
 class _Held:
@@ -94,6 +103,7 @@ class Worker:
         pace: Pace = Pace(),  # noqa: B008 - a frozen value
         sleep: Callable[[float], None] = time.sleep,
         start_over: bool = False,
+        decides: bool = True,
         ahead_tolerance_us: int = AHEAD_TOLERANCE_US,
         on_committed: Callable[[Judged], None] | None = None,
         registry: SchemaRegistry | None = None,
@@ -104,22 +114,18 @@ class Worker:
         self._source = source
         self._store = store
         self._sinks = tuple(sinks)
-        self._plan = plan
         self._takeover = Takeover(store, record, new_token, start_over=start_over)
         self._clock = clock
         self._pace = pace
         self._sleep = sleep
         self._on_committed = on_committed
-        contracts = contracts_by_topic(plan, views)
-        self._topics = {
-            topic: TopicPipeline(
-                readers, contracts.get(topic), ahead_tolerance_us=ahead_tolerance_us, registry=registry
-            )
-            for topic, readers in by_topic(views).items()
-        }
-        self._views = {
-            topic: [_pipeline_of(view) for view in pipeline.views] for topic, pipeline in self._topics.items()
-        }
+        self._decides = decides
+        self._ahead_tolerance_us = ahead_tolerance_us
+        self._event_log = record.root
+        self._registry = registry
+        self._verdicts: dict[str, Verdicts] = {}
+        self._views: dict[str, list[ViewPipeline | LatestPipeline]] = {}
+        self._take_up(plan, views)
         self._held: dict[TopicPartition, _Held] = {}
         self._to_claim: dict[TopicPartition, None] = {}
         self._assigned_once = False
@@ -129,6 +135,11 @@ class Worker:
     def positions(self) -> Mapping[TopicPartition, int]:
         """Where each partition that is held stands: everything before is committed."""
         return {partition: held.position for partition, held in self._held.items()}
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """The topics that are read."""
+        return frozenset(self._views)
 
     def standing(self) -> Standing:
         """How far it is. May be asked from another thread: it copies first what may change meanwhile."""
@@ -161,8 +172,14 @@ class Worker:
             stored={sink.name: held.position - sink.behind(partition) for sink in self._sinks},
         )
 
-    def run(self, stop: Callable[[], bool], *, until_caught_up: bool = False) -> None:
-        """Turn until `stop` says so; then leave.
+    def run(
+        self,
+        stop: Callable[[], bool],
+        *,
+        until_caught_up: bool = False,
+        news: Callable[[], News | None] = lambda: None,
+    ) -> None:
+        """Turn until `stop` says so; then leave. `news` may hand over another plan between two turns.
 
         With `until_caught_up` also once the offsets that were the topics' ends at the start are committed and
         stored in all partitions, also in those that other workers hold.
@@ -171,10 +188,38 @@ class Worker:
         self.announce()
         goals = self._ends() if until_caught_up else {}
         while not stop():
+            if (changed := news()) is not None:
+                self.adopt(changed)
             self.turn(self._pace.poll_ms)
             if until_caught_up and self._is_done(goals):
                 break
         self.leave()
+
+    def adopt(self, news: News) -> None:
+        """Go over to another plan of the same topics, between two batches: what is held is stored and claimed again.
+
+        From which offsets on its definitions are in force, all workers of the topic settle together. Raises
+        DefinitionError, without having changed anything, for views that cannot be streamed.
+        """
+        self._take_up(news.plan, news.views)
+        for partition in list(self._held):
+            self._release(partition, flush=True)
+            self._to_claim[partition] = None
+        self._sinks = tuple(news.sinks)
+        with suppress(StoreUnavailable, SourceUnavailable):
+            self.announce()  # claiming registers too, with the next turn
+
+    def _take_up(self, plan: Plan, views: Sequence[View]) -> None:
+        pipelines = {topic: [_pipeline_of(view) for view in readers] for topic, readers in by_topic(views).items()}
+        # What is accepted depends on the views that are served; one that is being built or retired has no say.
+        served = [view for view in plan.views.values() if view.source.topic and view.source.topic.name in pipelines]
+        definitions = definitions_of(plan, served or views, tolerance_us=self._ahead_tolerance_us)
+        verdicts = {
+            topic: self._verdicts.get(topic) or Verdicts(self._event_log, topic, self._registry) for topic in pipelines
+        }
+        for topic, found in verdicts.items():
+            found.propose(definitions[topic], only_first=not self._decides)
+        self._plan, self._views, self._verdicts = plan, pipelines, verdicts
 
     def announce(self) -> None:
         """List every partition for readers, as not complete until somebody has claimed it."""
@@ -190,7 +235,10 @@ class Worker:
             self._rebalance()
             for partition in list(self._to_claim):
                 self._claim(partition)
-            for batch in self._source.poll(timeout_ms):
+            batches = self._source.poll(timeout_ms)
+            for topic in {batch.topic for batch in batches}:
+                self._verdicts[topic].look(lambda topic=topic: self._ends_of(topic))  # type: ignore[misc]  # a loop's own
+            for batch in batches:
                 records += self._take(batch)
             self._store_due()
         except _RECOVERABLE as error:
@@ -281,22 +329,22 @@ class Worker:
             self.counters["strays"] += 1
             self._again(batch.source)
             return 0
-        judged = self._topics[batch.topic].judge(batch)
-        try:
-            for shard in held.shards:
-                shard.fold(judged, self._plan.version)
-        except _RECOVERABLE as error:
-            self._again(batch.source)
-            self._recover(error)
-            return 0
-        for sink in self._sinks:
-            sink.add(judged)
-        held.position = batch.position_after
-        if batch.records:
-            held.arrival_us = batch.records[-1].timestamp_us
-        self._count(judged)
-        if self._on_committed is not None:
-            self._on_committed(judged)
+        for judged, plan_version in self._verdicts[batch.topic].judge(batch):
+            try:
+                for shard in held.shards:
+                    shard.fold(judged, plan_version)
+            except _RECOVERABLE as error:
+                self._again(batch.source)
+                self._recover(error)
+                return 0
+            for sink in self._sinks:
+                sink.add(judged)
+            held.position = judged.batch.position_after
+            if judged.batch.records:
+                held.arrival_us = judged.batch.records[-1].timestamp_us
+            self._count(judged)
+            if self._on_committed is not None:
+                self._on_committed(judged)
         return len(batch.records)
 
     def _again(self, partition: TopicPartition) -> None:
@@ -326,9 +374,12 @@ class Worker:
     def _shard(self, view: View, partition: TopicPartition) -> Shard:
         return Shard(self._plan.project, view.name, view.version, partition.topic_id, partition.partition)
 
+    def _ends_of(self, topic: str) -> dict[TopicPartition, int]:
+        return self._source.end_offsets(self._source.partitions_of(topic))
+
     def _ends(self) -> dict[TopicPartition, int]:
         """Where the partitions that hold anything end now."""
-        partitions = [partition for topic in self._topics for partition in self._source.partitions_of(topic)]
+        partitions = [partition for topic in self._views for partition in self._source.partitions_of(topic)]
         beginnings, ends = self._source.beginning_offsets(partitions), self._source.end_offsets(partitions)
         return {partition: end for partition, end in ends.items() if end > beginnings[partition]}
 
@@ -358,13 +409,3 @@ class Worker:
 
 def _pipeline_of(view: View) -> ViewPipeline | LatestPipeline:
     return ViewPipeline(view) if view.kind == "windowed" else LatestPipeline(view)
-
-
-def contracts_by_topic(plan: Plan, views: Iterable[View]) -> dict[str, Contract]:
-    """The contract of each topic that has one: about the topic by name, or about the source that is its event log."""
-    by_source = {contract.source: contract for contract in plan.contracts.values()}
-    found = {
-        topic: by_source.get(topic) or by_source.get(readers[0].source.name)
-        for topic, readers in by_topic(views).items()
-    }
-    return {topic: contract for topic, contract in found.items() if contract is not None}

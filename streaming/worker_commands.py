@@ -9,14 +9,15 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featurestore.cli.settings import HERE, Repo, settings_of
-from featurestore.errors import ConfigurationError, StoreUnavailable, UnknownName
+from featurestore.errors import ConfigurationError, UnknownName
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -24,15 +25,14 @@ if TYPE_CHECKING:
     from featurestore.config import Settings
     from featurestore.online.connection import StoreClient
     from featurestore.plan import Plan, View
-    from featurestore.plan_store import PlanStore
     from streaming.health import Pulse
     from streaming.metrics import StreamMetrics
     from streaming.schema_registry import SchemaRegistry
+    from streaming.sinks import RangeSink
     from streaming.source.records import Source
     from streaming.worker import Pace, Worker
 
 _MICROS = 1_000_000
-_PLAN_AGE_S = 2.0
 
 Topics = Annotated[list[str] | None, typer.Argument(help="Topics to read; all that stream views read if none.")]
 
@@ -106,6 +106,7 @@ def run(
     from featurestore.plan_store import PlanStore
     from streaming.health import Pulse
     from streaming.metrics import StreamMetrics
+    from streaming.plan_watch import PlanWatch
     from streaming.schema_registry import registry_of
     from streaming.worker import Pace
 
@@ -118,12 +119,15 @@ def run(
     plans = PlanStore(client, settings.project)
     registry = CollectorRegistry()
     metrics, pulse = StreamMetrics(registry, clock), Pulse()
+    sinks = partial(build_sinks, settings, clock=clock, flush_s=flush_s, flush_rows=flush_rows)
     again = True
     with _stop_on_signals() as stop, _served(metrics_host, metrics_port, registry, pulse, metrics):
         while again:
             plan = plans.load()
             views = stream_views(plan, topics or [])
-            watch = _Watch(_changed_from(plans, plan.version), time.monotonic, stop, pulse)
+            watch = PlanWatch(
+                plans, plan, partial(stream_views, topics=topics or []), sinks, time.monotonic, pulse, stop
+            )
             source = _kafka(
                 settings,
                 plan,
@@ -149,10 +153,10 @@ def run(
             )
             metrics.follow(worker)
             try:
-                worker.run(watch, until_caught_up=until_caught_up)
+                worker.run(watch.ended, until_caught_up=until_caught_up, news=watch.news)
             finally:
                 source.close()
-            again = watch.changed and not stop()
+            again = watch.moved and not stop()
     typer.echo(summary(metrics.counters))
 
 
@@ -242,27 +246,14 @@ def build_worker(
 
     from streaming.claim_record import ClaimRecord
     from streaming.metrics import MeasuredStore, StreamMetrics
-    from streaming.report_sink import Reports, reached
-    from streaming.sinks import EventLog, Quarantine, RangeSink
-    from streaming.worker import Pace, Worker, contracts_by_topic
-    from validation.violations import ViolationStore
+    from streaming.worker import Pace, Worker
 
     metrics = metrics or StreamMetrics(CollectorRegistry(), clock)
-
     views = tuple(views)
-    contracts = contracts_by_topic(plan, views)
-    storages = (
-        EventLog(settings.event_log),
-        Quarantine(settings.data_dir / "quarantine", contracts),
-        Reports(ViolationStore(settings.data_dir / "violations"), contracts, reached(plan, views), clock),
-    )
     return Worker(
         source,
         MeasuredStore(client, clock, metrics.committed),
-        [
-            RangeSink(storage, clock, flush_rows=flush_rows, flush_age_us=round(flush_s * _MICROS))
-            for storage in storages
-        ],
+        build_sinks(settings, plan, views, clock=clock, flush_s=flush_s, flush_rows=flush_rows),
         plan,
         views=views,
         record=ClaimRecord(settings.event_log),
@@ -272,6 +263,34 @@ def build_worker(
         registry=registry,
         start_over=start_over,
         on_committed=metrics.judged,
+    )
+
+
+def build_sinks(
+    settings: "Settings",
+    plan: "Plan",
+    views: "Iterable[View]",
+    *,
+    clock: Callable[[], int],
+    flush_s: float,
+    flush_rows: int,
+) -> "tuple[RangeSink, ...]":
+    """The deployment's files: accepted events, rejected ones, reports of what was wrong."""
+    from streaming.decode import by_topic
+    from streaming.in_force import contracts_by_topic
+    from streaming.report_sink import Reports, reached
+    from streaming.sinks import EventLog, Quarantine, RangeSink
+    from validation.violations import ViolationStore
+
+    views = tuple(views)
+    contracts = contracts_by_topic(plan, by_topic(views))
+    storages = (
+        EventLog(settings.event_log),
+        Quarantine(settings.data_dir / "quarantine", contracts),
+        Reports(ViolationStore(settings.data_dir / "violations"), contracts, reached(plan, views), clock),
+    )
+    return tuple(
+        RangeSink(storage, clock, flush_rows=flush_rows, flush_age_us=round(flush_s * _MICROS)) for storage in storages
     )
 
 
@@ -301,40 +320,6 @@ def summary(counters: "dict[str, int]") -> str:
     events, accepted = counters.get("events", 0), counters.get("accepted", 0)
     line = f"{events} events: {accepted} accepted, {sum(rejected.values())} set aside"
     return line + (f" ({reasons})" if reasons else "")
-
-
-class _Watch:
-    """Whether to stop: because somebody asked to, or because another Plan is in force (looked up every few seconds).
-
-    Asked once a round, it is also the worker's pulse.
-    """
-
-    def __init__(
-        self, ask: Callable[[], bool], seconds: Callable[[], float], stop: Callable[[], bool], pulse: "Pulse"
-    ) -> None:
-        self.changed = False
-        self._pulse = pulse
-        self._ask = ask
-        self._seconds = seconds
-        self._stop = stop
-        self._next = seconds() + _PLAN_AGE_S
-
-    def __call__(self) -> bool:
-        self._pulse.beat()
-        if not self.changed and self._seconds() >= self._next:
-            self._next = self._seconds() + _PLAN_AGE_S
-            self.changed = self._ask()
-        return self.changed or self._stop()
-
-
-def _changed_from(plans: "PlanStore", version: int) -> Callable[[], bool]:
-    def changed() -> bool:
-        # A store that does not answer is the worker's to deal with; the plan in hand is still good.
-        with suppress(StoreUnavailable):
-            return plans.version() not in (version, None)
-        return False
-
-    return changed
 
 
 @contextmanager

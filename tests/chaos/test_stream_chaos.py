@@ -10,6 +10,7 @@ import itertools
 import random
 from collections import Counter
 
+import msgspec
 import pyarrow as pa
 import pytest
 
@@ -20,12 +21,13 @@ from featurestore.online.keys import Shard
 from streaming.audit import audit_shard
 from streaming.claim_record import ClaimRecord
 from streaming.commit import ShardStore
-from streaming.pipeline import TopicPipeline
-from streaming.rehearsal import TOPIC, shop_events, shop_plan
+from streaming.in_force import InForce, Piece
+from streaming.rehearsal import START_US, TOPIC, shop_events, shop_plan
 from streaming.sinks import EventLog, Quarantine, RangeSink
 from streaming.source.records import Batch
 from streaming.source.scripted import Crash, ScriptedLog, ScriptedSource, Shuffle, Stray
-from streaming.worker import Pace, Worker
+from streaming.verdicts import Verdicts
+from streaming.worker import News, Pace, Worker
 from validation.quarantine import read_quarantine
 
 PARTITIONS = 3
@@ -84,7 +86,7 @@ class Flaky:
 class World:
     """One topic, one store, one event log, two workers at a time."""
 
-    def __init__(self, client, folder, seed, *, only_rollbacks=False):
+    def __init__(self, client, folder, seed, *, only_rollbacks=False, tightens=False):
         self.dice = random.Random(seed)
         self.client = client
         self.folder = folder / "event_log"
@@ -92,16 +94,17 @@ class World:
         self.only_rollbacks = only_rollbacks
         self.calm = [only_rollbacks]
         self.tokens = itertools.count()
-        self.now_us = 0
+        self.tightens = tightens
+        self.now_us = START_US
         self.log = ScriptedLog()
         self.log.create(TOPIC, partitions=PARTITIONS, topic_id="id/1")
-        self.produce()
+        self.produce(EVENTS // 10 if tightens else EVENTS)
         self.workers = []
         self.dump = None
         self.spawned = 0
 
-    def produce(self):
-        events = list(shop_events(self.dice, EVENTS, users=USERS))
+    def produce(self, count):
+        events = list(shop_events(self.dice, count, users=USERS, start_us=self.now_us))
         for event in events:
             partition = self.dice.randrange(PARTITIONS)
             fate = self.dice.random()
@@ -151,6 +154,9 @@ class World:
         worker = self.dice.choice(self.workers)
         fate = self.dice.random()
         try:
+            if worker.topics and worker._plan is not self.plan and fate < 0.5:
+                worker.adopt(News(self.plan, tuple(self.plan.views.values()), worker._sinks))
+                fate = 1.0
             if self.only_rollbacks:
                 worker.turn(0)
                 if fate < 0.3:
@@ -190,9 +196,25 @@ class World:
             self.client.restore(key, ttl, value)
 
     def run(self, turns=150):
-        for _ in range(turns):
+        for number in range(turns):
+            if self.tightens and number in (turns // 4, turns // 2):
+                self.tighten()
+            if self.tightens and number % 10 == 0:
+                self.produce(EVENTS // 20)
             self.turn()
         self.settle()
+
+    def tighten(self):
+        """The contract asks for more from now on; workers hear of it one by one, and events keep coming."""
+        [contract] = self.plan.contracts.values()
+        rules = tuple(
+            msgspec.structs.replace(rule, arguments={**rule.arguments, "max_value": 40 / self.plan.version})
+            if rule.id == "amount_range"
+            else rule
+            for rule in contract.rules
+        )
+        contract = msgspec.structs.replace(contract, rules=rules)
+        self.plan = msgspec.structs.replace(self.plan, version=self.plan.version + 1, contracts={TOPIC: contract})
 
     def settle(self):
         """Peace: one worker, no faults, until everything is read and stored."""
@@ -228,19 +250,27 @@ class World:
 
     def verify_log(self, events: pa.Table):
         """The event log holds exactly the accepted events, untransformed, each once."""
-        topic = TopicPipeline(tuple(self.plan.views.values()), self.plan.contracts[TOPIC])
+        verdicts = Verdicts(self.folder, TOPIC)
+        verdicts.look(dict)
         held = Counter(zip(events[PARTITION].to_pylist(), events[OFFSET].to_pylist(), strict=True))
         assert set(held.values()) == {1}
-        parts, rejected = [], []
+        parts, rejected, versions = [], [], set()
+        seen = sent = 0
         for partition in range(PARTITIONS):
             records = tuple(record for record in self.log.partition(TOPIC, partition).records if record is not None)
-            judged = topic.judge(Batch(TOPIC, "id/1", partition, records, 0, records[-1].offset + 1))
-            assert len(judged.events) + len(judged.rejected) == len(records)
-            rejected += [
-                (partition, item.record.offset, item.record.value or b"", item.reason) for item in judged.rejected
-            ]
-            parts.append(judged.events.append_column(PARTITION, pa.array([partition] * len(judged.events), pa.int32())))
-        names = [*topic.event_schema.names, PARTITION]
+            batch = Batch(TOPIC, "id/1", partition, records, 0, records[-1].offset + 1)
+            for judged, version in verdicts.judge(batch):
+                versions.add(version)
+                seen += len(judged.events) + len(judged.rejected)
+                rejected += [
+                    (partition, item.record.offset, item.record.value or b"", item.reason) for item in judged.rejected
+                ]
+                number = pa.array([partition] * len(judged.events), pa.int32())
+                parts.append(judged.events.append_column(PARTITION, number))
+            sent += len(records)
+        assert seen == sent
+        assert versions == ({1, 2, 3} if self.tightens else {1})
+        names = parts[0].column_names
         order = [(PARTITION, "ascending"), (OFFSET, "ascending")]
         expected = pa.concat_tables(parts).select(names).sort_by(order)
         assert events.select(names).sort_by(order).to_pylist() == expected.to_pylist()
@@ -258,6 +288,23 @@ def test_whatever_goes_wrong_every_byte_is_right_in_the_end(store, tmp_path, see
     world.run()
     world.verify()
     assert world.spawned > 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_contract_that_is_tightened_meanwhile_is_kept_alike_on_every_path(store, tmp_path, seed):
+    """Workers hear of it at different times and die around it: tiles, files and replays judge each offset alike."""
+    world = World(store, tmp_path, seed, tightens=True)
+    world.run()
+    world.verify()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(2000, 2100))
+def test_many_more_seeds_of_tightened_contracts(store, tmp_path, seed):
+    """The same, for long."""
+    world = World(store, tmp_path, seed, tightens=True)
+    world.run(turns=300)
+    world.verify()
 
 
 @pytest.mark.nightly
@@ -299,19 +346,51 @@ def _cursor_before_file(monkeypatch):
     monkeypatch.setattr(RangeSink, "flush", hasty)
 
 
+def _newest_plan_judges(monkeypatch):
+    def newest(self, partition, first, after):
+        return (Piece(first, after, self.latest),)
+
+    monkeypatch.setattr(InForce, "pieces", newest)
+
+
+def _own_plan_judges(monkeypatch):
+    """Each worker judges by the plan that it has heard of, as if that were in force."""
+    judge = Verdicts.judge
+
+    def own(self, batch):
+        proposed = getattr(self, "proposed", None)
+        for judged, version in judge(self, batch):
+            yield (self._pipeline(proposed).judge(judged.batch) if proposed else judged), version
+
+    propose = Verdicts.propose
+
+    def noted(self, definitions, **options):
+        self.proposed = definitions
+        propose(self, definitions, **options)
+
+    monkeypatch.setattr(Verdicts, "propose", noted)
+    monkeypatch.setattr(Verdicts, "judge", own)
+
+
 @pytest.mark.parametrize(
-    ("plant", "only_rollbacks"),
-    [(_no_offset_check, True), (_no_continuity_check, False), (_cursor_before_file, False)],
+    ("plant", "world"),
+    [
+        (_no_offset_check, {"only_rollbacks": True}),
+        (_no_continuity_check, {}),
+        (_cursor_before_file, {}),
+        (_newest_plan_judges, {"tightens": True}),
+        (_own_plan_judges, {"tightens": True}),
+    ],
 )
-def test_a_planted_fault_is_caught(store, tmp_path, monkeypatch, plant, only_rollbacks):
+def test_a_planted_fault_is_caught(store, tmp_path, monkeypatch, plant, world):
     """Without any one safeguard, some seed ends with a wrong byte or a lost event: the checks can fail."""
     plant(monkeypatch)
     for seed in range(12):
         store.flushall()
-        world = World(store, tmp_path / str(seed), seed, only_rollbacks=only_rollbacks)
+        made = World(store, tmp_path / str(seed), seed, **world)
         try:
-            world.run()
-            world.verify()
+            made.run()
+            made.verify()
         except AssertionError:
             return
     pytest.fail("no seed noticed the planted fault")

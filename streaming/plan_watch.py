@@ -1,0 +1,75 @@
+"""Is another Plan in force, and can a running worker go over to it?"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+from featurestore.errors import StoreUnavailable
+from featurestore.plan import Plan, View
+from featurestore.plan_store import PlanStore
+from streaming.sinks import RangeSink
+from streaming.worker import News
+
+PLAN_AGE_S: Final = 2.0
+"""How long a new plan may go unnoticed."""
+
+
+class Beating(Protocol):
+    """What is told of every round."""
+
+    def beat(self) -> None:
+        """A round begins."""
+
+
+class PlanWatch:
+    """Asked once a round: whether to stop, and whether there is another plan; it is the worker's pulse too.
+
+    `moved`: another plan reads other topics than ours, for which the worker must be made anew.
+    """
+
+    def __init__(
+        self,
+        plans: PlanStore,
+        plan: Plan,
+        views_of: Callable[[Plan], tuple[View, ...]],
+        sinks_of: Callable[[Plan, Sequence[View]], tuple[RangeSink, ...]],
+        seconds: Callable[[], float],
+        pulse: Beating,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.moved = False
+        self._plans = plans
+        self._version = plan.version
+        self._read = _topics_of(views_of(plan))
+        self._views_of = views_of
+        self._sinks_of = sinks_of
+        self._seconds = seconds
+        self._pulse = pulse
+        self._stop = stop
+        self._next = seconds() + PLAN_AGE_S
+
+    def ended(self) -> bool:
+        """Whether the worker shall leave."""
+        self._pulse.beat()
+        return self.moved or self._stop()
+
+    def news(self) -> News | None:
+        """The plan to go over to; None where nothing changed, or more than a running worker can follow."""
+        if self._seconds() < self._next:
+            return None
+        self._next = self._seconds() + PLAN_AGE_S
+        # A store that does not answer is the worker's to deal with; the plan in hand is still good.
+        with suppress(StoreUnavailable):
+            if self._plans.version() in (self._version, None):
+                return None
+            plan = self._plans.load()
+            views = self._views_of(plan)
+            if _topics_of(views) == self._read:
+                self._version = plan.version
+                return News(plan, views, self._sinks_of(plan, views))
+            self.moved = True
+        return None
+
+
+def _topics_of(views: Iterable[View]) -> set[tuple[str, str]]:
+    return {(view.source.topic.name, view.source.topic.bootstrap_servers) for view in views if view.source.topic}

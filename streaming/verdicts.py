@@ -1,0 +1,65 @@
+"""What is the verdict on a batch, each event judged by what is in force at its offset?"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from streaming.in_force import Definitions, InForce
+from streaming.pipeline import Judged, TopicPipeline
+from streaming.schema_registry import SchemaRegistry
+from streaming.source.records import Batch, TopicPartition
+
+
+class Verdicts:
+    """The verdicts on one topic's events."""
+
+    def __init__(self, event_log: Path, topic: str, registry: SchemaRegistry | None = None) -> None:
+        self._registry = registry
+        self._in_force = InForce(event_log, topic)
+        self._pipelines: dict[str, TopicPipeline] = {}
+        self._wanted: Definitions | None = None
+        """What could not be proposed yet, because others were pending."""
+
+    def propose(self, definitions: Definitions, *, only_first: bool = False) -> None:
+        """Let these be in force from some offset on, where they are new; with `only_first` where there are none yet.
+
+        Raises DefinitionError for definitions that no event can be judged by.
+        """
+        self._pipeline(definitions)
+        self._in_force.look()
+        if not only_first or (self._in_force.latest is None and not self._in_force.pending):
+            self._wanted = None if self._in_force.propose(definitions) else definitions
+
+    def look(self, ends: Callable[[], Mapping[TopicPartition, int]]) -> None:
+        """To be called after a poll and before its batches are judged; `ends` asks for those of all partitions."""
+        self._in_force.look()
+        while self._in_force.pending:
+            self._in_force.settle(ends())
+            if self._wanted is not None and self._in_force.propose(self._wanted):
+                self._wanted = None
+
+    def judge(self, batch: Batch) -> Iterator[tuple[Judged, int]]:
+        """The batch in pieces, one for each definitions that are in force in it, with the plan version of those."""
+        for piece in self._in_force.pieces(batch.source, batch.position_before, batch.position_after):
+            part = batch
+            if (piece.first, piece.after) != (batch.position_before, batch.position_after):
+                part = msgspec.structs.replace(
+                    batch,
+                    records=[record for record in batch.records if piece.first <= record.offset < piece.after],
+                    position_before=piece.first,
+                    position_after=piece.after,
+                )
+            yield self._pipeline(piece.definitions).judge(part), piece.definitions.plan_version
+
+    def _pipeline(self, definitions: Definitions) -> TopicPipeline:
+        digest = definitions.digest
+        found = self._pipelines.get(digest)
+        if found is None:
+            found = self._pipelines[digest] = TopicPipeline(
+                definitions.views,
+                definitions.contract,
+                ahead_tolerance_us=definitions.tolerance_us,
+                registry=self._registry,
+            )
+        return found
