@@ -32,4 +32,6 @@ departure_delay = FeatureService(
     ],
     description="Will this flight leave more than 15 minutes late? Asked two hours before schedule.",
     owner="operations@flights.example",
+    # Every answer is kept, and held to an offline read by `featurestore skew audit`.
+    tags={"audit_rate": "1"},
 )

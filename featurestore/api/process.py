@@ -30,12 +30,15 @@ from featurestore.api.materialization import Materializer
 from featurestore.api.metrics import Metrics
 from featurestore.api.rate import VARIABLE as RATE
 from featurestore.api.rate import RateLimit, rate_of
+from featurestore.api.serve_log import ServeLogLook
 from featurestore.api.served_rules import ContractLook
 from featurestore.api.staleness import staleness_of
 from featurestore.api.worker_metrics import exposed_registry
 from featurestore.api.writes import Writes, appender
 from featurestore.clock import system_clock
 from featurestore.config import Settings, load_settings
+from featurestore.monitor.served import ServeLog
+from featurestore.monitor.workspace import workspace
 from featurestore.online.connection import StoreClient, connect
 from featurestore.online.reader import OnlineReader
 from featurestore.online.writer import RowWriter
@@ -71,6 +74,7 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
     metrics = Metrics(own, partial(exposed_registry, environ, own))
     violations = ViolationStore(settings.data_dir / "violations")
     contracts = ContractLook(violations.record, metrics, clock, writer=str(os.getpid()))
+    served = ServeLogLook(ServeLog(workspace(settings).served, clock, writer=str(os.getpid())))
 
     def writes(plan: Plan) -> Writes:
         return Writes(plan, lambda view: RowWriter(client, plan.project, view, clock=clock), append, clock, limits)
@@ -86,7 +90,7 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
         writes=writes,
         materializer=Materializer(settings.repo, settings.data_dir, environ),
         staleness=staleness_of(client, clock),
-        again=Again([contracts], metrics),
+        again=Again([contracts, served], metrics),
         violations=violations,
         limits=limits,
     )

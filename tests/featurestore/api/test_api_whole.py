@@ -44,7 +44,9 @@ weather = FeatureView(
     ttl=timedelta(0),
 )
 service = FeatureService(
-    name="outside", features=[weather], tags={"on_missing": "default", "default.temp_f": "59.0", "default.seen": "null"}
+    name="outside",
+    features=[weather],
+    tags={"on_missing": "default", "default.temp_f": "59.0", "default.seen": "null", "audit_rate": "1"},
 )
 everyone = Permission(name="everyone", types=[FeatureView, FeatureService], policy=AllowAll)
 """
@@ -123,3 +125,12 @@ def test_a_day_over_http(online_url, store, project, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "landed").num_rows == 3
     lines = [json.loads(line) for line in (tmp_path / "data" / "audit.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["write", "written"] * 4
+    audit = [sys.executable, "-m", "featurestore.cli.main", "skew", "audit", "--json", "--repo", str(tmp_path)]
+    done = subprocess.run(audit, capture_output=True, text=True, env=environ, check=False, timeout=120)
+    # What was written online alone has no history offline: that is for a person to look at.
+    assert done.returncode == 1, done.stderr
+    causes = {skew["feature"]: skew["differing"] for audited in json.loads(done.stdout) for skew in audited["skews"]}
+    assert causes == {
+        "temp_f": {"default_applied": 7, "materialization_lag": 1, "unknown": 1},
+        "seen": {"materialization_lag": 2, "late_event": 3, "unknown": 1},
+    }
