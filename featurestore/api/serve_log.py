@@ -1,4 +1,4 @@
-"""How do answers reach the serve log? A Look: of every answer of a service with an `audit_rate`, whole keys are kept."""
+"""How do answers reach the serve log? A Look: of services with an `audit_rate`, the answers of whole keys are kept."""
 
 from featurestore.api.again import Served
 from featurestore.monitor.served import Answer, ServeLog, audit_rate
