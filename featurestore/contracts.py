@@ -30,8 +30,12 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
 def contract_of(contracts: Iterable[Contract], source: Source) -> Contract | None:
     """The contract about a source: by its name, else by that of its topic or push source."""
+    return contract_about(contracts, [source.name, source.topic.name if source.topic is not None else "", source.push])
+
+
+def contract_about(contracts: Iterable[Contract], names: Sequence[str]) -> Contract | None:
+    """The contract about the first of these names that has one; empty names have none."""
     by_source = {contract.source: contract for contract in contracts}
-    names = (source.name, source.topic.name if source.topic is not None else "", source.push)
     return next((by_source[name] for name in names if name and name in by_source), None)
 
 

@@ -3,9 +3,10 @@
 Every message names the place, what was found, what exists and what to do. HTTP statuses live in the API alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from validation.errors import PlatformError, did_you_mean
+from validation.verdict import RuleVerdict, Verdict
 
 
 class FeatureStoreError(PlatformError):
@@ -36,6 +37,23 @@ class UnknownName(UsageError):
 
 class SourceError(FeatureStoreError):
     """A source that is missing, torn, empty, or lacks what its definition names."""
+
+
+class ContractBroken(FeatureStoreError):
+    """Data broke a rule that blocks, or a rule that guards it could not be judged; `verdict` has all counts."""
+
+    def __init__(self, refused: str, verdict: Verdict, rules: Sequence[str]) -> None:
+        self.verdict, self.rules = verdict, tuple(rules)
+        told = ", ".join(_said(verdict.rule(rule_id)) for rule_id in rules)
+        super().__init__(f"{refused}: contract {verdict.contract!r} {verdict.version}, {verdict.rows} rows: {told}")
+
+
+def _said(rule: RuleVerdict) -> str:
+    if rule.outcome == "broken":
+        return f"{rule.rule_id}: the check broke: {rule.reason}"
+    if rule.unexpected is None:
+        return f"{rule.rule_id}: observed {rule.observed!r}"
+    return f"{rule.rule_id}: {rule.unexpected} of {rule.evaluated} rows"
 
 
 class StoreUnavailable(FeatureStoreError):

@@ -7,7 +7,7 @@ from feast.infra.common.materialization_job import MaterializationTask
 
 from featurestore.clock import parse_instant, system_clock
 from featurestore.config import Settings
-from featurestore.errors import UnknownName, UsageError
+from featurestore.errors import ContractBroken, FeatureStoreError, UnknownName, UsageError
 from featurestore.feast_repo import in_repo, open_store, quiet
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -20,7 +20,8 @@ def materialize(
 
     No name is every batch view that is online; windowed views are said to be skipped. `start` and `end` are ISO 8601,
     by default all of history up to the clock's now; `incremental` starts each view where its last run ended. May be
-    repeated or broken off at any point: the newest row of a key wins whatever is written again. Raises UnknownName,
+    repeated or broken off at any point: the newest row of a key wins whatever is written again. A view whose contract
+    blocks is left as it was, told at once, and raised as ContractBroken when the others are done. Raises UnknownName,
     UsageError, StoreUnavailable, SourceError.
     """
     now_us = system_clock(settings.clock_offset_us)()
@@ -37,6 +38,7 @@ def materialize(
             store = open_store(settings)
             registered = [*store.list_batch_feature_views(), *store.list_stream_feature_views()]
         views = {view.name: view for view in registered if view.online}
+        blocked: list[ContractBroken] = []
         for name in names:
             if name not in views:
                 raise UnknownName("online feature view", name, views)
@@ -46,10 +48,19 @@ def materialize(
                 yield f"{view.name}: nothing to do, materialized up to {since.isoformat()}"
                 continue
             task = MaterializationTask(project=settings.project, feature_view=view, start_time=since, end_time=last)
-            with quiet():
-                (job,) = store.provider.batch_engine.materialize(store.registry, task)
-                store.registry.apply_materialization(view, settings.project, since, last)
+            try:
+                with quiet():
+                    (job,) = store.provider.batch_engine.materialize(store.registry, task)
+                    store.registry.apply_materialization(view, settings.project, since, last)
+            except ContractBroken as error:
+                blocked.append(error)
+                yield f"blocked: {error}"
+                continue
             yield job.note
+        if len(blocked) == 1:
+            raise blocked[0]
+        if blocked:
+            raise FeatureStoreError(f"{len(blocked)} views were not loaded: {'; '.join(map(str, blocked))}")
 
 
 def _instant(instant_us: int) -> datetime:

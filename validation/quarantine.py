@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from validation.errors import ContractError, PlatformError, did_you_mean
@@ -88,10 +89,13 @@ class QuarantineSink:
         self.folder = Path(folder) / quote(source, safe="")
         self._source, self._contract, self._version = source, contract, version
 
-    def store(self, origin: Origin, first: int, last: int, rejected: Sequence[Rejected]) -> Path | None:
+    def store(
+        self, origin: Origin, first: int, last: int, rejected: Sequence[Rejected], *, partly: bool = False
+    ) -> Path | None:
         """Keeps what was rejected of the offsets `first`..`last`; None, and no file, where nothing was.
 
-        Idempotent: the same range stored again replaces itself. 1. write under a hidden name, 2. flush to disk,
+        Idempotent: the same range stored again replaces itself; `partly` says that not all offsets between the two were
+        judged, so that what lies there of others stays. 1. write under a hidden name, 2. flush to disk,
         3. rename; a crash before 3 leaves nothing that a reader sees. Raises ValueError where an offset lies outside
         the range or is given twice.
         """
@@ -99,14 +103,17 @@ class QuarantineSink:
         if len(set(offsets)) != len(offsets) or any(not first <= offset <= last for offset in offsets):
             raise ValueError(f"offsets {offsets} are not distinct offsets of {first}..{last}")
         path = self.folder / f"{quote(origin.id, safe='')}-{origin.partition}-{first}-{last}.parquet"
-        if not rejected:
+        earlier = _read(path) if partly and path.exists() else SCHEMA.empty_table()
+        earlier = earlier.filter(pc.invert(pc.is_in(earlier.column("offset"), pa.array(offsets, pa.int64()))))
+        if not rejected and not earlier.num_rows:
             path.unlink(missing_ok=True)
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
         hidden = self.folder / f".{path.name}.{secrets.token_hex(4)}"
         try:
             with hidden.open("wb") as file:
-                pq.write_table(self._table(origin, rejected), file, compression="zstd")
+                rows = pa.concat_tables([self._table(origin, rejected), earlier])
+                pq.write_table(rows, file, compression="zstd")
                 file.flush()
                 os.fsync(file.fileno())
             hidden.replace(path)

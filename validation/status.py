@@ -14,7 +14,7 @@ _SERVED: Final = frozenset({"source", "training", "online_write", "online_serve"
 KEPT_BY: Final[Mapping[Boundary, str]] = {
     "producer": "kept by `featurestore contract test`",
     "event": "kept by `featurestore stream run`",
-    "source": "",
+    "source": "kept by materialization, by whichever way: over the rows about to be loaded",
     "training": "",
     "online_write": "kept by writes through the API: quarantine and block refuse the row",
     "online_serve": "kept by `featurestore serve`: a sample of its answers is judged after the response",

@@ -25,8 +25,11 @@ from featurestore.errors import SourceError, UsageError
 from featurestore.offline import event_log
 from featurestore.offline.connection import first_line
 from featurestore.offline.sql_types import identifier, literal
+from validation.compiled.relation import ROW
 from validation.errors import did_you_mean
 
+PART_BITS = 40
+"""How many bits of a row's number count within its file."""
 _GLOB = re.compile(r"[*?\[]")
 _HIVE = re.compile(r"([^=/]+)=([^/]*)")
 
@@ -46,6 +49,12 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """How many rows there are, before any filter; None where only reading would tell."""
     files: tuple[Path, ...] = ()
     """Local Parquet files of one schema that are all there is to read; empty where there is more to it."""
+    parts: tuple[Path, ...] = ()
+    """The local Parquet files that are read, in order; empty for what is no local file."""
+    numbered: str = ""
+    """As `sql`, with `ROW` besides: a number that tells each row from all others."""
+    aside: pa.Table | None = None
+    """Numbers (`ROW`) of rows that are not read."""
 
     def column(self, name: str, *, role: str) -> pa.DataType:
         """The Arrow type of a column; raises SourceError with what exists."""
@@ -56,10 +65,26 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
 
     def register(self, session: duckdb.DuckDBPyConnection, alias: str) -> str:
         """Make the source readable in the session; returns what follows FROM."""
+        if self.aside is None:
+            return self._readable(session, alias, self.sql)
+        without = f"{alias}_aside"
+        session.register(without, self.aside)
+        row = identifier(ROW)
+        rows = self.register_numbered(session, alias)
+        return f"(SELECT * EXCLUDE ({row}) FROM {rows} ANTI JOIN {identifier(without)} USING ({row}))"
+
+    def register_numbered(self, session: duckdb.DuckDBPyConnection, alias: str) -> str:
+        """As `register`, with `ROW` besides, and with all rows: where files are read, `part << PART_BITS` + its row."""
+        if self.numbered:
+            return self.numbered
+        every = self._readable(session, alias, self.sql)
+        return f"(SELECT *, row_number() OVER () - 1 AS {identifier(ROW)} FROM {every})"
+
+    def _readable(self, session: duckdb.DuckDBPyConnection, alias: str, sql: str) -> str:
         if self.relation is None:
-            return self.sql
+            return sql
         session.register(alias, self.relation)
-        return self.sql.format(source=identifier(alias))
+        return sql.format(source=identifier(alias))
 
 
 def scan_table(table: pa.Table, *, name: str) -> Scan:
@@ -105,15 +130,28 @@ def scan_parquet(
     listed = ", ".join(literal(_GLOB.sub(lambda found: f"[{found[0]}]", str(file))) for file in files)
     options = f"union_by_name=true, hive_partitioning={'true' if hive else 'false'}"
     sql = f"read_parquet([{listed}], {options})"
+    row = f"(file_index::BIGINT << {PART_BITS}) + file_row_number AS {identifier(ROW)}"
+    numbered = f"(SELECT *, {row} FROM {sql})"
     if hive:
         schema = _with_hive_types(schema, sql, hive, name)
     if is_log and event_log.overlaps(file for file in log if file is not None):
         identity = ", ".join(
             identifier(column) for column in (event_log.TOPIC_ID, event_log.PARTITION, event_log.OFFSET)
         )
+        once = f"row_number() OVER (PARTITION BY {identity} ORDER BY {identifier(ROW)}) = 1"
+        numbered = f"(SELECT * FROM {numbered} QUALIFY {once})"
         sql = f"(SELECT * FROM {sql} QUALIFY row_number() OVER (PARTITION BY {identity}) = 1)"
     plain = not hive and not is_log and all(each.equals(schema) for each, _ in schemas)
-    return Scan(name=name, schema=schema, sql=sql, empty=rows == 0, rows=rows, files=files if plain else ())
+    return Scan(
+        name=name,
+        schema=schema,
+        sql=sql,
+        empty=rows == 0,
+        rows=rows,
+        files=files if plain else (),
+        parts=files,
+        numbered=numbered,
+    )
 
 
 def at_offsets(scan: Scan, ranges: Sequence[event_log.OffsetRange]) -> Scan:
@@ -125,7 +163,7 @@ def at_offsets(scan: Scan, ranges: Sequence[event_log.OffsetRange]) -> Scan:
         for each in ranges
     ]
     sql = f"(SELECT * FROM {scan.sql} WHERE {' OR '.join(within) or 'FALSE'})"
-    return msgspec.structs.replace(scan, sql=sql, files=())
+    return msgspec.structs.replace(scan, sql=sql, files=(), parts=(), numbered="")
 
 
 def scan_delta(path: str | Path, *, repo: Path, name: str, options: Mapping[str, str] | None = None) -> Scan:

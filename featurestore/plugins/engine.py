@@ -17,10 +17,16 @@ from pydantic import ConfigDict, Field
 
 from featurestore.config import data_dir
 from featurestore.errors import ConfigurationError
+from featurestore.offline.connection import Limits
+from featurestore.offline.sources import Scan, scan_table
 from featurestore.online.materialize import materialize_table
 from featurestore.plugins.definitions import is_windowed
+from featurestore.plugins.offline_store import DuckDBOfflineStore, newest, optional_us
 from featurestore.plugins.online_store import RedisOnlineStore
+from featurestore.plugins.requested import limits_of, scan_of
+from featurestore.plugins.source_contract import SourceContracts
 from featurestore.plugins.views import latest_view
+from validation.contract import Contract
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +100,10 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
         self.update(project, fvs, [], [], [])
 
     def _materialize_one(self, registry: Any, task: MaterializationTask, **kwargs: Any) -> ArrowJob:
-        """One view, in order: 1. read; 2. write; 3. keep what was set aside, so that a crash offers it again."""
+        """One view, in order: 1. read what its contract accepts; 2. write; 3. keep what is ahead of the clock.
+
+        A crash before 3 offers those rows again. Raises ContractBroken, before anything is written.
+        """
         table = task.feature_view
         if is_windowed(table):
             return _told(task, f"{table.name}: skipped, its windows are kept current by the stream")
@@ -105,7 +114,8 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
             )
         writer = self.online_store.writer(self.repo_config, latest_view(table))
         aside = self._set_aside(task.project, table.name)
-        rows = _with_earlier(aside, self._read(registry, task))
+        read, held = self._read(registry, task)
+        rows = _with_earlier(aside, read)
         bar = task.tqdm_builder(rows.num_rows) if task.tqdm_builder else None
         try:
             result = materialize_table(writer, rows, progress=bar.update if bar is not None else None)
@@ -116,28 +126,70 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
         note = f"{table.name}: {result.written} keys written, {result.superseded} rows superseded"
         if result.unkeyed:
             note += f", {result.unkeyed} without a key or event time"
+        note += held
         if result.ahead.num_rows:
             note += f", {result.ahead.num_rows} dated ahead of the clock and set aside for the next run"
         return _told(task, note)
 
-    def _read(self, registry: Any, task: MaterializationTask) -> pa.Table:
-        """The latest rows of the range, their columns named as in the source."""
-        view = task.feature_view
+    def _read(self, registry: Any, task: MaterializationTask) -> tuple[pa.Table, str]:
+        """The latest rows of the range, their columns named as in the source, and what its contract has to tell."""
+        view, config = task.feature_view, self.repo_config
         entities = [registry.get_entity(name, task.project) for name in view.entities]
         join_keys, features, timestamp_field, created = _get_column_names(view, entities)
-        job = self.offline_store.pull_latest_from_table_or_query(
+        start, end = task.start_time - self._overlap, task.end_time
+        wanted = [*join_keys, *features, timestamp_field, *([created] if created else [])]
+        contracts = SourceContracts(config, self.online_store.client(config))
+        contract = contracts.of(view)
+        if contract is None:
+            job = self.offline_store.pull_latest_from_table_or_query(
+                config=config,
+                data_source=view.batch_source,
+                join_key_columns=join_keys,
+                feature_name_columns=features,
+                timestamp_field=timestamp_field,
+                created_timestamp_column=created,
+                start_date=start,
+                end_date=end,
+            )
+            table: pa.Table = job.to_arrow()
+            return table.select(dict.fromkeys(name for name in wanted if name in table.column_names)), ""
+        ours = isinstance(self.offline_store, DuckDBOfflineStore)
+        limits = limits_of(config) if ours else Limits()
+        if ours:
+            scan = scan_of(view.batch_source, config, wanted, view=view.name)
+        else:
+            scan = self._pulled(view, contract, join_keys, features, timestamp_field, created, (start, end))
+        bounds = optional_us(start), optional_us(end)
+        accepted, note = contracts.accepted(view.name, scan, contract, timestamp_field, *bounds, limits=limits)
+        rows = newest(accepted, join_keys, features, timestamp_field, created or None, *bounds, limits=limits)
+        return rows.select(dict.fromkeys(name for name in wanted if name in rows.column_names)), note
+
+    def _pulled(
+        self,
+        view: Any,
+        contract: Contract,
+        join_keys: list[str],
+        features: list[str],
+        timestamp_field: str,
+        created: str | None,
+        dates: tuple[Any, Any],
+    ) -> Scan:
+        """The rows of the range as another offline store gives them, with the columns that the contract names."""
+        source = view.batch_source
+        there = {name for name, _ in source.get_table_column_names_and_types(self.repo_config)}
+        named = [column.name for column in contract.columns if column.name in there]
+        taken = {*join_keys, timestamp_field, created}
+        table = self.offline_store.pull_all_from_table_or_query(
             config=self.repo_config,
-            data_source=view.batch_source,
+            data_source=source,
             join_key_columns=join_keys,
-            feature_name_columns=features,
+            feature_name_columns=[name for name in dict.fromkeys([*features, *named]) if name not in taken],
             timestamp_field=timestamp_field,
             created_timestamp_column=created,
-            start_date=task.start_time - self._overlap,
-            end_date=task.end_time,
-        )
-        table: pa.Table = job.to_arrow()
-        wanted = [*join_keys, *features, timestamp_field, *([created] if created else [])]
-        return table.select(dict.fromkeys(name for name in wanted if name in table.column_names))
+            start_date=dates[0],
+            end_date=dates[1],
+        ).to_arrow()
+        return scan_table(table, name=f"source {source.name!r} of view {view.name!r}")
 
     def _set_aside(self, project: str, view: str) -> Path:
         repo = Path(self.repo_config.repo_path) if self.repo_config.repo_path else Path.cwd()

@@ -20,6 +20,7 @@ from pydantic import StrictInt, StrictStr
 from featurestore.errors import UsageError
 from featurestore.offline.append import append_rows, append_to_source
 from featurestore.offline.asof import as_of_join, as_of_sql, check_join
+from featurestore.offline.connection import Limits
 from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.event_log import ARRIVAL
 from featurestore.offline.pull import newest_rows, rows_between
@@ -151,28 +152,12 @@ class DuckDBOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast ships no 
         columns = [*join_key_columns, *feature_name_columns, timestamp_field]
         created = created_timestamp_column or None
         scan = scan_of(data_source, config, [*columns, *([created] if created else [])])
-        fields = _inferred(scan, feature_name_columns)
-        start_us, end_us = _optional_us(start_date), _optional_us(end_date)
+        start_us, end_us, limits = optional_us(start_date), optional_us(end_date), limits_of(config)
 
         def evaluate(_: pa.Table | None) -> pa.Table:
-            rows, differing = newest_rows(
-                scan,
-                join_key_columns,
-                feature_name_columns,
-                timestamp_field,
-                created,
-                start_us,
-                end_us,
-                fields=fields,
-                limits=limits_of(config),
+            return newest(
+                scan, join_key_columns, feature_name_columns, timestamp_field, created, start_us, end_us, limits=limits
             )
-            if differing:
-                log.warning(
-                    "%s: %d keys have several newest rows that differ; the greatest bytes were taken",
-                    scan.name,
-                    differing,
-                )
-            return rows
 
         return DuckDBRetrievalJob(evaluate, repo=Path(config.repo_path))
 
@@ -191,7 +176,7 @@ class DuckDBOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast ships no 
         columns = [*join_key_columns, *feature_name_columns, timestamp_field]
         columns += [created_timestamp_column] if created_timestamp_column else []
         scan = scan_of(data_source, config, columns)
-        start_us, end_us = _optional_us(start_date), _optional_us(end_date)
+        start_us, end_us = optional_us(start_date), optional_us(end_date)
 
         def evaluate(_: pa.Table | None) -> pa.Table:
             return rows_between(scan, columns, timestamp_field, start_us, end_us, limits=limits_of(config))
@@ -247,6 +232,29 @@ class DuckDBOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast ships no 
         return zip(schema.names, map(str, schema.types), strict=True)
 
 
+def newest(
+    scan: Scan,
+    keys: Sequence[str],
+    features: Sequence[str],
+    timestamp: str,
+    created: str | None,
+    start_us: int | None,
+    end_us: int | None,
+    *,
+    limits: Limits,
+) -> pa.Table:
+    """The newest row of each key between the instants; says so where several are newest and differ."""
+    fields = _inferred(scan, features)
+    rows, differing = newest_rows(
+        scan, keys, features, timestamp, created, start_us, end_us, fields=fields, limits=limits
+    )
+    if differing:
+        log.warning(
+            "%s: %d keys have several newest rows that differ; the greatest bytes were taken", scan.name, differing
+        )
+    return rows
+
+
 def _inferred(scan: Scan, features: Sequence[str]) -> list[Field]:
     types = value_types({name: scan.column(name, role="feature") for name in features})
     return [Field(name=name, dtype=dtype.name) for name, dtype in types.items()]
@@ -256,7 +264,7 @@ def _joined(view: str) -> None:
     log.info("joined view %r", view)
 
 
-def _optional_us(when: datetime | None) -> int | None:
+def optional_us(when: datetime | None) -> int | None:
     return None if when is None else _microseconds(when)
 
 

@@ -175,14 +175,14 @@ class BatchCheck:
                 in_python.append(bits[rule.id])
         numbers, found = statement.breaking(bits)
         if not in_python:
-            return self._rejections(numbers, found)
+            return self.rejections_of(found, numbers)
         masks.update(zip(numbers.tolist(), found, strict=True))
         for part, events in self._in_pieces(in_python, rows):
             for number, mask in zip(part.tolist(), events, strict=True):
                 if mask:
                     masks[number] = masks.get(number, 0) | mask
         ordered = sorted(masks)
-        return self._rejections(np.array(ordered, np.int64), [masks[number] for number in ordered])
+        return self.rejections_of([masks[number] for number in ordered], np.array(ordered, np.int64))
 
     def _in_pieces(self, bits: Sequence[int], rows: Relation) -> Iterator[tuple[Numbers, list[int]]]:
         """The numbers and masks of all rows by some of the rules alone, in Python, piece by piece."""
@@ -196,10 +196,11 @@ class BatchCheck:
                 [sum(1 << bit for n, bit in enumerate(bits) if mask >> n & 1) if mask else 0 for mask in masks],
             )
 
-    def _rejections(self, numbers: Numbers, masks: Sequence[int]) -> Rejections:
+    def rejections_of(self, masks: Sequence[int], numbers: Numbers | None = None) -> Rejections:
+        """Rows, by default numbered from 0, with the bits of the rules that reject them."""
         distinct = {mask: code for code, mask in enumerate(dict.fromkeys(masks))}
         return Rejections(
-            numbers=numbers,
+            numbers=np.arange(len(masks)) if numbers is None else numbers,
             codes=np.fromiter((distinct[mask] for mask in masks), np.int64, len(masks)),
             reasons=tuple(self._rows.ids(mask) for mask in distinct),
         )

@@ -97,6 +97,8 @@ class QueriedRows:
         self.schema = schema
         self.text = text
         self._session = session
+        # Parquet's statistics leave NaN out, and DuckDB concludes from them that a column has none.
+        session.execute("SET disabled_optimizers = 'statistics_propagation'")
 
     def ask(self, statement: str, parameters: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
         """See Relation."""

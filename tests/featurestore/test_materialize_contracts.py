@@ -1,0 +1,177 @@
+"""Contracts are kept before rows come online: by the command, by Feast's SDK, and over another offline store."""
+
+import os
+import textwrap
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore.apply import apply
+from featurestore.config import load_settings
+from featurestore.errors import ContractBroken
+from featurestore.materialize import materialize
+from featurestore.online.connection import connect
+from featurestore.online.reader import OnlineReader
+from featurestore.plan import Projection
+from validation.quarantine import read_quarantine
+from validation.violations import ViolationStore
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("feast")]
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+YAML = """\
+project: shop
+registry: ../data/registry.db
+provider: local
+offline_store: {type: OFFLINE}
+online_store: {type: featurestore.plugins.RedisOnlineStore, connection: "ADDRESS"}
+batch_engine: {type: featurestore.plugins.ArrowEngine}
+entity_key_serialization_version: 3
+"""
+DEFINITIONS = """\
+from datetime import timedelta
+from feast import Entity, FeatureView, Field, FileSource, ValueType
+from feast.types import Float64, Int64
+
+card = Entity(name="card", join_keys=["card_id"], value_type=ValueType.INT64)
+other = FileSource(name="others", path="../data/others.parquet", timestamp_field="ts")
+owners = FileSource(name="owners", path="../data/owners.parquet", timestamp_field="ts", field_mapping={"years": "age"})
+owner = FeatureView(
+    name="owner", entities=[card], ttl=timedelta(0), source=owners,
+    schema=[Field(name="card_id", dtype=Int64), Field(name="age", dtype=Int64)],
+)
+second = FeatureView(
+    name="second", entities=[card], ttl=timedelta(0), source=other,
+    schema=[Field(name="card_id", dtype=Int64), Field(name="limit", dtype=Float64)],
+)
+"""
+CONTRACT = """\
+apiVersion: v3.1.0
+kind: DataContract
+id: owners
+version: 1.2.0
+status: active
+team: {name: registry-office}
+schema:
+  - name: owners
+    properties:
+      - name: card_id
+        logicalType: integer
+      - name: years
+        logicalType: integer
+        quality:
+          - id: age_range
+            type: custom
+            engine: great-expectations
+            implementation: {type: expect_column_values_to_be_between, kwargs: {min_value: 0, max_value: 130}}
+            customProperties:
+              - {property: mode, value: observe}
+              - {property: mode.source, value: MODE}
+"""
+
+
+@pytest.fixture
+def repo(tmp_path, store, online_url):
+    """Applies a repo of two views; the contract of the first keeps `mode` before it is materialized."""
+
+    def made(mode: str, offline: str = "featurestore.plugins.DuckDBOfflineStore") -> Any:
+        folder, data = tmp_path / "feature_repo", tmp_path / "data"
+        (folder / "contracts").mkdir(parents=True)
+        data.mkdir()
+        (folder / "feature_store.yaml").write_text(YAML.replace("OFFLINE", offline).replace("ADDRESS", online_url))
+        (folder / "shop_definitions.py").write_text(textwrap.dedent(DEFINITIONS))
+        (folder / "contracts" / "owners.odcs.yaml").write_text(CONTRACT.replace("MODE", mode))
+        ts = pa.array([NOW - timedelta(minutes=m) for m in (3, 2, 1)], pa.timestamp("us", "UTC"))
+        keys = pa.array([1, 1, 2], pa.int64())
+        pq.write_table(pa.table({"card_id": keys, "years": pa.array([41, 410, 30]), "ts": ts}), data / "owners.parquet")
+        pq.write_table(pa.table({"card_id": keys, "limit": [1.0, 2.0, 3.0], "ts": ts}), data / "others.parquet")
+        settings = load_settings(folder, os.environ)
+        apply(settings)
+        return settings
+
+    return made
+
+
+def online(settings, view: str, feature: str) -> list[Any]:
+    """What the online store holds of cards 1 and 2."""
+    client = connect(settings.online, settings.data_dir)
+    from featurestore.plan_store import load_plan_file
+
+    reader = OnlineReader(client, load_plan_file(settings.plan_path), lambda: int(NOW.timestamp() * 1e6))
+    (column,) = reader.read([Projection(view=view, features=(feature,))], {"card_id": [1, 2]}).columns
+    return column.to_python()
+
+
+def test_rows_that_quarantine_are_set_aside_and_told(repo):
+    """The key keeps its last good value; the line, the violation and the quarantine say which row and why."""
+    settings = repo("quarantine")
+    told = {line.split(":")[0]: line for line in materialize(settings, [], None, None)}
+    assert online(settings, "owner", "age") == [41, 30]
+    assert told["owner"].startswith("owner: 2 keys written")
+    assert "1 rows set aside by contract 'owners'" in told["owner"]
+    (row,) = read_quarantine(settings.data_dir / "quarantine", "owners").to_pylist()
+    assert (row["offset"], row["contract_version"], row["rule_ids"]) == (1, "1.2.0", ["age_range"])
+    assert row["origin"].endswith("data/owners.parquet")
+    (violation,) = ViolationStore(settings.data_dir / "violations").find()
+    assert (violation.boundary, violation.rows, violation.evaluated, violation.producer) == (
+        *("source", 1, 3, "registry-office"),
+    )
+    assert "view owner" in violation.affected
+
+
+def test_a_view_that_is_blocked_is_left_as_it_was_and_the_others_go_on(repo):
+    """The error names rule and counts; nothing of the view is written; the other view is loaded."""
+    settings = repo("block")
+    lines = materialize(settings, [], None, None)
+    told = []
+    with pytest.raises(ContractBroken, match=r"'owner'.*contract 'owners' 1.2.0, 3 rows: age_range: 1 of 3 rows"):
+        told.extend(iter(lambda: next(lines), None))
+    assert online(settings, "owner", "age") == [None, None]
+    assert online(settings, "second", "limit") == [2.0, 3.0]
+    assert not (settings.data_dir / "quarantine").exists()
+    assert ViolationStore(settings.data_dir / "violations").find()[0].action.startswith("blocked")
+
+
+def test_an_observing_rule_changes_nothing_and_is_counted(repo):
+    """Every row is loaded; the violation is there for who asks."""
+    settings = repo("observe")
+    lines = list(materialize(settings, ["owner"], None, None))
+    assert online(settings, "owner", "age") == [410, 30]
+    assert "set aside" not in lines[0]
+    assert ViolationStore(settings.data_dir / "violations").find()[0].mode == "observe"
+
+
+def test_feasts_own_materialize_keeps_the_contract(repo):
+    """`FeatureStore.materialize` goes through the same door."""
+    from feast import FeatureStore
+
+    settings = repo("block")
+    store = FeatureStore(str(settings.repo))
+    with pytest.raises(ContractBroken, match="age_range: 1 of 3 rows"):
+        store.materialize(NOW - timedelta(hours=1), NOW + timedelta(seconds=1))
+    assert online(settings, "owner", "age") == [None, None]
+
+
+def test_another_offline_store_is_held_to_the_contract_too(repo):
+    """Rows that stock Feast's store pulls are judged as ours are."""
+    settings = repo("quarantine", "dask")
+    list(materialize(settings, ["owner"], None, None))
+    assert online(settings, "owner", "age") == [41, 30]
+    (row,) = read_quarantine(settings.data_dir / "quarantine", "owners").to_pylist()
+    assert row["rule_ids"] == ["age_range"]
+
+
+def test_a_renamed_column_is_a_broken_check_not_bad_data(repo):
+    """Where a quarantining rule cannot be judged, nothing is loaded, and the message says that the check broke."""
+    settings = repo("quarantine")
+    path = settings.data_dir / "owners.parquet"
+    table = pq.read_table(path)
+    contract = settings.repo / "contracts" / "owners.odcs.yaml"
+    contract.write_text(contract.read_text().replace("name: years", "name: jahre"))
+    apply(settings)
+    pq.write_table(table, path)
+    with pytest.raises(ContractBroken, match="age_range: the check broke: no column 'jahre'"):
+        list(materialize(settings, ["owner"], None, None))
