@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.aggregation.tiles import SPAN, TileLayout
+from featurestore.aggregation.tiles import HEAD, SPAN, Level, TileLayout
 from featurestore.offline.duplicates import duplicates
 from featurestore.offline.event_log import ARRIVAL, OFFSET, PARTITION, TOPIC_ID
 from featurestore.online.keys import EntityKeyCodec, Shard, tile_key
@@ -71,28 +71,52 @@ def expected_blocks(
         else [codec.encode({})] * len(events)
     )
     repeated = _duplicates(view, events, keys, ts_us, arrival_us)
+    layout = TileLayout.of(view)
+    own = {column.name: events[raw.get(column.name, column.name)].combine_chunks() for column in view.columns}
+
+    def slot(level: Level, members: list[int]) -> bytes:
+        index = np.array(members)
+        columns = {name: column.take(pa.array(index)) for name, column in own.items()}
+        return level.aggregate(np.zeros(len(index), np.int64), 1, ts_us[index], columns).tobytes()
+
+    in_time: dict[int, list[bool]] = {}
+    for level in layout.levels:
+        expires = [level.expires_us(tile // SPAN) for tile in level.tile(ts_us).tolist()]
+        in_time[level.hop_us] = [
+            end is None or end + slack_us > arrival for end, arrival in zip(expires, arrival_us.tolist(), strict=True)
+        ]
+    counts = [row for row in range(len(events)) if keys[row] is not None and not repeated[row]]
     blocks: dict[bytes, tuple[bytes, int | None]] = {}
-    for level in TileLayout.of(view).levels:
-        tiles = level.tile(ts_us)
-        groups: dict[tuple[bytes, int], list[int]] = {}
-        for row, (key, tile) in enumerate(zip(keys, tiles.tolist(), strict=True)):
-            expires = level.expires_us(tile // SPAN)
-            in_time = expires is None or expires + slack_us > arrival_us[row]
-            if key is not None and in_time and not repeated[row]:
-                groups.setdefault((key, tile), []).append(row)
+    waiting: set[int] = set()
+    if layout.head is not None:
+        tiles = layout.head.tile(ts_us).tolist()
+        newest: dict[bytes | None, int] = {}
+        through = [row for row in counts if all(each[row] for each in in_time.values())]
+        for row in through:
+            newest[keys[row]] = max(newest.get(keys[row], tiles[row]), tiles[row])
+        heads: dict[bytes | None, list[int]] = {}
+        for row in through:
+            if tiles[row] == newest[keys[row]]:
+                heads.setdefault(keys[row], []).append(row)
+                waiting.add(row)
+        for key, members in heads.items():
+            end = layout.head_expires_us(newest[key])
+            name = tile_key(shard.tile_prefix(HEAD), 0, key or b"")
+            number = newest[key].to_bytes(8, "little", signed=True)
+            blocks[name] = (number + slot(layout.head, members), None if end is None else end + slack_us)
+    for level in layout.levels:
+        tiles = level.tile(ts_us).tolist()
+        groups: dict[tuple[bytes | None, int], list[int]] = {}
+        for row in counts:
+            if in_time[level.hop_us][row] and row not in waiting:
+                groups.setdefault((keys[row], tiles[row]), []).append(row)
         for (key, tile), members in groups.items():
-            index = np.array(members)
-            columns = {
-                column.name: events[raw.get(column.name, column.name)].combine_chunks().take(pa.array(index))
-                for column in view.columns
-            }
-            slot = level.aggregate(np.zeros(len(index), np.int64), 1, ts_us[index], columns).tobytes()
-            name = tile_key(shard.tile_prefix(level.hop_us), tile // SPAN, key)
+            name = tile_key(shard.tile_prefix(level.hop_us), tile // SPAN, key or b"")
             held, _ = blocks.get(name, (b"\0" * (SPAN * level.slot_bytes), None))
             at = tile % SPAN * level.slot_bytes
-            expires = level.expires_us(tile // SPAN)
-            expires_us = None if expires is None else expires + slack_us
-            blocks[name] = (held[:at] + slot + held[at + level.slot_bytes :], expires_us)
+            end = level.expires_us(tile // SPAN)
+            expires_us = None if end is None else end + slack_us
+            blocks[name] = (held[:at] + slot(level, members) + held[at + level.slot_bytes :], expires_us)
     return blocks
 
 

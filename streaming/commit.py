@@ -33,6 +33,8 @@ from streaming.shard_state import BlockWrite
 NOT_YET: Final = 2**63 - 1
 """`complete_from_us` of a shard that nobody has claimed yet: no window is complete."""
 _ANY_US: Final = 2**61
+_SAY_AGAIN_MS: Final = 600_000
+"""A block that has its expiry keeps it; one that expires sooner is told again: it may be gone, and would come back."""
 
 _CLAIM = """
 local control = KEYS[1]
@@ -50,7 +52,7 @@ return {epoch, state[1], state[2], state[3], state[4] or ''}
 """
 
 # ARGV: epoch, offset before, offset after, watermark, complete_from, plan version, number of blocks; then for each
-# block of KEYS[2..] its time to live in ms (0: for ever), how many runs it has, and each run's byte offset and bytes.
+# block of KEYS[2..] its time to live in ms (0: what it has), how many runs it has, and each run's offset and bytes.
 # Where there are event ids, then the spans that are kept, how many duplicates and reused ids the batch had, and for
 # each further key whether it begins afresh, how many fields it has, and each field and its value.
 _COMMIT = """
@@ -225,6 +227,8 @@ class ShardStore:
             ttl_ms = 0 if write.expires_us is None else -((now_us - write.expires_us) // 1000)
             if ttl_ms <= 0 and write.expires_us is not None:
                 continue
+            if write.lasting and ttl_ms > _SAY_AGAIN_MS:
+                ttl_ms = 0
             keys.append(write.key)
             arguments += (ttl_ms, len(write.runs))
             for run in write.runs:

@@ -68,8 +68,7 @@ class HeldShard:
                 once = self._seen.once(rest, claim.spans, self._store.read_seen, now_us=self._clock())
                 rest, seen = once.judged, once.change
             partials = self.pipeline.partials(rest, now_us=self._clock())
-            read = self._store.read(self._state.missing(partials))
-            change = self._state.merge(partials, read, slack_us=self.pipeline.slack_us)
+            change = self._state.merge(partials, self._store.read, slack_us=self.pipeline.slack_us)
             writes = change.writes
             self._counters["slots"] += change.slots
             self._counters["late"] += partials.late

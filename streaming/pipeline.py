@@ -244,8 +244,12 @@ class Partials(msgspec.Struct, frozen=True):
     `keys[code]` is the serialized entity key. `late` counts events that their arrival puts beyond some window.
     """
 
+    layout: TileLayout
     keys: list[bytes]
+    head: LevelPartials | None
+    """What goes through the keys' heads, by tiles of the head; None where nothing does."""
     levels: tuple[LevelPartials, ...]
+    """What goes to the levels at once."""
     late: int
 
 
@@ -270,19 +274,31 @@ class ViewPipeline:
         clock, which only saves writing what would expire at once. Events with a null entity key belong to no entity.
         """
         if not len(judged.ts_us):
-            return Partials([], (), 0)
+            return Partials(self.layout, [], None, (), 0)
         codes, keys = self.entities(judged.events)
         columns = _columns(self.view, judged.events)
-        late = np.zeros(len(codes), np.bool_)
-        levels = []
+        head = self.layout.head
+        some, late, alive = codes >= 0, np.zeros(len(codes), np.bool_), np.zeros(len(codes), np.bool_)
+        reach = []
         for level in self.layout.levels:
             tile = level.tile(judged.ts_us)
             expiry = self._expiry(level, tile)
-            late |= (expiry <= judged.arrival_us) & (codes >= 0)
-            use = np.flatnonzero((codes >= 0) & (expiry > np.maximum(judged.arrival_us, now_us)))
+            late |= some & (expiry <= judged.arrival_us)
+            needed = some & (expiry > np.maximum(judged.arrival_us, now_us))
+            alive |= needed
+            reach.append((level, tile, needed))
+        through = None
+        if head is not None:
+            # What some window never had must not reach it through the head.
+            use = np.flatnonzero(alive & ~late)
+            if len(use):
+                through = _grouped(head, codes[use], head.tile(judged.ts_us[use]), judged.ts_us[use], columns, use)
+        levels = []
+        for level, tile, needed in reach:
+            use = np.flatnonzero(needed & late if head is not None else needed)
             if len(use):
                 levels.append(_grouped(level, codes[use], tile[use], judged.ts_us[use], columns, use))
-        return Partials(keys, tuple(levels), int(late.sum()))
+        return Partials(self.layout, keys, through, tuple(levels), int(late.sum()))
 
     def _expiry(self, level: Level, tile: Ints) -> Ints:
         """int64[n]: when the block that holds each tile is no longer needed, slack included."""

@@ -302,21 +302,27 @@ class ColumnParts:
             raise MagnitudeTooLarge(self.column, np.flatnonzero(mask).tolist())
 
 
-def columns_of(aggregations: Sequence[Aggregation]) -> tuple[ColumnParts, ...]:
-    """What must be kept of every column, sorted by name; raises DefinitionError for what cannot be aggregated."""
+def columns_of(aggregations: Sequence[Aggregation], every: Sequence[Aggregation] = ()) -> tuple[ColumnParts, ...]:
+    """What must be kept of every column, sorted by name; raises DefinitionError for what cannot be aggregated.
+
+    A part has the size that `every` aggregation of its column needs, where these are more.
+    """
     grouped: dict[str, list[Aggregation]] = {}
     for aggregation in aggregations:
         check(aggregation)
         grouped.setdefault(aggregation.column, []).append(aggregation)
-    return tuple(_column(column, grouped[column]) for column in sorted(grouped))
+    return tuple(
+        _column(column, grouped[column], [*grouped[column], *(each for each in every if each.column == column)])
+        for column in sorted(grouped)
+    )
 
 
-def _column(column: str, aggregations: Sequence[Aggregation]) -> ColumnParts:
-    dtypes = sorted({aggregation.column_dtype for aggregation in aggregations})
+def _column(column: str, aggregations: Sequence[Aggregation], every: Sequence[Aggregation]) -> ColumnParts:
+    dtypes = sorted({aggregation.column_dtype for aggregation in every})
     if len(dtypes) > 1:
         raise DefinitionError(f"column {column!r} is declared both {' and '.join(dtypes)}")
     kind = kind_of(dtypes[0], column)
-    lengths = sorted({max_bytes_of(each) for each in aggregations if each.function in _ORDERED})
+    lengths = sorted({max_bytes_of(each) for each in every if each.function in _ORDERED})
     if len(lengths) > 1:
         raise DefinitionError(
             f"column {column!r} is declared with a max_bytes of {' and of '.join(map(str, lengths))}; choose one"
@@ -326,18 +332,19 @@ def _column(column: str, aggregations: Sequence[Aggregation]) -> ColumnParts:
     if kind == "bytes":
         words = DECIMAL_WORDS if decimal_of(dtypes[0]) else text_words(max_bytes)
     sizes: dict[str, int] = {}
-    for aggregation in aggregations:
+    for aggregation in every:
         for name in _PARTS[aggregation.function]:
             sizes[name] = max(sizes.get(name, 0), size_of(aggregation))
+    needed = {name for aggregation in aggregations for name in _PARTS[aggregation.function]}
     narrow = [
         Part(name, kind, words if name in _ORDERED else 0)
         for name in _NARROW
-        if name in sizes and not (name == "odd" and kind != "float")
+        if name in needed and not (name == "odd" and kind != "float")
     ]
     digits = decimal_of(dtypes[0])
     scale = 0 if digits is None else digits[1]
     wide = [
-        WidePart(name, kind, sizes[name], words if name in _ORDERED else 0, scale) for name in _WIDE if name in sizes
+        WidePart(name, kind, sizes[name], words if name in _ORDERED else 0, scale) for name in _WIDE if name in needed
     ]
     return ColumnParts(column, dtypes[0], (*narrow, *wide), max_bytes)
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.aggregation.errors import TornTiles
-from featurestore.aggregation.partials import PartName, Raw
+from featurestore.aggregation.partials import Mask, PartName, Raw
 from featurestore.aggregation.results import ColumnResult, Told
-from featurestore.aggregation.tiles import SPAN, Level, TileLayout
+from featurestore.aggregation.tiles import HEAD, SPAN, Level, Slots, TileLayout
 from featurestore.aggregation.windows import window_start
 from featurestore.plan import View
 
@@ -52,8 +52,9 @@ class WindowReader:
         return cls(TileLayout.of(view))
 
     def blocks(self, t_us: int) -> list[tuple[int, int]]:
-        """(hop_us, block number) of everything that any window at `t_us` may need."""
-        return [(level.hop_us, block) for level in self.layout.levels for block in _blocks(level, t_us)]
+        """(hop_us, block number) of everything that any window at `t_us` may need; last the head, if there is one."""
+        blocks = [(level.hop_us, block) for level in self.layout.levels for block in _blocks(level, t_us)]
+        return [*blocks, (HEAD, 0)] if self.layout.head else blocks
 
     def values(self, t_us: int, payloads: Payloads) -> Windows:
         """The value of every feature for every entity at `t_us`.
@@ -67,19 +68,20 @@ class WindowReader:
     def merge(self, t_us: int, entities: int, held: Sequence[bytes | None], shards: int) -> Windows:
         """As `values`; `held` lies flat: by entity, then by block as `blocks` lists them, then by shard."""
         levels = [(level, _blocks(level, t_us)) for level in self.layout.levels]
-        size = shards * sum(len(blocks) for _, blocks in levels)
+        size = shards * (sum(len(blocks) for _, blocks in levels) + bool(self.layout.head))
         stored = [data for data in held if data]
         place = np.flatnonzero(np.fromiter(map(bool, held), np.bool_, len(held))) if size else np.zeros(0, np.int64)
         entity, block = np.divmod(place, max(size, 1))
         newest = np.zeros(entities, np.int64)
         told: dict[str, Told | Any] = {}
+        heads = _Heads.of(self.layout, stored, entity, block >= size - shards)
         first = 0
         for level, blocks in levels:
             end = first + shards * len(blocks)
             mine = np.flatnonzero((block >= first) & (block < end))
             parts = stored if len(mine) == len(stored) else [stored[i] for i in mine.tolist()]
             tiles = (blocks.start + (block[mine] - first) // shards) * SPAN
-            runs = _runs(level, t_us, parts, tiles, entity[mine])
+            runs = _runs(level, t_us, parts, tiles, entity[mine], heads)
             first = end
             if runs is not None:
                 starts = _starts(runs.entity)
@@ -116,7 +118,36 @@ class _Runs:
     raw: dict[str, dict[PartName, Raw]]
 
 
-def _runs(level: Level, t_us: int, parts: Sequence[bytes], first_tile: Ints, entity: Ints) -> _Runs | None:
+@dataclass(frozen=True)
+class _Heads:
+    """The heads that were fetched, in the order of entities."""
+
+    entity: Ints
+    start_us: Ints
+    """When the head's tile begins."""
+    slots: Slots
+
+    @classmethod
+    def of(cls, layout: TileLayout, stored: Sequence[bytes], entity: Ints, is_head: Mask) -> "_Heads | None":
+        """Of everything that was fetched, what is a head; None where nothing is."""
+        if layout.head is None:
+            return None
+        mine = np.flatnonzero(is_head)
+        if not len(mine):
+            return None
+        found = layout.decode_heads([stored[i] for i in mine.tolist()])
+        return cls(entity[mine], found["tile"] * layout.head.hop_us, found["slot"])
+
+    def inside(self, level: Level, edges: Ints) -> tuple[Ints, Ints, Slots]:
+        """Entities, tiles and slots of the heads as that level has them; older than all windows: left out."""
+        tile = level.tile(self.start_us)
+        some = np.flatnonzero(tile >= edges[0])
+        return self.entity[some], tile[some], level.of_head(self.slots[some])
+
+
+def _runs(
+    level: Level, t_us: int, parts: Sequence[bytes], first_tile: Ints, entity: Ints, heads: _Heads | None
+) -> _Runs | None:
     """The non-empty slots of stored blocks, which are in the order of entities; None where there is none.
 
     Windows end together, so that each slot needs to be looked at once: a larger window is a smaller one and a ring
@@ -132,18 +163,26 @@ def _runs(level: Level, t_us: int, parts: Sequence[bytes], first_tile: Ints, ent
         )
     slots = level.decode(b"".join(parts))
     kept = np.flatnonzero(slots["rows"])
-    if not len(kept):
-        return None
     if len(kept) < len(slots):
         slots = slots[kept]
     block = np.repeat(np.arange(len(counts)), counts)[kept]
     tile = kept + (first_tile - np.cumsum(counts) + counts)[block]
+    owner = entity[block]
+    edges = _edges(level, t_us)
+    if heads is not None:
+        head_owner, head_tile, head_slots = heads.inside(level, edges)
+        owner, tile = np.concatenate([owner, head_owner]), np.concatenate([tile, head_tile])
+        slots = np.concatenate([slots, head_slots]) if len(slots) else head_slots
+        order = np.argsort(owner, kind="stable")
+        owner, tile, slots = owner[order], tile[order], slots[order]
+    if not len(owner):
+        return None
     windows = max(len(level.windows_us), 1)
-    ring = windows - np.searchsorted(_edges(level, t_us), tile, side="right")
-    group = entity[block] * (windows + 2) + ring
+    ring = windows - np.searchsorted(edges, tile, side="right")
+    group = owner * (windows + 2) + ring
     starts = _starts(group)
     return _Runs(
-        entity=entity[block[starts]],
+        entity=owner[starts],
         ring=ring[starts],
         newest=np.maximum.reduceat(slots["newest"], starts),
         raw=level.raw(slots, starts),

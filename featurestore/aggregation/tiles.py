@@ -3,8 +3,14 @@
 Time is cut into tiles, one hop long, on one *level* for every distinct hop (hop 0: one tile for all of time). A
 *slot* holds the parts of one entity key's events in one tile, in a fixed number of bytes; 32 tiles make a block,
 which is what the online store keeps under one key. All-zero bytes are the empty slot and the identity of `merge`.
+
+Where a view has several levels, the newest tile of a key waits in its *head*, a slot with the parts of all levels, so
+that an event changes one slot however many windows there are. The tiles of a head nest in those of every level. Once
+the key has an event in a later tile, the head's slot is rolled up into every level, and that tile is the head; an
+event of an earlier tile goes to the levels at once. What a window holds is what its tiles hold, and the head.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +31,8 @@ SPAN = 32
 """Tiles in a block."""
 ALL_TIME = 0
 """The hop of the level that has one tile."""
+HEAD = -1
+"""Stands for a hop where blocks are named: block 0 is the key's head."""
 
 Ints = npt.NDArray[np.int64]
 Slots = npt.NDArray[np.void]
@@ -41,11 +49,13 @@ class Level:
 
     hop_us: int
     aggregations: tuple[Aggregation, ...]
+    every: tuple[Aggregation, ...] = ()
+    """The aggregations of all levels: a part has one size on all of them."""
 
     @cached_property
     def columns(self) -> tuple[ColumnParts, ...]:
         """What is kept of every column."""
-        return columns_of(self.aggregations)
+        return columns_of(self.aggregations, self.every)
 
     @cached_property
     def dtype(self) -> np.dtype[np.void]:
@@ -79,6 +89,13 @@ class Level:
         if not self.hop_us:
             return None
         return (block + 1) * SPAN * self.hop_us + self.windows_us[-1] + self.hop_us
+
+    def of_head(self, slots: Slots) -> Slots:
+        """What this level keeps of slots of the head."""
+        out = self.empty(len(slots))
+        for name in self.dtype.names or ():
+            out[name] = slots[name]
+        return out
 
     def empty(self, slots: int) -> Slots:
         """That many empty slots."""
@@ -180,6 +197,8 @@ class TileLayout:
 
     aggregations: tuple[Aggregation, ...]
     levels: tuple[Level, ...]
+    head: Level | None = None
+    """The parts of all levels; tiles of its hop nest in theirs. None: one level needs no head."""
 
     @classmethod
     def of(cls, view: View) -> Self:
@@ -201,8 +220,31 @@ class TileLayout:
         by_hop: dict[int, list[Aggregation]] = {}
         for aggregation in aggregations:
             by_hop.setdefault(hop_of(aggregation), []).append(aggregation)
-        levels = tuple(Level(hop_us, tuple(by_hop[hop_us])) for hop_us in sorted(by_hop))
-        return cls(tuple(aggregations), levels)
+        every = tuple(aggregations)
+        levels = tuple(Level(hop_us, tuple(by_hop[hop_us]), every) for hop_us in sorted(by_hop))
+        head = Level(math.gcd(*by_hop), every) if len(levels) > 1 else None
+        return cls(every, levels, head)
+
+    @cached_property
+    def head_dtype(self) -> np.dtype[np.void]:
+        """A stored head: the number of its tile, and its slot."""
+        return np.dtype([("tile", "<i8"), ("slot", self.head.dtype if self.head else "V0")])
+
+    def decode_heads(self, stored: Sequence[bytes]) -> Slots:
+        """Stored heads, `head_dtype`; raises TornTiles where one is of another layout."""
+        size = self.head_dtype.itemsize
+        if any(len(data) != size for data in stored):
+            raise TornTiles(
+                f"a stored head is not {size} bytes long; it was written by another version of the view, or cut short"
+            )
+        return np.frombuffer(b"".join(stored), self.head_dtype)
+
+    def head_expires_us(self, tile: int) -> int | None:
+        """The instant after which no window can need the head of that tile; None: there is one of all time."""
+        assert self.head is not None  # a layout without one has no such tile
+        start = np.array([tile * self.head.hop_us])
+        expires = [level.expires_us(int(level.tile(start)[0]) // SPAN) for level in self.levels]
+        return None if None in expires else max(at for at in expires if at is not None)
 
     def too_large(self, columns: Mapping[str, Any]) -> Mask | None:
         """Which events must be set aside because a float of theirs is too large to sum exactly; None: none."""

@@ -9,7 +9,7 @@ latest-value view keep every atomic script within one Redis Cluster slot.
     fs:schema:{PROJECT VIEW}                 hash of every layout its rows were written in, by fingerprint
     fs:shards:{PROJECT VIEW VERSION}         the shards whose tiles a reader of that view version merges
     fs:ctl:{SHARD}                           control hash of one shard: epoch, offset, watermark, …
-    fs:tile:{SHARD}:HOP:BLOCK:KEY            32 tiles of one entity key and hop
+    fs:tile:{SHARD}:HOP:BLOCK:KEY            32 tiles of one entity key and hop; at hop -1 the key's newest tile
     fs:seen:{SHARD}:SPAN                     hash of the event ids that counted and arrived in one span of time
 
 PROJECT, VIEW and topic ids appear as `length:name`; SHARD is project, view, version, topic id and partition. KEY is

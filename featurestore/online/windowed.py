@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from featurestore.aggregation.read import WindowReader, Windows
 from featurestore.aggregation.results import Told
+from featurestore.aggregation.tiles import HEAD
 from featurestore.aggregation.windows import window_start
 from featurestore.errors import NotExact, StaleStore
 from featurestore.online.keys import Shard, shards_key, tile_key
@@ -74,7 +75,7 @@ class WindowedView:
             ) from error
         view = self.view
         shards = [Shard(self.project, view.name, view.version, state.topic_id, state.partition) for state in states]
-        hops = [level.hop_us for level in self.reader.layout.levels]
+        hops = [*(level.hop_us for level in self.reader.layout.levels), HEAD]
         return ShardList(raw, states, {hop_us: tuple(shard.tile_prefix(hop_us) for shard in shards) for hop_us in hops})
 
     def names(self, keys: Sequence[bytes], t_us: int, shards: ShardList) -> list[bytes]:

@@ -2,13 +2,16 @@
 
 import random
 
+import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from featurestore.aggregation.tiles import HEAD
 from featurestore.online.keys import Shard
 from streaming.audit import expected_blocks
 from streaming.pipeline import TopicPipeline, ViewPipeline
-from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_events, shop_plan
+from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event, shop_events, shop_plan
 from streaming.shard_state import ShardState
 from streaming.source.records import Batch, Record
 
@@ -50,7 +53,7 @@ class Blocks:
 
 def fold(state, blocks, judged, *, committed=True):
     partials = VIEW.partials(judged, now_us=START_US)
-    change = state.merge(partials, blocks.read(state.missing(partials)), slack_us=VIEW.slack_us)
+    change = state.merge(partials, blocks.read, slack_us=VIEW.slack_us)
     if committed:
         blocks.write(change)
         state.advance(change)
@@ -120,11 +123,71 @@ def test_the_cache_is_bounded():
 
 
 def test_a_block_says_when_no_window_needs_it():
-    """End of its last tile, the longest window of its hop, one hop, and the slack."""
-    [judged, *_] = judged_batches(5, size=1)
-    change = fold(ShardState(SHARD), Blocks(), judged)
+    """End of its last tile, the longest window of its hop, one hop, and the slack; a head: when no level does."""
+    state, blocks = ShardState(SHARD), Blocks()
+    [first, second, *_] = judged_batches(5, size=200)
     minute = 60_000_000
-    by_hop = {int(write.key.split(b"}:")[1].split(b":")[0]): write for write in change.writes}
-    for hop, window in ((5 * minute, 360 * minute), (60 * minute, 1440 * minute)):
-        block = int(by_hop[hop].key.split(b"}:")[1].split(b":")[1])
-        assert by_hop[hop].expires_us == (block + 1) * 32 * hop + window + hop + VIEW.slack_us
+    spans = {5 * minute: 360 * minute, 60 * minute: 1440 * minute}
+    writes = fold(state, blocks, first).writes + fold(state, blocks, second).writes
+    seen = set()
+    for write in writes:
+        hop, block = map(int, write.key.split(b"}:")[1].split(b":")[:2])
+        seen.add(hop)
+        if hop == HEAD:
+            tile = int.from_bytes(write.runs[0][1][:8], "little")
+            start = tile * 5 * minute
+            expected = max((start // (32 * h) + 1) * 32 * h + window + h for h, window in spans.items())
+        else:
+            expected = (block + 1) * 32 * hop + spans[hop] + hop
+        assert write.expires_us == expected + VIEW.slack_us
+    assert seen == {HEAD, *spans}
+
+
+def test_an_event_changes_one_slot_while_its_tile_lasts():
+    """Two levels, and a key's events within one tile: one head is written, and no tile before the next one begins."""
+    state, blocks = ShardState(SHARD), Blocks()
+    tile_us = 300_000_000
+    start = START_US // tile_us * tile_us
+    keys = []
+    for number, ts_us in enumerate([start, start + 1, start + tile_us - 1, start + tile_us]):
+        value = shop_event(random.Random(1), number, ts_us, 1)
+        records = (Record(0, number, b"0", value, ts_us),)
+        change = fold(state, blocks, TOPICS.judge(Batch(TOPIC, "id-1", 0, records, number, number + 1)))
+        keys.append(sorted(int(write.key.split(b"}:")[1].split(b":")[0]) for write in change.writes))
+    assert keys == [[HEAD], [HEAD], [HEAD], [HEAD, tile_us, 12 * tile_us]]
+
+
+def differs(seed):
+    batches = list(judged_batches(seed))
+    state, blocks = ShardState(SHARD, slots_kept=100_000), Blocks()
+    for judged in batches:
+        fold(state, blocks, judged)
+    expected = expected_blocks(VIEW.view, SHARD, in_log(batches), 10_000)
+    return stripped(blocks.held) != stripped({key: block for key, (block, _) in expected.items()})
+
+
+def test_planted_late_events_taken_for_the_heads_are_caught(monkeypatch):
+    """An event of a tile that was rolled up already must reach that tile, not the head."""
+    true = ShardState._heads_after
+
+    def faulty(self, layout, part, own, read):
+        held = self._heads.heads["tile"][own[part.code]] if self._heads is not None else part.tile
+        return true(self, layout, msgspec.structs.replace(part, tile=np.maximum(part.tile, held)), own, read)
+
+    assert not differs(0)
+    monkeypatch.setattr(ShardState, "_heads_after", faulty)
+    assert differs(0)
+
+
+@pytest.mark.parametrize("fault", ["lost", "twice"])
+def test_planted_roll_ups_are_caught(monkeypatch, fault):
+    """A passed head that reaches its levels not at all, or once more with the next batch, is seen."""
+    true = ShardState._heads_after
+
+    def faulty(self, layout, part, own, read):
+        heads, rolled = true(self, layout, part, own, read)
+        some = slice(0, 0) if fault == "lost" else np.tile(np.arange(len(rolled.entity)), 2)
+        return heads, type(rolled)(rolled.entity[some], rolled.tile[some], rolled.slots[some])
+
+    monkeypatch.setattr(ShardState, "_heads_after", faulty)
+    assert differs(0)
