@@ -10,6 +10,7 @@ from featurestore.cli.settings import HERE, Repo, settings_of
 
 if TYPE_CHECKING:
     from featurestore.config import Settings
+    from featurestore.monitor.status import FeatureHealth
     from featurestore.monitor.workspace import Workspace
     from featurestore.plan import Plan
 
@@ -148,22 +149,8 @@ def status(repo: Repo = HERE, *, service: OneService = None, json: AsJson = Fals
     from rich.console import Console
     from rich.table import Table
 
-    from featurestore.clock import system_clock
-    from featurestore.monitor.alerts import AlertBook
-    from featurestore.monitor.skew_history import SkewHistory
-    from featurestore.monitor.status import health_of
-    from validation.violations import ViolationStore
-
     settings, place, plan = _deployment(repo)
-    clock = system_clock(settings.clock_offset_us)
-    start_us, end_us = _between(settings, None, None)
-    found = health_of(
-        plan,
-        audits=SkewHistory(place.skew).between(start_us, end_us),
-        budgets=_budgets(plan, place, clock()),
-        alerts=AlertBook(place.alerts, clock).open(),
-        violations=ViolationStore(place.violations).find(),
-    )
+    found = _health(settings, place, plan)
     found = [each for each in found if service is None or service in each.services]
     if json:
         _print_json(msgspec.to_builtins(found))
@@ -183,6 +170,48 @@ def status(repo: Repo = HERE, *, service: OneService = None, json: AsJson = Fals
         Console().print(table)
     if any(each.health == "bad" for each in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def catalog(
+    view: Annotated[str | None, typer.Argument(help="One view; default: all.")] = None,
+    repo: Repo = HERE,
+    *,
+    html: Annotated[Path | None, typer.Option(help="Write one HTML page here.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Show what exists: views, features, owners, contracts and where they are kept, services, health."""
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from featurestore.catalog.entries import entries
+    from featurestore.catalog.page import page
+    from featurestore.errors import UnknownName
+
+    settings, place, plan = _deployment(repo)
+    every = entries(plan, _health(settings, place, plan))
+    found = [each for each in every if view in (None, each.view)]
+    if not found:
+        raise UnknownName("view", view or "", [each.view for each in every])
+    if html is not None:
+        html.write_text(page(plan.project, found), encoding="utf-8")
+    if json:
+        _print_json(msgspec.to_builtins(found))
+        return
+    table = Table("view", "kind", "keys", "features", "owner", "contract", "kept at", "services")
+    for each in found:
+        table.add_row(
+            each.view,
+            each.kind,
+            ", ".join(each.keys),
+            "\n".join(f"[{_COLOURS[one.health]}]{one.name}[/] {one.dtype}" for one in each.features),
+            each.owner,
+            each.contract,
+            ", ".join(one.boundary for one in each.kept if one.modes),
+            ", ".join(each.services),
+        )
+    Console().print(table)
 
 
 @app.command()
@@ -304,6 +333,24 @@ def _budgets(plan: "Plan", place: "Workspace", now_us: int) -> list[Any]:
 
     measured = SloHistory(place.slo)
     return [measured.budget(each, now_us) for view in plan.views.values() for each in objectives_of(view)]
+
+
+def _health(settings: "Settings", place: "Workspace", plan: "Plan") -> "list[FeatureHealth]":
+    from featurestore.clock import system_clock
+    from featurestore.monitor.alerts import AlertBook
+    from featurestore.monitor.skew_history import SkewHistory
+    from featurestore.monitor.status import health_of
+    from validation.violations import ViolationStore
+
+    clock = system_clock(settings.clock_offset_us)
+    start_us, end_us = _between(settings, None, None)
+    return health_of(
+        plan,
+        audits=SkewHistory(place.skew).between(start_us, end_us),
+        budgets=_budgets(plan, place, clock()),
+        alerts=AlertBook(place.alerts, clock).open(),
+        violations=ViolationStore(place.violations).find(),
+    )
 
 
 def _show_audits(found: list[Any], *, json: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from featurestore.contracts import contract_of
 from featurestore.dataset.manifest import Manifest
 from featurestore.monitor.alerts import Alert
 from featurestore.monitor.causes import Cause
@@ -51,8 +52,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     def contract_of(self, view: View) -> Contract | None:
         """The contract about the view's source or its topic."""
-        names = {view.source.name} | ({view.source.topic.name} if view.source.topic else set())
-        return next((each for each in self.plan.contracts.values() if each.source in names), None)
+        return contract_of(self.plan.contracts.values(), view.source)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

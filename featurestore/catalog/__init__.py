@@ -1,0 +1,1 @@
+"""What exists, who owns it, and how healthy is it?"""
