@@ -14,6 +14,7 @@ import decimal
 import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Annotated, Any, Final, Protocol
 
 import msgspec
@@ -38,6 +39,7 @@ from streaming.messages import (
 )
 from streaming.proto_messages import proto_reader
 from streaming.schema_registry import SchemaRegistry
+from streaming.sound_batch import MESSAGES, SoundBatch
 from validation.contract import Contract
 from validation.errors import did_you_mean
 
@@ -171,6 +173,7 @@ class Decoder:
         self._decode = self._parser()
         self._ts = self._attributes[self.timestamp_field]
         self._instants = [self._attributes[field.name] for field in self.fields if field.dtype == "UNIX_TIMESTAMP"]
+        self._sound = self._sound_batch() if self._json and not self._framed else None
 
     def decode(self, messages: Sequence[Message]) -> Decoded:
         """The rows of the messages, in order, and the messages that hold none.
@@ -186,12 +189,34 @@ class Decoder:
         >>> found.ts_us.tolist(), [(bad.index, bad.reason) for bad in found.malformed]
         ([1704067200000000], [(1, 'malformed'), (2, 'empty')])
         """
+        if self._sound is None:
+            return self._one_by_one(messages, 0)
+        parts: list[Decoded] = []
+        for first in range(0, len(messages), MESSAGES):
+            some = messages[first : first + MESSAGES]
+            sound = self._sound.read(some)
+            if sound is None:
+                parts.append(self._one_by_one(some, first))
+            else:
+                parts.append(Decoded(sound[0], np.arange(first, first + len(some)), sound[1], []))
+        if len(parts) == 1:
+            return parts[0]
+        none = np.zeros(0, np.int64)
+        return Decoded(
+            [row for part in parts for row in part.rows],
+            np.concatenate([part.index for part in parts] or [none]),
+            np.concatenate([part.ts_us for part in parts] or [none]),
+            [bad for part in parts for bad in part.malformed],
+        )
+
+    def _one_by_one(self, messages: Sequence[Message], first: int) -> Decoded:
+        """The rows of messages whose places begin at `first`."""
         rows: list[Any] = []
         index: list[int] = []
         times: list[int] = []
         malformed: list[Malformed] = []
         decode, ts_attribute, finish, finer = self._decode, self._ts, self._finish, self._json and not self._framed
-        for number, message in enumerate(messages):
+        for number, message in enumerate(messages, first):
             try:
                 value = message.value or _refuse_empty(message.value)
                 row = decode(value)
@@ -220,10 +245,11 @@ class Decoder:
         columns = []
         for field in self.schema:
             name = self._attributes[field.name]
-            values = [getattr(row, name) for row in rows]
+            values = list(map(attrgetter(name), rows))
             if pa.types.is_timestamp(field.type):
-                micros = [v if v is None or type(v) is int else _micros(v) for v in values]
-                columns.append(pa.array(micros, pa.int64()).cast(field.type))
+                if set(map(type, values)) - {int, type(None)}:
+                    values = [v if v is None or type(v) is int else _micros(v) for v in values]
+                columns.append(pa.array(values, pa.int64()).cast(field.type))
             else:
                 columns.append(pa.array(values, field.type))
         return pa.table(columns, schema=self.schema)
@@ -233,6 +259,16 @@ class Decoder:
         if all(name == attribute for name, attribute in self._attributes.items()):
             return rows
         return [{name: getattr(row, attribute) for name, attribute in self._attributes.items()} for row in rows]
+
+    def _sound_batch(self) -> SoundBatch:
+        """Reads many messages together, where all of them are sound."""
+        return SoundBatch(
+            self._decode,
+            timestamp=self._ts,
+            keys=[(self._attributes[name], dtype) for name, dtype in self._keys.items()],
+            message_key=None if self._message_key is None else self._attributes[self._message_key],
+            plain=self._instants == [self._ts] and all(decimal_of(field.dtype) is None for field in self.fields),
+        )
 
     def _parser(self) -> Callable[[bytes], Any]:
         """From a message's bytes to its row."""
@@ -319,7 +355,7 @@ def arrow_type(dtype: str) -> pa.DataType:
     >>> arrow_type("INT64")
     DataType(int64)
     """
-    return _TYPES[dtype][1]
+    return _type_of(Field(name="", dtype=dtype))[1]
 
 
 def is_instant(micros: int) -> bool:

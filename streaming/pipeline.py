@@ -8,6 +8,7 @@ partials into what is stored is `streaming.shard_state`'s work, writing them is 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -152,12 +153,15 @@ class TopicPipeline:
         records = batch.records
         found = self.decoder.decode(records)
         rejected = [Rejected(records[bad.index], bad.reason, bad.detail) for bad in found.malformed]
-        known = [is_instant(record.timestamp_us) for record in records]
-        times = [record.timestamp_us if fit else 0 for record, fit in zip(records, known, strict=True)]
-        arrival = np.array(times, np.int64)[found.index]
-        offsets = np.array([record.offset for record in records], np.int64)[found.index]
+        arrived = list(map(attrgetter("timestamp_us"), records))
+        known = np.ones(len(arrived), np.bool_)
+        if arrived and not (is_instant(min(arrived)) and is_instant(max(arrived))):
+            known = np.array([is_instant(time_us) for time_us in arrived], np.bool_)
+            arrived = [time_us if fit else 0 for time_us, fit in zip(arrived, known.tolist(), strict=True)]
+        arrival = np.array(arrived, np.int64)[found.index]
+        offsets = np.array(list(map(attrgetter("offset"), records)), np.int64)[found.index]
         events = self.decoder.table(found.rows)
-        keep = np.array(known, np.bool_)[found.index]
+        keep = known[found.index]
         for row in np.flatnonzero(~keep).tolist():
             detail = f"the record's time is {records[found.index[row]].timestamp_us} us, not within the years 1 to 9999"
             rejected.append(Rejected(records[found.index[row]], NO_ARRIVAL, detail))

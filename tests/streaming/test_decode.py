@@ -157,6 +157,34 @@ def test_a_decimal_is_exact_or_set_aside(text, found):
     assert decoder.table(decoded.rows)["amount"].to_pylist() == expected
 
 
+STAMPS = [
+    b'"2024-01-01T00:00:00Z"',
+    b"1704067200000000",
+    b'"2024-01-01T01:00:00.5+01:00"',
+    b'"2024-01-01T00:00:00"',
+    b'"2024-01-01T00:00:00.1234567Z"',
+    b'"0001-01-01T00:00:00+01:00"',
+    b'"9999-12-31T23:59:59-01:00"',
+    b"null",
+]
+ODD = [GOOD.replace(b'"2024-01-01T00:00:00Z"', stamp) for stamp in STAMPS]
+ODD += [GOOD.replace(b": 7", b': "7"'), GOOD.replace(b": 7", b": null"), GOOD + GOOD, GOOD[:-1], b"}", b"", None]
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize("key_dtype", ["INT64", "INT32", "STRING"])
+@given(odd=st.lists(st.sampled_from(ODD), max_size=4), stamp=st.sampled_from(STAMPS), wrong_key=st.booleans())
+def test_many_at_once_are_what_they_are_one_by_one(keyed, key_dtype, odd, stamp, wrong_key):
+    """Looking at sound messages together neither lets through nor sets aside what one by one would not."""
+    decoder = Decoder([view(keyed=keyed, key_dtype=key_dtype)])
+    values = [GOOD.replace(b'"2024-01-01T00:00:00Z"', stamp)] * 3 + odd
+    messages = [Message(value, b"7") for value in values] + [Message(GOOD, b"8")] * wrong_key
+    together, alone = decoder.decode(messages), decoder._one_by_one(messages, 0)
+    assert decoder.table(together.rows) == decoder.table(alone.rows)
+    assert (together.index.tolist(), together.ts_us.tolist()) == (alone.index.tolist(), alone.ts_us.tolist())
+    assert together.malformed == alone.malformed
+
+
 def test_a_date_is_a_day():
     """Dates are written as such; an instant is none."""
     decoder = Decoder([view(columns=(("amount", "DATE"),))])
