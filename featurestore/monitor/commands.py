@@ -147,7 +147,7 @@ def status(repo: Repo = HERE, *, service: OneService = None, json: AsJson = Fals
     """Show the health of every feature in one screen, the worst first. Exit code 1 where one is bad."""
     import msgspec
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
 
     settings, place, plan = _deployment(repo)
     found = _health(settings, place, plan)
@@ -155,19 +155,22 @@ def status(repo: Repo = HERE, *, service: OneService = None, json: AsJson = Fals
     if json:
         _print_json(msgspec.to_builtins(found))
     else:
-        table = Table("", "feature", "type", "owner", "served values compared", "differ", "budget spent", "why")
-        for each in found:
-            table.add_row(
-                f"[{_COLOURS[each.health]}]{each.health}[/]",
-                f"{each.view}:{each.feature}",
-                each.dtype,
-                each.owner,
-                str(each.compared or ""),
-                str(sum(each.differing.values()) or ""),
-                "" if each.budget is None else f"{each.budget:.0%}",
-                "; ".join(each.reasons),
-            )
-        Console().print(table)
+        console = Console(highlight=False)
+        for view in dict.fromkeys(each.view for each in found):
+            mine = [each for each in found if each.view == view]
+            spent = max((each.budget for each in mine if each.budget is not None), default=None)
+            facts = [mine[0].owner or "no owner"]
+            if compared := sum(each.compared for each in mine):
+                facts.append(f"{compared} compared, {sum(sum(each.differing.values()) for each in mine)} differ")
+            if spent is not None:
+                facts.append(f"{spent:.0%} of the error budget spent")
+            console.print(f"[bold {_COLOURS[mine[0].health]}]{view}[/]  {'; '.join(facts)}")
+            features = " ".join(f"[{_COLOURS[each.health]}]{each.feature}[/]" for each in mine)
+            console.print(Padding(features, (0, 0, 0, 2)))
+            for reason in dict.fromkeys(reason for each in mine for reason in each.reasons):
+                console.print(Padding(f"! {reason}", (0, 0, 0, 2)))
+        counts = {level: sum(each.health == level for each in found) for level in _COLOURS}
+        console.print(", ".join(f"[{_COLOURS[level]}]{count} {level}[/]" for level, count in counts.items() if count))
     if any(each.health == "bad" for each in found):
         raise typer.Exit(1)
 

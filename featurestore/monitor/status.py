@@ -53,16 +53,16 @@ def health_of(
     found = []
     views: list[View | OnDemandView] = [*plan.views.values(), *plan.on_demand.values()]
     for view in views:
-        about = _about(view, budgets, alerts, violations)
+        about = _about(view, budgets, alerts)
         spent = [each.spent for each in budgets if each.objective.view == view.name and each.total]
         for field in view.features:
             measured = skews.get((view.name, field.name))
             differing = measured.differing if measured else {}
-            reasons = dict(about)
+            reasons = about | (_broken(view, field.name, violations) if isinstance(view, View) else {})
             for cause, count in differing.items():
                 level: Health = "bad" if cause == Cause.UNKNOWN else "warn"
                 reasons[f"{count} of {measured.compared if measured else 0} served differ: {cause}"] = level
-            evidence = bool(spent or about or (measured and measured.compared))
+            evidence = bool(spent or (measured and measured.compared))
             health: Health = min(reasons.values(), key=_ORDER.index, default="ok" if evidence else "unknown")
             found.append(
                 FeatureHealth(
@@ -81,9 +81,7 @@ def health_of(
     return sorted(found, key=lambda each: (_ORDER.index(each.health), each.view))
 
 
-def _about(
-    view: View | OnDemandView, budgets: Sequence[Budget], alerts: Sequence[Alert], violations: Sequence[Folded]
-) -> dict[str, Health]:
+def _about(view: View | OnDemandView, budgets: Sequence[Budget], alerts: Sequence[Alert]) -> dict[str, Health]:
     """What is known of a whole view: reason -> how bad."""
     reasons: dict[str, Health] = {}
     for budget in budgets:
@@ -92,12 +90,21 @@ def _about(
     for alert in alerts:
         if alert.finding.view == view.name:
             reasons[alert.finding.title] = "bad" if alert.finding.severity == "critical" else "warn"
-    if isinstance(view, View):
-        sources = {view.source.name} | ({view.source.topic.name} if view.source.topic else set())
-        for violation in violations:
-            if violation.source in sources:
-                level: Health = "bad" if violation.severity == "critical" else "warn"
-                reasons[f"rule {violation.rule_id} broken {violation.count} times"] = level
+    return reasons
+
+
+def _broken(view: View, feature: str, violations: Sequence[Folded]) -> dict[str, Health]:
+    """The rules that the view's source breaks and that are about the feature's column, or about whole rows."""
+    sources = {view.source.name, view.source.push} | ({view.source.topic.name} if view.source.topic else set())
+    stored = {name: column for column, name in view.source.field_mapping.items()}
+    made_of = {each.column for each in view.aggregations if each.feature == feature} or {feature}
+    columns = {stored.get(name, name) for name in made_of}
+    reasons: dict[str, Health] = {}
+    for each in violations:
+        about = {value for name, value in each.expected.items() if name in ("column", "column_A", "column_B")}
+        if each.source in sources and (not about or about & columns):
+            level: Health = "bad" if each.severity == "critical" else "warn"
+            reasons[f"rule {each.rule_id} broken {each.count} times at {each.boundary}"] = level
     return reasons
 
 
