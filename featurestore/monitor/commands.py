@@ -71,6 +71,7 @@ def monitor(
     *,
     once: Annotated[bool, typer.Option("--once", help="Look once, and leave.")] = False,
     every_s: Annotated[float, typer.Option(min=1, help="Seconds between two rounds.")] = 300.0,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics on loopback; default: none.")] = None,
 ) -> None:
     """Look at skew and objectives over and over, and tell of what somebody has to know.
 
@@ -83,10 +84,14 @@ def monitor(
 
     from featurestore.clock import system_clock
     from featurestore.monitor.alerts import LogSink
+    from featurestore.monitor.metrics import MonitorMetrics
     from featurestore.monitor.round import Monitor
 
     settings, place, _ = _deployment(repo)
-    watch = Monitor(place, settings.repo, system_clock(settings.clock_offset_us), sinks=[LogSink()])
+    clock, metrics = system_clock(settings.clock_offset_us), MonitorMetrics()
+    watch = Monitor(place, settings.repo, clock, sinks=[LogSink()])
+    if metrics_port is not None:
+        metrics.serve("127.0.0.1", metrics_port)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -96,6 +101,7 @@ def monitor(
         found = watch.round(_plan(settings))
         compared = sum(each.compared for each in found.audits)
         alarms = watch.book.open()
+        metrics.take(found, alarms, clock())
         console.print(
             f"{compared} served values audited, {len(found.budgets)} objectives measured, {len(alarms)} alerts open"
         )

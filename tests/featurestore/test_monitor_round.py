@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 from monitored import deployment, keep, plan, rides
+from prometheus_client import generate_latest
 
 from featurestore.config import Settings
 from featurestore.errors import SourceError
 from featurestore.monitor.alerts import Alert, Finding
 from featurestore.monitor.causes import Cause
+from featurestore.monitor.metrics import MonitorMetrics
 from featurestore.monitor.round import Monitor
 from featurestore.monitor.served import HOUR_US
 from featurestore.monitor.skew_history import SkewHistory
@@ -127,3 +129,14 @@ def test_late_rows_change_the_history(settings: Settings, made: Plan) -> None:
     path = settings.repo / "rides.parquet"
     pq.write_table(pa.concat_tables([pq.read_table(path), late]), path)
     assert [each.differing for each in watch.round(made).audits] == [{Cause.CORRECTION: 1}]
+
+
+def test_metrics_tell_the_last_round(settings: Settings, made: Plan) -> None:
+    """Alerts by severity, budgets, and differences by cause."""
+    keep(settings, made, NOW - 60_000_000, 77.0, NOW - 60_000_000)
+    watch, metrics = monitor(settings, Collected()), MonitorMetrics()
+    metrics.take(watch.round(made), watch.book.open(), NOW)
+    told = generate_latest(metrics.registry).decode()
+    assert 'featurestore_alerts{severity="critical"} 1.0' in told
+    assert 'featurestore_skew_differing{cause="unknown"} 1.0' in told
+    assert 'featurestore_error_budget_spent{indicator="freshness",view="rides"} 0.0' in told
