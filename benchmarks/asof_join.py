@@ -30,7 +30,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.offline.asof import AsOfView, Feature, Key, as_of_join
+from featurestore.offline.asof import as_of_join
+from featurestore.offline.asof_view import AsOfView, Feature, Key
 from featurestore.offline.connection import Limits
 from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.sources import scan_parquet

@@ -6,7 +6,7 @@ that exists is rewritten. A write to several partition folders appears folder by
 
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
 from featurestore.offline import event_log
-from featurestore.offline.event_log import write_whole
+from featurestore.offline.event_log import write_pieces, write_whole
 from featurestore.offline.sources import parquet_files, partition_columns, scan_parquet
 
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -79,16 +79,16 @@ def append_rows(root: Path, rows: pa.Table, *, partition_by: Sequence[str]) -> t
     return tuple(paths)
 
 
-def put_dataset(path: Path, rows: pa.Table) -> None:
-    """The rows as one file (a path that ends in .parquet) or as a folder of one, in place of what was there.
+def put_dataset(path: Path, pieces: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Rows in pieces as one file (a path that ends in .parquet) or as a folder of one, in place of what was there.
 
     A file is replaced at once. A folder is exchanged by two renames: a reader in between finds none, never half.
     """
     if path.suffix == ".parquet" and not path.is_dir():
-        write_whole(rows, path)
+        write_pieces(pieces, schema, path)
         return
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    write_whole(rows, fresh / "part-0.parquet")
+    write_pieces(pieces, schema, fresh / "part-0.parquet")
     if path.exists():
         replaced = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
         path.rename(replaced)

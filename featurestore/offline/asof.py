@@ -13,9 +13,10 @@ the join again. As known, the join runs on the instant a row became visible, max
 that were the newest of their key when they did: a row that arrives already outdated never shows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import cache
+from functools import cached_property
+from typing import NamedTuple
 
 import duckdb
 import msgspec
@@ -26,11 +27,11 @@ import pyarrow.parquet as pq
 
 from featurestore.errors import SourceError, UsageError
 from featurestore.offline.asof_memory import Chosen, choose
+from featurestore.offline.asof_sql import Columns, join_sql
+from featurestore.offline.asof_view import AsOfView
 from featurestore.offline.connection import Limits, connection, first_line
-from featurestore.offline.declared import as_declared, declared_type
-from featurestore.offline.entity_rows import EntityRows, coerce_key, instants
-from featurestore.offline.sources import Scan
-from featurestore.offline.sql_types import earliest, entity_key, identifier, instant, latest
+from featurestore.offline.declared import as_declared
+from featurestore.offline.entity_rows import EntityRows, Joinable, coerce_key, instants
 from featurestore.offline.ties import Winners, settle
 from featurestore.plan import Field
 
@@ -38,42 +39,9 @@ MEMORY_CELLS = 20_000_000
 """Histories of up to as many values (rows times columns joined) are held in memory, some 8 bytes each: 0.16 GB.
 
 Measured: at 1 M rows the sort takes half the time of SQL, at 10 M twice, since SQL sorts on all processors."""
+_CELL_BYTES = 64
+"""Memory that must be there for a value held: the sort takes some times its 8 bytes."""
 _SLICE = 1 << 20
-
-
-class Key(msgspec.Struct, frozen=True):
-    """One join key: its column in the source, its column in the entity rows, the entity's declared type."""
-
-    column: str
-    entity: str
-    dtype: str
-
-
-class Feature(msgspec.Struct, frozen=True):
-    """One feature: its name in the result, its column in the source, its declared type (a Feast value type's name)."""
-
-    name: str
-    column: str
-    dtype: str
-
-
-class AsOfView(msgspec.Struct, frozen=True, kw_only=True):
-    """What to join of one feature view. Without keys, one row of the source is everybody's."""
-
-    name: str
-    scan: Scan
-    keys: tuple[Key, ...]
-    timestamp: str
-    created: str | None = None
-    ttl_us: int = 0
-    features: tuple[Feature, ...]
-    every_feature: tuple[Feature, ...] = ()
-    """All features of the view: their bytes order duplicates, whichever are asked for. Empty: `features`."""
-
-    @property
-    def order(self) -> tuple[Feature, ...]:
-        """The features whose bytes order duplicates."""
-        return self.every_feature or self.features
 
 
 class Duplicates(msgspec.Struct, frozen=True):
@@ -118,18 +86,56 @@ def as_of_join(
     """
     check_join(entity_rows, views)
     table, duplicates = entity_rows.normalized(), []
+    for found in as_of_columns(entity_rows, views, as_known=as_known, limits=limits):
+        for name, column in found.columns.items():
+            table = table.append_column(name, column)
+        if found.tied is not None:
+            duplicates.append(Duplicates(found.view.name, found.tied))
+        if on_view is not None:
+            on_view(found.view.name)
+    return AsOfResult(table, tuple(duplicates))
+
+
+class ViewColumns(NamedTuple):
+    """The features of one view at every entity row, in order, and the chosen rows that time could not tell apart."""
+
+    view: AsOfView
+    columns: dict[str, pa.ChunkedArray]
+    tied: pa.Table | None
+
+
+def as_of_columns(
+    entity_rows: EntityRows, views: Sequence[AsOfView], *, as_known: bool = False, limits: Limits | None = None
+) -> Iterator[ViewColumns]:
+    """What `as_of_join` joins, a view at a time, unchecked: nothing is held of a view once the next is asked for."""
     with ExitStack() as stack:
-        # Opened by the first view that needs one: a connection and its spill folder cost more than a small join.
-        session = cache(lambda: stack.enter_context(connection(limits or Limits())))
+        session = _Session(stack, limits or Limits())
         for number, view in enumerate(views):
             columns, tied = _join_view(session, entity_rows, view, number, as_known=as_known)
-            for name, column in columns.items():
-                table = table.append_column(name, column)
-            if tied is not None:
-                duplicates.append(Duplicates(view.name, tied))
-            if on_view is not None:
-                on_view(view.name)
-    return AsOfResult(table, tuple(duplicates))
+            yield ViewColumns(view, columns, tied)
+
+
+class _Session:
+    """A connection, opened by the first view that needs one: with its spill folder it costs more than a small join."""
+
+    def __init__(self, stack: ExitStack, limits: Limits) -> None:
+        self._stack, self.limits = stack, limits
+        self._registered: list[Joinable] = []
+
+    @cached_property
+    def duckdb(self) -> duckdb.DuckDBPyConnection:
+        """The connection, closed with the call."""
+        return self._stack.enter_context(connection(self.limits))
+
+    def entities(self, asked: Joinable) -> str:
+        """The name under which SQL reads those entity rows: registered once, however many views join them."""
+        for number, known in enumerate(self._registered):
+            if known is asked:
+                return f"entities{number}"
+        self._registered.append(asked)
+        name = f"entities{len(self._registered) - 1}"
+        self.duckdb.register(name, asked.table)
+        return name
 
 
 def check_join(entity_rows: EntityRows, views: Sequence[AsOfView]) -> None:
@@ -146,140 +152,55 @@ def check_join(entity_rows: EntityRows, views: Sequence[AsOfView]) -> None:
         for key in view.keys:
             view.scan.column(key.column, role="join key")
             entity_rows.key(key.entity, key.dtype)
-        _Columns(view)
+        Columns(view)
         if view.scan.empty:
             raise SourceError(f"{view.scan.name} has no rows")
 
 
-def as_of_sql(entities: pa.Schema, timestamp: str, views: Sequence[AsOfView], *, as_known: bool = False) -> str:
-    """The join as one DuckDB statement over a table `entity_rows`, to read and to run by hand.
-
-    It breaks ties by created time; rows that even this cannot tell apart are settled by `as_of_join` alone, and
-    features keep their source's types. Raises UsageError and SourceError for columns that do not fit.
-    """
-    place = "entity_rows"
-    selected, joins = ["asked.* EXCLUDE (__row, __t)"], []
-    for number, view in enumerate(views):
-        if view.scan.relation is not None:
-            raise UsageError(f"{view.scan.name} is no file that a statement could name")
-        columns, alias = _Columns(view), f"v{number}"
-        keys = "".join(
-            f", {entity_key(key.entity, entities.field(key.entity).type, key.dtype, place=place)} AS {name}"
-            for key, name in zip(view.keys, columns.keys, strict=True)
-        )
-        join = _join_sql(
-            columns, view.scan.sql, view.ttl_us, as_known=as_known and bool(view.created), ties=bool(view.created)
-        )
-        rows = f'WITH e AS (SELECT __row AS "row", __t AS t{keys} FROM asked WHERE __t IS NOT NULL) {join}'
-        joins.append(f'LEFT JOIN ({rows}) {alias} ON {alias}."row" = asked.__row')
-        selected += [
-            f"{alias}.{column} AS {identifier(feature.name)}"
-            for column, feature in zip(columns.features, view.features, strict=True)
-        ]
-    t = instant(timestamp, entities.field(timestamp).type, place=place)
-    asked = f"WITH asked AS (SELECT *, row_number() OVER () AS __row, {t} AS __t FROM entity_rows)"
-    return "\n".join([asked, f"SELECT {', '.join(selected)}", "FROM asked", *joins, "ORDER BY asked.__row"])
-
-
-class _Columns:
-    """A view's source in SQL, under names of our own: k0.. keys, ts, c, f0.. features; all unambiguous."""
-
-    def __init__(self, view: AsOfView) -> None:
-        scan, place = view.scan, view.scan.name
-        self.keys = [f"k{index}" for index in range(len(view.keys))]
-        self.features = [f"f{index}" for index in range(len(view.features))]
-        self.order = [f"o{index}" for index in range(len(view.order))]
-        parts = [
-            f"{entity_key(key.column, scan.column(key.column, role='join key'), key.dtype, place=place)} AS {name}"
-            for key, name in zip(view.keys, self.keys, strict=True)
-        ]
-        timestamp = scan.column(view.timestamp, role="timestamp column")
-        self._instant = instant(view.timestamp, timestamp, place=place)
-        parts.append(f"{self._instant} AS ts")
-        if view.created is not None:
-            created = scan.column(view.created, role="created timestamp column")
-            parts.append(f"{instant(view.created, created, place=place)} AS c")
-        self._features = _aliased(view.features, self.features, scan)
-        self._order = _aliased(view.order, self.order, scan)
-        self.types = [
-            declared_type(feature.dtype, scan.column(feature.column, role="feature")) for feature in view.features
-        ]
-        self._parts = parts
-        self._timestamp = (view.timestamp, timestamp)
-        self.bounds = f"{self._instant} IS NOT NULL"
-
-    def bound(self, least_us: int | None, greatest_us: int) -> None:
-        """Let row-group statistics skip what no entity row can see."""
-        found = [
-            latest(*self._timestamp, greatest_us),
-            None if least_us is None else earliest(*self._timestamp, least_us),
-        ]
-        self.bounds = " AND ".join([f"{self._instant} IS NOT NULL", *filter(None, found)])
-
-    def select(self, source: str, *, features: bool = False, order: bool = False) -> str:
-        """The columns wanted, of the rows within the bounds."""
-        columns = [*self._parts, *(self._features if features else []), *(self._order if order else [])]
-        return f"SELECT {', '.join(columns)} FROM {source} WHERE {self.bounds}"
-
-    def equal(self, left: str, right: str, *more: str) -> str:
-        """The condition that two relations agree in the keys and `more`."""
-        return " AND ".join(f"{left}.{name} = {right}.{name}" for name in [*self.keys, *more]) or "TRUE"
-
-
 def _join_view(
-    session: Callable[[], duckdb.DuckDBPyConnection],
-    asked: EntityRows,
-    view: AsOfView,
-    number: int,
-    *,
-    as_known: bool,
+    session: _Session, asked: EntityRows, view: AsOfView, number: int, *, as_known: bool
 ) -> tuple[dict[str, pa.ChunkedArray], pa.Table | None]:
-    columns = _Columns(view)
+    columns = Columns(view)
     as_known = as_known and view.created is not None
-    entities = _entities(asked, view, columns)
+    entities = asked.joinable(tuple((key.entity, key.dtype) for key in view.keys))
     bounds = asked.bounds_us()
-    if bounds is None or not len(entities):
+    if bounds is None or not len(entities.table):
         nothing = zip(view.features, columns.types, strict=True)
         return {feature.name: pa.chunked_array([pa.nulls(len(asked), dtype)]) for feature, dtype in nothing}, None
     columns.bound(bounds[0] - view.ttl_us if view.ttl_us else None, bounds[1])
     found = None if as_known else _chosen_in_memory(session, columns, view, number, entities)
     winners = None
     if found is None or found.tied:
-        found, winners = _chosen_in_sql(session(), columns, view, number, entities, found, as_known=as_known)
+        found, winners = _chosen_in_sql(session, columns, view, number, entities, found, as_known=as_known)
     chosen = found.rows
     take = _positions(len(asked), chosen["row"].to_numpy(), winners, len(chosen))
-    values = chosen.select(columns.features)
-    if winners is not None:
-        values = pa.concat_tables([values, winners.rows.select(columns.features)])
-    values = values.combine_chunks()
-    result = {
-        feature.name: as_declared(
-            _taken(values[column], take), feature.dtype, dtype, place=f"view {view.name!r}, feature {feature.name!r}"
-        )
-        for feature, column, dtype in zip(view.features, columns.features, columns.types, strict=True)
-    }
+    result = {}
+    for feature, alias, dtype in zip(view.features, columns.features, columns.types, strict=True):
+        values = chosen.select([alias])
+        if winners is not None:
+            values = pa.concat_tables([values, winners.rows.select([alias])])
+        column = _taken(values.combine_chunks()[alias], take)
+        place = f"view {view.name!r}, feature {feature.name!r}"
+        result[feature.name] = as_declared(column, feature.dtype, dtype, place=place)
     return result, None if winners is None else _reported(winners, view, columns)
 
 
 def _chosen_in_memory(
-    session: Callable[[], duckdb.DuckDBPyConnection],
-    columns: _Columns,
-    view: AsOfView,
-    number: int,
-    entities: pa.Table,
+    session: _Session, columns: Columns, view: AsOfView, number: int, entities: Joinable
 ) -> Chosen | None:
     """The chosen rows where the history is small enough to be held; None where SQL, which can spill, has to join."""
+    cells = min(MEMORY_CELLS, session.limits.memory_bytes // _CELL_BYTES)
     width = len(columns.keys) + 1 + len(columns.features)
-    if view.scan.rows is None or view.scan.rows * width > MEMORY_CELLS:
+    if view.scan.rows is None or view.scan.rows * width > cells:
         return None
     history = _read_plain(columns, view)
     if history is None:
-        source = view.scan.register(session(), f"source{number}")
-        history = session().sql(columns.select(source, features=True)).to_arrow_table()
-    return choose(history, entities, columns.keys, view.ttl_us)
+        source = view.scan.register(session.duckdb, f"source{number}")
+        history = session.duckdb.sql(columns.select(source, features=True)).to_arrow_table()
+    return choose(history, entities.table, entities.index, view.ttl_us)
 
 
-def _read_plain(columns: _Columns, view: AsOfView) -> pa.Table | None:
+def _read_plain(columns: Columns, view: AsOfView) -> pa.Table | None:
     """The history by Arrow alone, four times faster than through SQL; None where files or keys ask for more."""
     plain = {"INT64": pa.types.is_integer, "STRING": pa.types.is_string}
     for key in view.keys:
@@ -300,70 +221,28 @@ def _read_plain(columns: _Columns, view: AsOfView) -> pa.Table | None:
 
 
 def _chosen_in_sql(
-    session: duckdb.DuckDBPyConnection,
-    columns: _Columns,
+    session: _Session,
+    columns: Columns,
     view: AsOfView,
     number: int,
-    entities: pa.Table,
+    entities: Joinable,
     found: Chosen | None,
     *,
     as_known: bool,
 ) -> tuple[Chosen, Winners | None]:
     """The chosen rows, unless they are `found` already, and the winners among those that time left open."""
-    session.register("e", entities)
-    source = view.scan.register(session, f"source{number}")
+    source = view.scan.register(session.duckdb, f"source{number}")
     if found is None:
-        sql = _join_sql(columns, source, view.ttl_us, as_known=as_known)
-        found = Chosen(session.sql(sql).to_arrow_table(), tied=True)
-    session.register("chosen", found.rows.drop_columns(columns.features))
-    winners = _settle(session, columns, source, view, as_known=as_known)
-    for name in ("e", "chosen"):
-        session.unregister(name)
+        sql = join_sql(columns, session.entities(entities), source, view.ttl_us, as_known=as_known)
+        found = Chosen(session.duckdb.sql(sql).to_arrow_table(), tied=True)
+    session.duckdb.register("chosen", found.rows.drop_columns(columns.features))
+    winners = _settle(session.duckdb, columns, source, view, as_known=as_known)
+    session.duckdb.unregister("chosen")
     return found, winners
 
 
-def _entities(asked: EntityRows, view: AsOfView, columns: _Columns) -> pa.Table:
-    table = pa.table({"row": np.arange(len(asked)), "t": asked.t_us})
-    usable = asked.has_t
-    for key, name in zip(view.keys, columns.keys, strict=True):
-        values = asked.key(key.entity, key.dtype)
-        table = table.append_column(name, values)
-        if values.null_count:
-            usable = usable & values.is_valid().to_numpy()
-    # A NULL never joins; left in, a NULL instant would sort above every other.
-    return table if usable.all() else table.filter(pa.array(usable))
-
-
-def _join_sql(columns: _Columns, source: str, ttl_us: int, *, as_known: bool, ties: bool = False) -> str:
-    """Entity rows (`e`) with the source's row of each; `ties` has created time break them at the price of a struct."""
-    rows = columns.select(source, features=True)
-    visible = "ts"
-    if as_known:
-        keys = ", ".join(columns.keys)
-        by_key = f"PARTITION BY {keys} " if keys else ""
-        # In order of becoming visible, only rows at least as new as all before them are ever the answer; of several
-        # that become visible together, the last. `greatest` ignores NULLs, so unknown creation is ruled out first.
-        rows = (
-            f"SELECT *, greatest(ts, c) AS visible FROM ({rows}) WHERE c IS NOT NULL "
-            f"QUALIFY ts >= max(ts) OVER ({by_key}ORDER BY greatest(ts, c), ts, c ROWS UNBOUNDED PRECEDING) "
-            f"AND lead(greatest(ts, c)) OVER ({by_key}ORDER BY greatest(ts, c), ts, c) IS DISTINCT FROM greatest(ts, c)"
-        )
-        visible = "visible"
-    wanted = [
-        "e.row",
-        *(f"h.{name}" for name in [*columns.keys, "ts", *(["c"] if as_known else []), *columns.features]),
-    ]
-    least, greatest = -(1 << 63), (1 << 63) - 1
-    inequality = f"e.t >= h.{visible}"
-    if ties and not as_known:
-        inequality = f"row(e.t, {greatest}) >= row(h.ts, coalesce(h.c, {least}))"
-    conditions = [*(f"e.{name} = h.{name}" for name in columns.keys), inequality]
-    expired = f" WHERE e.t - h.ts <= {ttl_us}" if ttl_us else ""
-    return f"SELECT {', '.join(wanted)} FROM e ASOF JOIN ({rows}) h ON {' AND '.join(conditions)}{expired}"
-
-
 def _settle(
-    session: duckdb.DuckDBPyConnection, columns: _Columns, source: str, view: AsOfView, *, as_known: bool
+    session: duckdb.DuckDBPyConnection, columns: Columns, source: str, view: AsOfView, *, as_known: bool
 ) -> Winners | None:
     """The rows that win where time left several, and which entity rows they answer; None where there are none."""
     same = [*columns.keys, "ts", *(["c"] if as_known else [])]
@@ -415,7 +294,7 @@ def _taken(column: pa.ChunkedArray, take: pa.Array) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for piece in slices for chunk in piece.chunks], column.type)
 
 
-def _reported(winners: Winners, view: AsOfView, columns: _Columns) -> pa.Table | None:
+def _reported(winners: Winners, view: AsOfView, columns: Columns) -> pa.Table | None:
     differing = winners.differing
     if not len(differing):
         return None
@@ -429,9 +308,3 @@ def _reported(winners: Winners, view: AsOfView, columns: _Columns) -> pa.Table |
             "rows": differing["n"],
         }
     )
-
-
-def _aliased(features: Sequence[Feature], names: Sequence[str], scan: Scan) -> list[str]:
-    for feature in features:
-        scan.column(feature.column, role="feature column")
-    return [f"{identifier(feature.column)} AS {name}" for feature, name in zip(features, names, strict=True)]

@@ -4,7 +4,6 @@ The as-of join by one sort and one binary search, on keys and times made one int
 SQL where the history fits. `featurestore.offline.asof` decides which of the two runs; they choose the same rows.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,18 +23,18 @@ class Chosen(NamedTuple):
     """Whether several rows of the history share key and time with a chosen one."""
 
 
-def choose(history: pa.Table, entities: pa.Table, keys: Sequence[str], ttl_us: int) -> Chosen | None:
+def choose(history: pa.Table, entities: pa.Table, index: KeyIndex, ttl_us: int) -> Chosen | None:
     """For every entity row the history's newest row of its key with `ts <= t` and, with a ttl, `t - ts <= ttl_us`.
 
-    Both tables have the key columns; the history `ts`, the entities `t` and `row`, int64 without nulls. None where keys
-    times the span of time do not fit an int64: the caller joins another way.
+    Both tables have the key columns, `index` is of the entities'; the history has `ts`, the entities `t` and `row`,
+    int64 without nulls. None where keys times the span of time do not fit an int64: the caller joins another way.
 
     >>> history = pa.table({"k": [1, 1, 2], "ts": [10, 30, 10], "f": ["a", "b", "c"]})
     >>> entities = pa.table({"k": [1, 2, 3], "t": [29, 9, 99], "row": [0, 1, 2]})
-    >>> choose(history, entities, ["k"], 0).rows.select(["row", "f"]).to_pylist()
+    >>> index = KeyIndex(entities, {"k": "k"}, history.schema)
+    >>> choose(history, entities, index, 0).rows.select(["row", "f"]).to_pylist()
     [{'row': 0, 'f': 'a'}]
     """
-    index = KeyIndex(entities, {key: key for key in keys}, history.schema)
     code, asked = index.codes(history), index.rows
     ts, t = history["ts"].to_numpy(), entities["t"].to_numpy()
     kept = np.flatnonzero(code >= 0)

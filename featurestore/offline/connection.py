@@ -6,6 +6,7 @@ never fetches extensions, and no expression here depends on the session's time z
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,15 +16,26 @@ import pyarrow as pa
 
 from featurestore.errors import ConfigurationError, SourceError, UsageError
 
+_BATCH_ROWS = 1_000_000
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one call may use; None leaves the choice to DuckDB (80 % of memory, all cores)."""
 
     memory: str | None = None
-    """As DuckDB writes it: "6GB". Beyond it, joins spill to `temp_dir`."""
+    """As DuckDB writes it: "6GB", for the whole call. Beyond it, joins spill to `temp_dir`."""
     temp_dir: Path | None = None
     """Where to spill; None is a private folder that goes with the call."""
     threads: int | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """The limit as a number, as DuckDB understands it: to a tenth of its unit.
+
+        >>> Limits(memory="2GiB").memory_bytes
+        2147483648
+        """
+        return _memory_bytes(self.memory)
 
 
 @contextmanager
@@ -41,7 +53,8 @@ def connection(limits: Limits, *, search_path: Path | None = None) -> Iterator[d
             "preserve_insertion_order": False,
         }
         if limits.memory is not None:
-            config["memory_limit"] = limits.memory
+            # The other half is for what comes in and goes out as Arrow: entity rows, chosen rows, the result.
+            config["memory_limit"] = f"{limits.memory_bytes // 2_000_000}MB"
         if limits.threads is not None:
             config["threads"] = limits.threads
         if search_path is not None:
@@ -64,21 +77,51 @@ def connection(limits: Limits, *, search_path: Path | None = None) -> Iterator[d
             session.close()
 
 
-def query(text: str, *, search_path: Path, limits: Limits) -> pa.Table:
-    """What the caller's own SQL selects, in its order; files it names lie relative to `search_path`.
+def batches_of(found: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:
+    """A result as it comes, for results larger than memory; what goes wrong on the way is DuckDB's error."""
+    reader = found.to_arrow_reader(_BATCH_ROWS)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except OSError as error:
+            # Arrow's form of what DuckDB says once the stream has begun.
+            raise duckdb.Error(str(error)) from error
+
+    return pa.RecordBatchReader.from_batches(reader.schema, batches())
+
+
+@contextmanager
+def query(text: str, *, search_path: Path, limits: Limits) -> Iterator[pa.RecordBatchReader]:
+    """What the caller's own SQL selects, in its order, in batches; files it names lie relative to `search_path`.
 
     Raises UsageError with DuckDB's reason.
 
-    >>> query("SELECT 1 AS a", search_path=Path(), limits=Limits()).to_pylist()
+    >>> with query("SELECT 1 AS a", search_path=Path(), limits=Limits()) as found:
+    ...     found.read_all().to_pylist()
     [{'a': 1}]
     """
     with connection(limits, search_path=search_path) as session:
         session.execute("SET preserve_insertion_order = true")
         try:
-            return session.sql(text).to_arrow_table()
+            yield batches_of(session.sql(text))
         except (duckdb.Error, AttributeError) as error:
             # A statement that selects nothing has no relation.
             raise UsageError(f"the entity rows' SQL cannot be run: {first_line(error)}") from error
+
+
+@cache
+def _memory_bytes(limit: str | None) -> int:
+    config: dict[str, str | bool | int | float | list[str]] = {"autoinstall_known_extensions": False}
+    if limit is not None:
+        config["memory_limit"] = limit
+    try:
+        with duckdb.connect(":memory:", config=config) as session:
+            ((found,),) = session.execute("SELECT current_setting('memory_limit')").fetchall()
+    except duckdb.Error as error:
+        raise ConfigurationError(f"DuckDB refuses the memory limit {limit!r}: {first_line(error)}") from error
+    number, unit = str(found).split()
+    return int(float(number) * 1024 ** ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"].index(unit))
 
 
 def first_line(error: BaseException) -> str:

@@ -4,8 +4,9 @@ Entity rows stay the caller's: order, duplicates and column types are kept. What
 int64 microseconds and keys in their entity's declared type, is computed beside them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
 from featurestore.offline.sql_types import is_string
+from featurestore.offline.windowed_keys import KeyIndex
 from validation.errors import did_you_mean
 
 Instants = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
@@ -48,6 +50,7 @@ class EntityRows:
             _column(table, timestamp, "timestamp column"), place=f"entity rows, column {timestamp!r}"
         )
         self._keys: dict[tuple[str, str], pa.ChunkedArray] = {}
+        self._joinable: dict[tuple[tuple[str, str], ...], Joinable] = {}
 
     def __len__(self) -> int:
         return len(self.t_us)
@@ -59,6 +62,12 @@ class EntityRows:
             self._keys[column, declared] = coerce_key(values, declared, place=f"entity rows, join key {column!r}")
         return self._keys[column, declared]
 
+    def joinable(self, keys: tuple[tuple[str, str], ...]) -> "Joinable":
+        """The rows that can be joined by those (column, declared type), made ready once for all views of these keys."""
+        if keys not in self._joinable:
+            self._joinable[keys] = Joinable.of(self, keys)
+        return self._joinable[keys]
+
     def normalized(self) -> pa.Table:
         """The caller's table, its timestamp column as timestamp[us, UTC]; all else untouched."""
         position = self.table.column_names.index(self.timestamp)
@@ -69,6 +78,34 @@ class EntityRows:
         """The least and greatest instant; None where no row has one."""
         known = self.t_us[self.has_t]
         return (int(known.min()), int(known.max())) if len(known) else None
+
+
+class Joinable:
+    """The entity rows of which neither key nor instant is NULL."""
+
+    def __init__(self, table: pa.Table, keys: Sequence[str]) -> None:
+        self.table = table
+        """`row` (its position among all), `t` and the keys k0.., in their declared types."""
+        self._names = keys
+
+    @classmethod
+    def of(cls, asked: EntityRows, keys: Sequence[tuple[str, str]]) -> "Joinable":
+        """Those of the caller's rows."""
+        table = pa.table({"row": np.arange(len(asked)), "t": asked.t_us})
+        usable = asked.has_t
+        names = [f"k{number}" for number in range(len(keys))]
+        for name, (column, declared) in zip(names, keys, strict=True):
+            values = asked.key(column, declared)
+            table = table.append_column(name, values)
+            if values.null_count:
+                usable = usable & values.is_valid().to_numpy()
+        # A NULL never joins; left in, a NULL instant would sort above every other.
+        return cls(table if usable.all() else table.filter(pa.array(usable)), names)
+
+    @cached_property
+    def index(self) -> KeyIndex:
+        """The keys as small integers."""
+        return KeyIndex(self.table, {name: name for name in self._names}, self.table.schema)
 
 
 def instants(column: pa.ChunkedArray, *, place: str) -> Instants:

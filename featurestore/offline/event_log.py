@@ -213,11 +213,18 @@ def overlaps(files: Iterable[EventFile]) -> bool:
 
 def write_whole(table: pa.Table, target: Path) -> None:
     """A Parquet file that appears at once: written beside its place, synced, then renamed over it."""
+    write_pieces([table], table.schema, target)
+
+
+def write_pieces(pieces: Iterable[pa.Table], schema: pa.Schema, target: Path) -> None:
+    """As `write_whole`, of rows that come in pieces."""
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     try:
         with unfinished.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
+            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+                for piece in pieces:
+                    writer.write_table(piece)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(target)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from featurestore.errors import UsageError
-from featurestore.offline.asof import as_of_join
 from featurestore.offline.connection import Limits
 from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.event_log import OffsetRange, event_files
+from featurestore.offline.joined import WindowedView, check_joined, joined_features
 from featurestore.offline.sources import Scan, at_offsets
-from featurestore.offline.stored import as_of_view, check_windowed, scan_of, windowed_values
+from featurestore.offline.stored import as_of_view, scan_of
 from featurestore.online.types import from_python, to_column, to_python
 from featurestore.plan import Field, OnDemandView, Plan, Projection, View
 from featurestore.user_code import run_on_demand
@@ -47,20 +47,14 @@ def historical_features(
     latest, windowed = [], []
     for projection in _with_inputs(plan, projections):
         view = plan.view(projection.view)
+        names = {feature: _column(projection, feature) for feature in projection.features}
         if view.kind == "windowed":
             scan = _scan_of_events(view, repo, (pins or {}).get(view.source.name))
-            check_windowed(view, projection, scan, rows)
-            windowed.append((projection, view, scan))
+            windowed.append(WindowedView(view, projection, scan, names))
         else:
-            names = {feature: _column(projection, feature) for feature in projection.features}
             latest.append(as_of_view(view, projection, scan_of(view, repo=repo), names))
-    joined = as_of_join(rows, latest, as_known=as_known, limits=limits, on_view=on_view).table
-    columns = {name: joined[name] for name in joined.column_names if name.startswith(_INPUT)}
-    for projection, view, scan in windowed:
-        values = windowed_values(view, projection, scan, rows, as_known=as_known, limits=limits)
-        columns |= {_column(projection, feature): column for feature, column in values.items()}
-        if on_view is not None:
-            on_view(projection.name)
+    check_joined(rows, latest, windowed)
+    columns = joined_features(rows, latest, windowed, as_known=as_known, limits=limits, on_view=on_view).columns
     asked = rows.normalized()
     for projection in projections:
         if on_demand := plan.on_demand.get(projection.view):

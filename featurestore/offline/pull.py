@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from featurestore.offline.asof import Key
-from featurestore.offline.connection import Limits, connection
+from featurestore.offline.asof_view import Key
+from featurestore.offline.connection import Limits, batches_of, connection
+from featurestore.offline.mapped import held_or_mapped, room_bytes
 from featurestore.offline.sources import Scan
 from featurestore.offline.sql_types import entity_key, identifier, instant
 from featurestore.offline.ties import settle
@@ -19,7 +20,7 @@ from featurestore.plan import Field
 def rows_between(
     scan: Scan, columns: Sequence[str], timestamp: str, start_us: int | None, end_us: int | None, *, limits: Limits
 ) -> pa.Table:
-    """All rows within the bounds, in the order of the source's files.
+    """All rows within the bounds, in the order of the source's files; more than memory holds lie in a file.
 
     >>> from featurestore.offline.sources import scan_table
     >>> rows = pa.table({"id": [1, 2], "ts": pa.array([0, 5], pa.timestamp("us"))})
@@ -32,7 +33,12 @@ def rows_between(
         source = scan.register(session, "source")
         listed = ", ".join(identifier(column) for column in schema.names)
         where = _between(scan, timestamp, start_us, end_us)
-        return session.sql(f"SELECT {listed} FROM {source} WHERE {where}").to_arrow_table().cast(schema)
+        found = session.sql(f"SELECT {listed} FROM {source} WHERE {where}")
+        if scan.rows is not None and scan.rows * 16 * len(schema) < room_bytes(limits):
+            return found.to_arrow_table().cast(schema)
+        reader = batches_of(found)
+        batches = (batch for each in reader for batch in pa.Table.from_batches([each]).cast(schema).to_batches())
+        return held_or_mapped(batches, schema, limits)
 
 
 def newest_rows(

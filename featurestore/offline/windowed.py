@@ -5,22 +5,23 @@ answers every window from it: the bits are those of the tiles that the stream ke
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from featurestore.aggregation.errors import NoResult
+from featurestore.aggregation.errors import MagnitudeTooLarge, NoResult, ValueTooLong
 from featurestore.aggregation.partials import columns_of
 from featurestore.aggregation.results import ColumnResult
-from featurestore.aggregation.values import arrow_type
 from featurestore.errors import UsageError
 from featurestore.offline.windowed_chunk import Chunk, Events, Window, windows_of
 from featurestore.offline.windowed_keys import KeyIndex, column_of, instants
 from featurestore.offline.windowed_known import KnownChunk
 from featurestore.offline.windowed_ranges import Ints
+from featurestore.offline.windowed_results import Results
 from featurestore.plan import Aggregation
 
 CHUNK_ROWS = 250_000
@@ -32,6 +33,9 @@ THREADS = max(1, min(8, (os.cpu_count() or 1)))
 """Chunks that are worked on side by side."""
 
 _FAR = 1 << 62
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def windowed_join(
@@ -71,53 +75,98 @@ def windowed_join(
     if as_known and arrival is None:
         raise UsageError("an as-known join needs the events' arrival column; name it, or join without as_known")
     windows = windows_of(aggregations)
-    t_us, asked = instants(column_of(entity_rows, entity_ts, "entity rows"), entity_ts)
+    t_us, dated = instants(column_of(entity_rows, entity_ts, "entity rows"), entity_ts)
     index = KeyIndex(entity_rows, keys, events.schema)
-    known = _read(events, index, event_ts, aggregations, arrival if as_known else None)
-    row_code = np.where(asked, index.rows, -1)
+    known = read_events(events, index.codes(events), event_ts, aggregations, arrival if as_known else None)
+    results = Results(aggregations, len(t_us))
+    share = Share(known, np.where(dated, index.rows, -1), t_us, index.size)
+    answer_shares([share], windows, results, as_known=as_known, chunk_rows=chunk_rows, threads=threads)
+    return results.table()
+
+
+class Share(NamedTuple):
+    """The events of some keys, and the entity rows of the same keys."""
+
+    events: Events
+    code: Ints
+    """Key code of every entity row, from 0; -1: no key or no time."""
+    t_us: Ints
+    codes: int
+    rows: Ints | None = None
+    """Where the entity rows stand in the result; None: they are all of them, in order."""
+
+
+def answer_shares(
+    shares: Iterable[Share],
+    windows: Sequence[Window],
+    results: Results,
+    *,
+    as_known: bool,
+    chunk_rows: int = CHUNK_ROWS,
+    threads: int = THREADS,
+) -> None:
+    """Fill the results' rows of every share; a share is asked for when the one before it is nearly answered."""
     batch_rows = max(1_000, BATCH_BYTES // _row_bytes(windows))
-    values: dict[str, list[Any]] = {aggregation.feature: [] for aggregation in aggregations}
-    answered: list[Ints] = []
 
-    def answer(chunk_of: tuple[Ints, Ints]) -> list[tuple[Ints, list[tuple[str, Any]]]]:
-        chosen, rows = chunk_of
-        chunk = KnownChunk(known.take(chosen)) if as_known else Chunk(known.take(chosen))
-        rows = rows[np.lexsort((t_us[rows], row_code[rows]))]
-        batches = (rows[start : start + batch_rows] for start in range(0, len(rows), batch_rows))
-        return [(batch, list(_answers(chunk, windows, row_code[batch], t_us[batch], batch))) for batch in batches]
+    def answer(share: Share, chosen: Ints, rows: Ints) -> None:
+        chunk = KnownChunk(share.events.take(chosen)) if as_known else Chunk(share.events.take(chosen))
+        rows = rows[np.lexsort((share.t_us[rows], share.code[rows]))]
+        for start in range(0, len(rows), batch_rows):
+            batch = rows[start : start + batch_rows]
+            at = batch if share.rows is None else share.rows[batch]
+            for feature, told in _answers(chunk, windows, share.code[batch], share.t_us[batch], at):
+                results.put(feature, at, told)
 
+    # numpy releases the interpreter for its long calls; chunks share nothing but what they read.
     with ThreadPoolExecutor(threads) as pool:
-        # numpy releases the interpreter for its long calls; chunks share nothing but what they read.
-        for told in pool.map(answer, _chunks(known, row_code, index.size, chunk_rows)):
-            for batch, columns in told:
-                answered.append(batch)
-                for feature, column in columns:
-                    values[feature].append(column)
-    return in_order(aggregations, values, answered, len(t_us))
+        tasks = ((share, *chunk) for share in shares for chunk in _chunks(share, chunk_rows))
+        for _ in in_flight(pool, lambda task: answer(*task), tasks, threads + 1):
+            pass
 
 
-def _read(
-    events: Any, index: KeyIndex, event_ts: str, aggregations: Sequence[Aggregation], arrival: str | None
+def in_flight(pool: ThreadPoolExecutor, work: Callable[[T], R], tasks: Iterable[T], at_most: int) -> Iterator[R]:
+    """The works' results in the tasks' order; a task is asked for when fewer than `at_most` are unfinished."""
+    waiting: deque[Future[R]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(work, task))
+        if len(waiting) >= at_most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def read_events(
+    events: Any, code: Ints, event_ts: str, aggregations: Sequence[Aggregation], arrival: str | None
 ) -> Events:
-    """The events as numbers."""
+    """The events that count for somebody, as numbers; `code` says for whom, -1 for nobody.
+
+    Raises MagnitudeTooLarge and ValueTooLong, which name rows of `events`: what nobody asks about harms nobody.
+    """
     ts_us, dated = instants(column_of(events, event_ts, "events"), event_ts)
     arrival_us = None
     if arrival is not None:
         arrival_us, arrived = instants(column_of(events, arrival, "events"), arrival)
         arrival_us = np.where(arrived, arrival_us, _FAR)
+    at = np.flatnonzero((code >= 0) & dated)
+    if len(at) < len(code):
+        code, ts_us, arrival_us = code[at], ts_us[at], None if arrival_us is None else arrival_us[at]
     columns = []
     for kept in columns_of(aggregations):
-        read = kept.read(column_of(events, kept.column, "events"))
-        kept.refuse_too_large(read.values)
+        column = column_of(events, kept.column, "events")
+        try:
+            read = kept.read(column if len(column) == len(at) else column.take(pa.array(at)))
+            kept.refuse_too_large(read.values)
+        except MagnitudeTooLarge as error:
+            raise MagnitudeTooLarge(error.column, at[error.rows].tolist()) from None
+        except ValueTooLong as error:
+            raise ValueTooLong(error.column, at[error.rows].tolist(), error.max_bytes) from None
         columns.append((kept, read))
-    code = index.codes(events)
-    if not dated.all():
-        code = np.where(dated, code, -1)
     return Events(code, ts_us, arrival_us, tuple(columns))
 
 
-def _chunks(events: Events, row_code: Ints, codes: int, chunk_rows: int) -> Iterator[tuple[Ints, Ints]]:
+def _chunks(share: Share, chunk_rows: int) -> Iterator[tuple[Ints, Ints]]:
     """Positions of the events and of the entity rows of every chunk of whole keys that has entity rows."""
+    events, row_code, codes = share.events, share.code, share.codes
     if not codes:
         return
     weight = np.bincount(events.code[events.code >= 0], minlength=codes)
@@ -127,20 +176,22 @@ def _chunks(events: Events, row_code: Ints, codes: int, chunk_rows: int) -> Iter
     by_codes = np.arange(codes) // most_codes
     number = np.cumsum(np.diff(by_rows, prepend=0).astype(bool) | np.diff(by_codes, prepend=0).astype(bool))
     count = int(number[-1]) + 1
-    ours, theirs = _by_chunk(events.code, number, count), _by_chunk(row_code, number, count)
+    ours, theirs = (by_number(np.where(code < 0, -1, number[code]), count) for code in (events.code, row_code))
     for chosen, rows in zip(ours, theirs, strict=True):
         if len(rows):
             yield chosen, rows
 
 
-def _by_chunk(code: Ints, number: Ints, count: int) -> list[Ints]:
-    """The positions of every chunk's codes; -1 is in none."""
+def by_number(number: Ints, count: int) -> list[Ints]:
+    """The positions of every number from 0 to `count` - 1, ascending; -1 is in none.
+
+    >>> [at.tolist() for at in by_number(np.array([1, -1, 0, 1]), 2)]
+    [[2], [0, 3]]
+    """
     # The smallest integers: numpy sorts those of 16 bits by counting.
-    small = np.min_scalar_type(count)
-    chunk = np.where(code < 0, count, number[code]).astype(small)
-    order = np.argsort(chunk, kind="stable")
-    ends = np.cumsum(np.bincount(chunk, minlength=count + 1))
-    return np.split(order, ends)[:count]
+    small = np.where(number < 0, count, number).astype(np.min_scalar_type(count))
+    order = np.argsort(small, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(small, minlength=count + 1)))[:count]
 
 
 def _row_bytes(windows: Sequence[Window]) -> int:
@@ -156,26 +207,6 @@ def _answers(
         results = {kept.column: ColumnResult(kept, found[kept.column]) for kept in window.columns}
         for aggregation in window.aggregations:
             try:
-                yield aggregation.feature, results[aggregation.column].value(aggregation)
+                yield aggregation.feature, results[aggregation.column].told(aggregation)
             except NoResult as error:
                 raise error.at(sorted(rows[error.rows].tolist())) from None
-
-
-def in_order(
-    aggregations: Sequence[Aggregation], values: dict[str, list[Any]], answered: Sequence[Ints], rows: int
-) -> Any:
-    """Columns in the entity rows' order, of values that were told for rows `answered`; the other rows are null.
-
-    Takes the lists out of `values`, so that a column's parts are freed before the next is put together.
-    """
-    place = np.full(rows, -1)
-    if answered:
-        order = np.concatenate(answered)
-        place[order] = np.arange(len(order))
-    take = pa.array(place, mask=place < 0)
-    columns = {}
-    for aggregation in aggregations:
-        dtype = arrow_type(aggregation.dtype)
-        found = pa.concat_arrays(values.pop(aggregation.feature)) if answered else pa.nulls(0, dtype)
-        columns[aggregation.feature] = found.take(take)
-    return pa.table(columns)

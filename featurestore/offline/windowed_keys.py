@@ -82,9 +82,12 @@ class KeyIndex:
             common = _common(left, right.type, event_column, entity_column)
             right = right.cast(common)
             known = pc.unique(right).drop_null()
-            pairs = _pair(self.rows, _find(right, known), len(known))
+            pairs = _find(right, known)
+            known_pairs = None
             # The codes of the first column alone are dense already.
-            known_pairs = pc.unique(pa.array(pairs[pairs >= 0])) if self._columns else None
+            if self._columns:
+                pairs = _pair(self.rows, pairs, len(known))
+                known_pairs = pc.unique(pa.array(pairs[pairs >= 0]))
             self._columns.append((event_column, common, known, known_pairs))
             self.rows = pairs if known_pairs is None else _find(pa.array(pairs), known_pairs)
             self.size = len(known if known_pairs is None else known_pairs)
@@ -93,8 +96,8 @@ class KeyIndex:
         """Codes of the events' keys; -1 also where no entity row has the key."""
         found = np.zeros(len(events), np.int64)
         for name, common, known, known_pairs in self._columns:
-            pairs = _pair(found, _find(events.column(name).cast(common), known), len(known))
-            found = pairs if known_pairs is None else _find(pa.array(pairs), known_pairs)
+            code = _find(events.column(name).cast(common), known)
+            found = code if known_pairs is None else _find(pa.array(_pair(found, code, len(known))), known_pairs)
         return found
 
 

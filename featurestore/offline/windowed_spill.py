@@ -4,24 +4,35 @@ Events come in batches. Those whose key no entity row has are dropped, the other
 keys; then every bucket is joined on its own. The result is that of `windowed_join`, to the bit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from threading import Lock
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from featurestore.aggregation.errors import NoResult
 from featurestore.aggregation.partials import columns_of
 from featurestore.errors import UsageError
-from featurestore.offline.windowed import in_order, windowed_join
-from featurestore.offline.windowed_keys import Ints, KeyIndex, column_of, field_of
+from featurestore.offline.windowed import (
+    CHUNK_ROWS,
+    THREADS,
+    Share,
+    answer_shares,
+    by_number,
+    in_flight,
+    read_events,
+)
+from featurestore.offline.windowed_chunk import windows_of
+from featurestore.offline.windowed_keys import Ints, KeyIndex, column_of, field_of, instants
+from featurestore.offline.windowed_results import Results
 from featurestore.plan import Aggregation
 
-_KEY = "key code"
-_AT = "entity row time"
+KEY: Final = " key"
+"""The events' key in a bucket, as one whole number; a blank first, so that no column of the events is called alike."""
 
 
 def windowed_join_batches(
@@ -33,78 +44,82 @@ def windowed_join_batches(
     event_ts: str,
     entity_ts: str,
     aggregations: Sequence[Aggregation],
-    folder: Path,
+    folder: Path | None,
     buckets: int,
     arrival: str | None = None,
     as_known: bool = False,
+    counted: Callable[[Any], Any] | None = None,
+    more_columns: Sequence[str] = (),
+    chunk_rows: int = CHUNK_ROWS,
+    threads: int = THREADS,
 ) -> Any:
     """`windowed_join` of events that come as record batches or tables of `schema`, in any order.
 
-    Holds the entity rows, the result and one of `buckets` shares of the events; the rest waits, uncompressed, in a
-    temporary folder inside `folder`. Raises what `windowed_join` does; MagnitudeTooLarge names rows of a bucket.
+    Holds the entity rows, the result and about two of `buckets` shares of the events; the rest waits, uncompressed, in
+    a temporary folder inside `folder` (None: where the system keeps temporary files). `counted` is given each bucket's
+    events, whole keys at a time, and returns those that count; it sees the event times, the aggregated columns,
+    `more_columns`, and the key as the one column `KEY`. Raises what `windowed_join` does; MagnitudeTooLarge names rows
+    of a bucket.
     """
     if as_known and arrival is None:
         raise UsageError("an as-known join needs the events' arrival column; name it, or join without as_known")
-    names = [event_ts, *(kept.column for kept in columns_of(aggregations))]
+    windows = windows_of(aggregations)
+    names = [event_ts, *(kept.column for kept in columns_of(aggregations)), *more_columns]
     if as_known and arrival is not None:
         names.append(arrival)
     names = list(dict.fromkeys(names))
     fields = [field_of(schema, name, "events") for name in names]
     index = KeyIndex(entity_rows, keys, schema)
-    at = column_of(entity_rows, entity_ts, "entity rows")
-    spilled = pa.schema([*fields, pa.field(_KEY, pa.int64())])
+    t_us, dated = instants(column_of(entity_rows, entity_ts, "entity rows"), entity_ts)
+    row_code = index.rows if dated.all() else np.where(dated, index.rows, -1)
+    results = Results(aggregations, len(t_us))
     with TemporaryDirectory(dir=folder, prefix="windowed-join-") as place:
         files = [Path(place) / f"{bucket}.arrow" for bucket in range(buckets)]
-        _spill(events, spilled, names, index, files)
-        values: dict[str, list[Any]] = {aggregation.feature: [] for aggregation in aggregations}
-        answered: list[Ints] = []
-        bucket_of = _bucket(index.rows, index.size, buckets)
-        for bucket, file in enumerate(files):
-            rows = np.flatnonzero(bucket_of == bucket)
-            if not len(rows):
-                continue
-            answered.append(rows)
-            asked = pa.table({_KEY: index.rows[rows], _AT: at.take(pa.array(rows))})
-            with pa.memory_map(str(file)) as source:
-                joined = _joined(
-                    pa.ipc.open_file(source).read_all(),
-                    asked,
-                    rows,
-                    event_ts=event_ts,
-                    aggregations=aggregations,
-                    arrival=arrival,
-                    as_known=as_known,
-                )
-            for feature, columns in values.items():
-                columns.extend(joined[feature].chunks)
-            file.unlink()
-    return in_order(aggregations, values, answered, len(entity_rows))
+        _spill(events, pa.schema([*fields, pa.field(KEY, pa.int32())]), names, index, files, threads)
+
+        def shares() -> Iterator[Share]:
+            of_bucket = by_number(_bucket(row_code, index.size, buckets), buckets)
+            for bucket, (file, rows) in enumerate(zip(files, of_bucket, strict=True)):
+                if len(rows):
+                    with pa.memory_map(str(file)) as source:
+                        found = pa.ipc.open_file(source).read_all()
+                        found = found if counted is None else counted(found)
+                        first = -(-bucket * index.size // buckets)
+                        code = found[KEY].to_numpy().astype(np.int64) - first
+                        known = read_events(found, code, event_ts, aggregations, arrival if as_known else None)
+                    codes = -(-(bucket + 1) * index.size // buckets) - first
+                    yield Share(known, row_code[rows] - first, t_us[rows], codes, rows)
+                file.unlink()
+
+        answer_shares(shares(), windows, results, as_known=as_known, chunk_rows=chunk_rows, threads=threads)
+    return results.table()
 
 
-def _spill(events: Iterable[Any], schema: Any, names: Sequence[str], index: KeyIndex, files: Sequence[Path]) -> None:
+def _spill(
+    events: Iterable[Any], schema: Any, names: Sequence[str], index: KeyIndex, files: Sequence[Path], threads: int
+) -> None:
     """Write every event whose key some entity row has to its bucket's file."""
     with ExitStack() as stack:
-        writers = [stack.enter_context(pa.ipc.new_file(str(file), schema)) for file in files]
-        for batch in events:
+        writers = [(stack.enter_context(pa.ipc.new_file(str(file), schema)), Lock()) for file in files]
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+
+        def write(batch: Any) -> None:
             table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
             code = index.codes(table)
-            bucket = _bucket(code, index.size, len(files))
-            order = np.argsort(bucket.astype(np.int16), kind="stable")
-            ends = np.searchsorted(bucket[order], np.arange(len(files)), "right")
-            starts = np.searchsorted(bucket[order], np.arange(len(files)), "left")
-            kept = table.select(names).append_column(schema.field(_KEY), pa.array(code)).take(pa.array(order))
-            for writer, start, end in zip(writers, starts.tolist(), ends.tolist(), strict=True):
-                if end > start:
-                    writer.write_table(kept.slice(start, end - start))
+            shares = by_number(_bucket(code, index.size, len(files)), len(files))
+            order = np.concatenate(shares)
+            ends = np.cumsum([len(share) for share in shares]).tolist()
+            whose = pa.array(code.astype(np.int32))
+            kept = table.select(names).append_column(schema.field(KEY), whose).take(pa.array(order))
+            for (writer, lock), end, share in zip(writers, ends, shares, strict=True):
+                if len(share):
+                    with lock:
+                        writer.write_table(kept.slice(end - len(share), len(share)))
+
+        for _ in in_flight(pool, write, events, threads + 1):
+            pass
 
 
 def _bucket(code: Ints, size: int, buckets: int) -> Ints:
     """The bucket of every key code; -1 stays."""
     return np.where(code < 0, -1, code * buckets // max(size, 1))
-
-
-def _joined(events: Any, asked: Any, rows: Ints, **more: Any) -> Any:
-    try:
-        return windowed_join(events, asked, keys={_KEY: _KEY}, entity_ts=_AT, **more)
-    except NoResult as error:
-        raise error.at(rows[error.rows].tolist()) from None

@@ -12,6 +12,7 @@ from feast.repo_config import RepoConfig
 
 from featurestore.errors import SourceError, UsageError
 from featurestore.offline.connection import Limits, query
+from featurestore.offline.mapped import held_or_mapped
 from featurestore.offline.pull import entities_between
 from featurestore.offline.stored import as_of_view
 from featurestore.plugins.requested import Wanted, limits_of, stored_view
@@ -21,7 +22,8 @@ EVENT_TIMESTAMP = "event_timestamp"
 
 def entity_table(entity_df: pd.DataFrame | pa.Table | str, repo: Path, limits: Limits) -> pa.Table:
     if isinstance(entity_df, str):
-        return query(entity_df, search_path=repo, limits=limits)
+        with query(entity_df, search_path=repo, limits=limits) as found:
+            return held_or_mapped(found, found.schema, limits)
     if isinstance(entity_df, pa.Table):
         return entity_df
     if not isinstance(entity_df, pd.DataFrame):

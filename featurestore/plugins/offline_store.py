@@ -19,13 +19,13 @@ from pydantic import StrictInt, StrictStr
 
 from featurestore.errors import UsageError
 from featurestore.offline.append import append_rows, append_to_source
-from featurestore.offline.asof import as_of_join, as_of_sql, check_join
+from featurestore.offline.asof_sql import as_of_sql
 from featurestore.offline.connection import Limits
 from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.event_log import ARRIVAL
+from featurestore.offline.joined import check_joined, joined_features
 from featurestore.offline.pull import newest_rows, rows_between
 from featurestore.offline.sources import Scan, local_path
-from featurestore.offline.stored import check_windowed, windowed_values
 from featurestore.plan import Field
 from featurestore.plugins.definitions import is_windowed
 from featurestore.plugins.entity_df import entities_of_range, entity_table, timestamp_column
@@ -86,14 +86,13 @@ class DuckDBOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast ships no 
         timestamp = timestamp_column(table)
         asked = EntityRows(table, timestamp)
         latest, windowed = prepared(wanted, config)
-        check_join(asked, latest)
-        for view, projection, scan, _ in windowed:
-            check_windowed(view, projection, scan, asked)
+        check_joined(asked, latest, windowed)
         order = [name for each in wanted for name in each.names.values()]
 
-        def evaluate(rows: pa.Table | None) -> pa.Table:
-            part = asked if rows is table or rows is None else EntityRows(rows, timestamp)
-            result = as_of_join(part, latest, as_known=filter_by_created_timestamp, limits=limits, on_view=_joined)
+        def evaluate() -> pa.Table:
+            result = joined_features(
+                asked, latest, windowed, as_known=filter_by_created_timestamp, limits=limits, on_view=_joined
+            )
             for duplicates in result.duplicates:
                 log.warning(
                     "view %r: %d chosen rows equal others in key, event and created time but not in value; "
@@ -102,29 +101,19 @@ class DuckDBOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast ships no 
                     len(duplicates.rows),
                     duplicates.rows.slice(0, 1).to_pylist()[0],
                 )
-            columns = {
-                name: result.table[name] for each in latest for name in (feature.name for feature in each.features)
-            }
-            for view, projection, scan, names in windowed:
-                values = windowed_values(
-                    view, projection, scan, part, as_known=filter_by_created_timestamp, limits=limits
-                )
-                columns |= {names[feature]: column for feature, column in values.items()}
-                _joined(view.name)
-            joined = result.table.select(table.column_names)
+            joined = asked.normalized()
             for name in order:
-                joined = joined.append_column(name, columns[name])
+                joined = joined.append_column(name, result.columns[name])
             return joined
 
         def sql() -> str:
             if windowed:
-                raise UsageError(f"windowed features (view {windowed[0][0].name!r}) are no single SQL statement")
+                raise UsageError(f"windowed features (view {windowed[0].view.name!r}) are no single SQL statement")
             return as_of_sql(table.schema, timestamp, latest, as_known=filter_by_created_timestamp)
 
         bounds = asked.bounds_us()
         return DuckDBRetrievalJob(
             evaluate,
-            entity_rows=table,
             on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
             full_feature_names=full_feature_names,
             metadata=RetrievalMetadata(
@@ -154,7 +143,7 @@ class DuckDBOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast ships no 
         scan = scan_of(data_source, config, [*columns, *([created] if created else [])])
         start_us, end_us, limits = optional_us(start_date), optional_us(end_date), limits_of(config)
 
-        def evaluate(_: pa.Table | None) -> pa.Table:
+        def evaluate() -> pa.Table:
             return newest(
                 scan, join_key_columns, feature_name_columns, timestamp_field, created, start_us, end_us, limits=limits
             )
@@ -178,7 +167,7 @@ class DuckDBOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast ships no 
         scan = scan_of(data_source, config, columns)
         start_us, end_us = optional_us(start_date), optional_us(end_date)
 
-        def evaluate(_: pa.Table | None) -> pa.Table:
+        def evaluate() -> pa.Table:
             return rows_between(scan, columns, timestamp_field, start_us, end_us, limits=limits_of(config))
 
         return DuckDBRetrievalJob(evaluate, repo=Path(config.repo_path))

@@ -11,8 +11,9 @@ from feast.type_map import pa_to_feast_value_type
 from feast.utils import _get_requested_feature_views_to_features_dict
 
 from featurestore.errors import UnknownName, UsageError
-from featurestore.offline.asof import AsOfView
+from featurestore.offline.asof_view import AsOfView
 from featurestore.offline.connection import Limits
+from featurestore.offline.joined import WindowedView
 from featurestore.offline.sources import Scan, local_path
 from featurestore.offline.stored import as_of_view, needed_columns
 from featurestore.plan import Projection, View
@@ -55,14 +56,12 @@ def requested(refs: list[str], views: list[Any], on_demand: list[Any], *, full_f
     return wanted
 
 
-def prepared(
-    wanted: Sequence[Wanted], config: RepoConfig
-) -> tuple[list[AsOfView], list[tuple[View, Projection, Scan | None, Mapping[str, str]]]]:
+def prepared(wanted: Sequence[Wanted], config: RepoConfig) -> tuple[list[AsOfView], list[WindowedView]]:
     latest, windowed = [], []
     for each in wanted:
         view, scan = stored_view(each.view, config)
         if view.kind == "windowed":
-            windowed.append((view, each.projection, scan, each.names))
+            windowed.append(WindowedView(view, each.projection, scan, each.names))
         elif scan is not None:
             latest.append(as_of_view(view, each.projection, scan, each.names))
     return latest, windowed

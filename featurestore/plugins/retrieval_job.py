@@ -1,6 +1,8 @@
 """When does a checked request run, and in which form does its result come?"""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMeta
 from featurestore.errors import UsageError
 from featurestore.offline.append import put_dataset
 from featurestore.offline.sources import local_path
+from featurestore.online.types import arrow_type
 
 BATCH_ROWS = 1_000_000
-"""Entity rows that `to_arrow_batches` joins at a time."""
+"""Rows of a piece of the result, which is what on-demand views are applied to at a time."""
 _NULLABLE = {
     pa.int8(): pd.Int8Dtype(),
     pa.int16(): pd.Int16Dtype(),
@@ -34,9 +37,8 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast ships no 
 
     def __init__(
         self,
-        evaluate: Callable[[pa.Table | None], pa.Table],
+        evaluate: Callable[[], pa.Table],
         *,
-        entity_rows: pa.Table | None = None,
         on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
         full_feature_names: bool = False,
         metadata: RetrievalMetadata | None = None,
@@ -45,7 +47,6 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast ships no 
     ) -> None:
         super().__init__()
         self._evaluate = evaluate
-        self._entity_rows = entity_rows
         self._on_demand_feature_views = list(on_demand_feature_views)
         self._full_feature_names = full_feature_names
         self._metadata = metadata
@@ -77,20 +78,37 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast ships no 
         return frame
 
     def to_arrow_batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """The result in pieces, on-demand features included; at most `batch_rows` entity rows are joined at once."""
-        if self._entity_rows is None:
-            yield from self.to_arrow().to_batches(max_chunksize=batch_rows)
-            return
-        for start in range(0, max(len(self._entity_rows), 1), batch_rows):
-            part = DuckDBRetrievalJob(
-                self._evaluate,
-                entity_rows=self._entity_rows.slice(start, batch_rows),
+        """The result in pieces, on-demand features included.
+
+        It is joined once, whatever the pieces: a result that is larger than memory waits on disk.
+        """
+        for piece in self._pieces(batch_rows):
+            yield from piece.to_batches()
+
+    def _pieces(self, batch_rows: int) -> Iterator[pa.Table]:
+        """At least one piece, empty where there are no rows."""
+        joined = self._evaluate()
+        for start in range(0, max(len(joined), 1), batch_rows):
+            # Feast applies on-demand views to what a job has evaluated.
+            piece = DuckDBRetrievalJob(
+                partial(joined.slice, start, batch_rows),
                 on_demand_feature_views=self._on_demand_feature_views,
                 full_feature_names=self._full_feature_names,
                 metadata=self._metadata,
                 repo=self._repo,
-            )
-            yield from part.to_arrow().to_batches()
+            ).to_arrow()
+            yield self._typed(piece)
+
+    def _typed(self, piece: pa.Table) -> pa.Table:
+        """Columns without a value in their declared type: in another piece they may have one."""
+        for view in self._on_demand_feature_views:
+            for field in view.features:
+                name = f"{view.projection.name_to_use()}__{field.name}" if self._full_feature_names else field.name
+                index = piece.schema.get_field_index(name)
+                if index >= 0 and pa.types.is_null(piece.schema.field(index).type):
+                    dtype = arrow_type(field.dtype.to_value_type().name)
+                    piece = piece.set_column(index, name, piece[name].cast(dtype))
+        return piece
 
     def to_sql(self) -> str:
         """The join as one DuckDB statement over a table `entity_rows`, for reading and for running by hand.
@@ -105,7 +123,7 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast ships no 
         self,
         storage: SavedDatasetFileStorage,
         allow_overwrite: bool = False,  # noqa: FBT001, FBT002 - Feast's signature
-        timeout: int | None = None,
+        timeout: int | None = None,  # noqa: ARG002 - a join has no timeout
     ) -> None:
         """Write the result, on-demand features included, as a Parquet file or folder: whole or not at all."""
         if not isinstance(storage, SavedDatasetFileStorage):
@@ -115,10 +133,12 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast ships no 
         path = local_path(storage.file_options.uri, self._repo)
         if path.exists() and not allow_overwrite:
             raise SavedDatasetLocationAlreadyExists(location=str(path))
-        put_dataset(path, self.to_arrow(timeout=timeout))
+        pieces = self._pieces(BATCH_ROWS)
+        first = next(pieces)
+        put_dataset(path, (piece.cast(first.schema) for piece in chain([first], pieces)), first.schema)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002 - a join has no timeout
-        return self._evaluate(self._entity_rows)
+        return self._evaluate()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()

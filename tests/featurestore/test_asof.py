@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from featurestore.errors import SourceError, UsageError
 from featurestore.offline import asof, ties
-from featurestore.offline.asof import AsOfResult, AsOfView, Feature, Key, as_of_join
+from featurestore.offline.asof import AsOfResult, as_of_join
+from featurestore.offline.asof_view import AsOfView, Feature, Key
 from featurestore.offline.connection import Limits
 from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.sources import scan_table
@@ -163,13 +164,13 @@ def check_batches(seeds: range) -> None:
 
 
 def exclusive_ttl(monkeypatch: pytest.MonkeyPatch) -> None:
-    correct = asof._join_sql
-    monkeypatch.setattr(asof, "_join_sql", lambda *a, **k: correct(*a, **k).replace("e.t - h.ts <=", "e.t - h.ts <"))
+    correct = asof.join_sql
+    monkeypatch.setattr(asof, "join_sql", lambda *a, **k: correct(*a, **k).replace("e.t - h.ts <=", "e.t - h.ts <"))
 
 
 def exclusive_instant(monkeypatch: pytest.MonkeyPatch) -> None:
-    correct = asof._join_sql
-    monkeypatch.setattr(asof, "_join_sql", lambda *a, **k: correct(*a, **k).replace("e.t >= ", "e.t > "))
+    correct = asof.join_sql
+    monkeypatch.setattr(asof, "join_sql", lambda *a, **k: correct(*a, **k).replace("e.t >= ", "e.t > "))
 
 
 def no_tie_break(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,14 +186,14 @@ def least_bytes_win(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def created_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    correct = asof._join_sql
-    monkeypatch.setattr(asof, "_join_sql", lambda *a, **k: correct(*a, **(k | {"as_known": False})))
+    correct = asof.join_sql
+    monkeypatch.setattr(asof, "join_sql", lambda *a, **k: correct(*a, **(k | {"as_known": False})))
 
 
 def outdated_rows_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    correct = asof._join_sql
+    correct = asof.join_sql
     monkeypatch.setattr(
-        asof, "_join_sql", lambda *a, **k: correct(*a, **k).replace("QUALIFY ts >= max(ts)", "QUALIFY ts <= max(ts)")
+        asof, "join_sql", lambda *a, **k: correct(*a, **k).replace("QUALIFY ts >= max(ts)", "QUALIFY ts <= max(ts)")
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import SourceError
+from featurestore.offline import windowed_stored
 from featurestore.offline.duplicates import duplicates
 from featurestore.offline.event_log import write_events
 from featurestore.offline.history import historical_features
@@ -226,8 +227,11 @@ def asked(repo: Path, plan, minutes, **options):
     return list(zip(table["taps_1h"].to_pylist(), table["spent_1h"].to_pylist(), strict=True))
 
 
-@pytest.fixture
-def repo(tmp_path):
+@pytest.fixture(params=["in memory", "on disk"])
+def repo(tmp_path, request, monkeypatch):
+    """Events are held, or wait on disk by buckets of keys, as if they were too many."""
+    if request.param == "on disk":
+        monkeypatch.setattr(windowed_stored, "HELD_BYTES", 0)
     write_events(tmp_path / "log" / "taps", TAPS, topic_id="T", partition=0, first=0, last=7)
     return tmp_path
 

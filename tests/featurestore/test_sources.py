@@ -9,7 +9,8 @@ import pytest
 from featurestore.errors import SourceError, UsageError
 from featurestore.offline import event_log
 from featurestore.offline.append import append_rows, append_to_source, put_dataset
-from featurestore.offline.asof import AsOfView, Feature, Key, as_of_join
+from featurestore.offline.asof import as_of_join
+from featurestore.offline.asof_view import AsOfView, Feature, Key
 from featurestore.offline.connection import Limits, connection, query
 from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.pull import newest_rows, rows_between

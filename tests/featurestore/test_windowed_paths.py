@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.aggregation import fixedpoint, lexicon, partials, read, tiles
-from featurestore.aggregation.errors import LeavesType
+from featurestore.aggregation.errors import LeavesType, MagnitudeTooLarge, ValueTooLong
 from featurestore.aggregation.read import WindowReader
 from featurestore.aggregation.tiles import SPAN, TileLayout
 from featurestore.aggregation.windows import DAY_US, HOUR_US, MINUTE_US
@@ -292,21 +292,26 @@ def table(events):
     )
 
 
-def joined(events, rows, *, as_known=False, chunk_rows=1_000_000, aggregations=AGGREGATIONS):
+def joined(events, rows, *, as_known=False, chunk_rows=1_000_000, aggregations=AGGREGATIONS, buckets=0):
+    """The join of events in memory, or with buckets of events that come in batches and wait on disk."""
     asked = pa.table(
         {"id": pa.array([k for k, _ in rows], pa.string()), "at": pa.array([t for _, t in rows], pa.int64())}
     )
-    result = windowed_join(
-        table(events),
-        asked,
-        keys={"k": "id"},
-        event_ts="ts",
-        entity_ts="at",
-        aggregations=aggregations,
-        arrival="arrival",
-        as_known=as_known,
-        chunk_rows=chunk_rows,
-    )
+    more = {
+        "keys": {"k": "id"},
+        "event_ts": "ts",
+        "entity_ts": "at",
+        "aggregations": aggregations,
+        "arrival": "arrival",
+        "as_known": as_known,
+        "chunk_rows": chunk_rows,
+    }
+    data = table(events)
+    if buckets:
+        batches = data.to_batches(max_chunksize=97)
+        result = windowed_join_batches(batches, asked, schema=data.schema, folder=None, buckets=buckets, **more)
+    else:
+        result = windowed_join(data, asked, **more)
     return as_bits({name: result[name] for name in result.column_names})
 
 
@@ -447,11 +452,21 @@ def differences(found, expected):
 def compare_all(seed, cases, some=OF_NUMBERS):
     rng = np.random.default_rng(seed)
     events, rows = draw(rng, cases)
+    plain = wanted(events, rows, aggregations=some)
     known = wanted(events, rows, as_known=True, aggregations=some)
-    size, size_known = int(rng.choice([1, 50, 1_000_000])), int(rng.choice([60, 1_000_000]))
-    plain_join = joined(events, rows, chunk_rows=size, aggregations=some)
-    assert not differences(plain_join, wanted(events, rows, aggregations=some))
-    assert not differences(joined(events, rows, as_known=True, chunk_rows=size_known, aggregations=some), known)
+    on_disk = int(rng.choice([1, 7, 200]))
+    for as_known, expected in ((False, plain), (True, known)):
+        # Each of the two on disk in every other case: the kernel is the same there.
+        for buckets in [0, on_disk] if seed % 2 == as_known else [0]:
+            found = joined(
+                events,
+                rows,
+                as_known=as_known,
+                chunk_rows=int(rng.choice([60, 1_000_000])),
+                aggregations=some,
+                buckets=buckets,
+            )
+            assert not differences(found, expected)
     rows = [row for row in rows if row[0] is not None and row[1] is not None]
     events = [e for e in events if e.key is not None and e.ts is not None]
     known = wanted(events, rows, as_known=True, aggregations=some)
@@ -470,28 +485,16 @@ def test_join_tiles_and_fractions_agree_about_what_is_no_number(seed):
     compare_all(seed, cases=40, some=OF_OTHERS)
 
 
-@pytest.mark.parametrize("as_known", [False, True])
-@pytest.mark.parametrize("buckets", [1, 7])
-def test_spilled_join_equals_the_join(tmp_path, buckets, as_known):
-    """Events that come in batches and wait on disk give the same bits, and leave nothing behind."""
-    events, rows = draw(np.random.default_rng(5), cases=60)
-    data = table(events)
-    asked = pa.table({"id": [k for k, _ in rows], "at": pa.array([t for _, t in rows], pa.int64())})
-    found = windowed_join_batches(
-        data.to_batches(max_chunksize=100),
-        asked,
-        schema=data.schema,
-        keys={"k": "id"},
-        event_ts="ts",
-        entity_ts="at",
-        aggregations=AGGREGATIONS,
-        folder=tmp_path,
-        buckets=buckets,
-        arrival="arrival",
-        as_known=as_known,
-    )
-    found = as_bits({name: found[name] for name in found.column_names})
-    assert not differences(found, joined(events, rows, as_known=as_known))
+@pytest.mark.parametrize("fault", [None, 1e30])
+def test_a_join_on_disk_leaves_nothing_behind(tmp_path, fault):
+    """Whether it ends well or not."""
+    data = table([Event("a", ORIGIN, ORIGIN, 1.0, 1)] if fault is None else [Event("a", ORIGIN, ORIGIN, fault, 1)])
+    asked = pa.table({"id": ["a"], "at": pa.array([ORIGIN], pa.int64())})
+    more = {"keys": {"k": "id"}, "event_ts": "ts", "entity_ts": "at", "aggregations": AGGREGATIONS}
+    try:
+        windowed_join_batches([data], asked, schema=data.schema, folder=tmp_path, buckets=7, **more)
+    except MagnitudeTooLarge:
+        assert fault
     assert not list(tmp_path.iterdir())
 
 
@@ -542,13 +545,28 @@ def test_bad_input_is_named_before_any_work(change, message):
         windowed_join(table([]), rows, **given)
 
 
-def test_sums_that_leave_their_type_name_entity_rows():
+@pytest.mark.parametrize("buckets", [0, 3])
+def test_sums_that_leave_their_type_name_entity_rows(buckets):
     """The positions in the error are those of the entity rows, whatever the chunks."""
     events = [Event("a", ORIGIN, ORIGIN, None, 2**62), Event("a", ORIGIN, ORIGIN, None, 2**62)]
     total = [a for a in AGGREGATIONS if a.feature == "i_sum_None"]
     with pytest.raises(LeavesType) as caught:
-        joined(events, [("b", ORIGIN), ("a", ORIGIN - 1), ("a", ORIGIN)], aggregations=total)
+        joined(events, [("b", ORIGIN), ("a", ORIGIN - 1), ("a", ORIGIN)], aggregations=total, buckets=buckets)
     assert caught.value.rows == [2]
+
+
+@pytest.mark.parametrize("buckets", [0, 3])
+def test_values_too_large_to_sum_are_refused_where_they_are_asked_about(buckets):
+    """In memory as on disk: an event that no entity row's key has harms nobody."""
+    events = [Event("a", ORIGIN, ORIGIN, 1.0, 1), Event("b", ORIGIN, ORIGIN, 2.0**78, 1)]
+    assert joined(events, [("a", ORIGIN)], buckets=buckets)["x_sum_None"] == [bits(1.0)]
+    with pytest.raises(MagnitudeTooLarge, match="row 1" if not buckets else "row 0"):
+        joined(events, [("b", ORIGIN)], buckets=buckets)
+    texts = [Event("a", ORIGIN, ORIGIN, 1.0, 1, s="a"), Event("b", ORIGIN, ORIGIN, 1.0, 1, s="long" * 99)]
+    of_text = [a for a in OF_OTHERS if a.column == "s" and a.function == "max"]
+    assert joined(texts, [("a", ORIGIN)], buckets=buckets, aggregations=of_text)
+    with pytest.raises(ValueTooLong):
+        joined(texts, [("b", ORIGIN)], buckets=buckets, aggregations=of_text)
 
 
 INSTANTS = st.builds(
@@ -580,9 +598,11 @@ SMALLEST = (st.lists(EVENTS, max_size=8), st.lists(st.tuples(st.sampled_from("ab
 @given(*SMALLEST)
 def test_smallest_cases_agree(some, events, rows):
     """Any few events and rows: the join, the as-known join and the tiles agree with fractions."""
+    plain = wanted(events, rows, aggregations=some)
     known = wanted(events, rows, as_known=True, aggregations=some)
-    assert not differences(joined(events, rows, aggregations=some), wanted(events, rows, aggregations=some))
-    assert not differences(joined(events, rows, as_known=True, aggregations=some), known)
+    for buckets in (0, 2):
+        assert not differences(joined(events, rows, aggregations=some, buckets=buckets), plain)
+        assert not differences(joined(events, rows, as_known=True, aggregations=some, buckets=buckets), known)
     assert not differences(streamed(events, rows, np.random.default_rng(0), aggregations=some), known)
 
 
