@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import SourceError, UsageError
-from featurestore.offline import asof, ties
+from featurestore.offline import asof, entity_rows, ties
 from featurestore.offline.asof import AsOfResult, as_of_join
 from featurestore.offline.asof_view import AsOfView, Feature, Key
 from featurestore.offline.connection import Limits
@@ -287,6 +288,38 @@ def test_one_view_joins_twice_under_two_entity_columns() -> None:
     assert ask(entities, *views).drop("t").to_pylist() == [
         {"origin": "EWR", "dest": "JFK", "origin__f": 1.5, "dest__f": 2.5}
     ]
+
+
+def test_entity_rows_are_made_ready_once_for_all_views(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten views of one key: its column is converted once, and registered with SQL once."""
+    coerced, registered = [], []
+    true_coerce, true_connection = entity_rows.coerce_key, asof.connection
+
+    class Session:
+        def __init__(self, session: Any) -> None:
+            self._session = session
+
+        def register(self, name: str, table: Any) -> None:
+            registered.append(name)
+            self._session.register(name, table)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+    @contextmanager
+    def connection(limits: Limits) -> Iterator[Any]:
+        with true_connection(limits) as session:
+            yield Session(session)
+
+    monkeypatch.setattr(entity_rows, "coerce_key", lambda *a, **k: coerced.append(1) or true_coerce(*a, **k))
+    monkeypatch.setattr(asof, "connection", connection)
+    source = pa.table({"id": [1, 2], "ts": pa.array([0, 0], US), "f": [10, 20]})
+    views = [view_of(source, Feature(f"f{n}", "f", "INT64"), name=f"v{n}") for n in range(10)]
+    result = ask(pa.table({"id": [2, 1], "t": pa.array([1, 1], US)}), *views)
+    assert all(result[f"f{n}"].to_pylist() == [20, 10] for n in range(10))
+    assert len(coerced) == 1
+    assert registered.count("entities0") == (way == "in SQL")
+    assert "entities1" not in registered
 
 
 def test_names_never_collide() -> None:

@@ -1,6 +1,7 @@
 """Does Feast's SDK, unchanged, get from our offline store what it promises?"""
 
 import logging
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.errors import SourceError, UsageError
+from featurestore.offline import mapped, windowed_stored
 from featurestore.offline.event_log import write_events
 from featurestore.offline.history import historical_features
+from featurestore.plugins import offline_store
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*experimental feature.*:RuntimeWarning"),
@@ -273,8 +276,12 @@ def test_entityless_view(store: Any) -> None:
     assert store.get_historical_features(rows, ["city:holiday"]).to_arrow()["holiday"].to_pylist() == [1, 0, None]
 
 
-def test_windowed_features_come_from_the_event_log(store: Any) -> None:
+@pytest.mark.parametrize("held_bytes", [windowed_stored.HELD_BYTES, 0], ids=["in memory", "on disk"])
+def test_windowed_features_come_from_the_event_log(
+    store: Any, held_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Counts and sums, 0 and NULL of nothing; a duplicate counts not; as known, the late event is not there yet."""
+    monkeypatch.setattr(windowed_stored, "HELD_BYTES", held_bytes)
     rows = pd.DataFrame(
         {"card": ["x", "x", "y", "x"], "event_timestamp": [T0 + timedelta(hours=h) for h in (1, 4, 1, 1.75)]}
     )
@@ -324,6 +331,49 @@ def test_the_plans_history_is_the_same(store: Any, repo: Path, as_known: bool) -
     history = historical_features(plan, plan.projections(refs), given, repo=repo, as_known=as_known)
     sdk = store.get_historical_features(rows, refs, filter_by_created_timestamp=as_known).to_arrow()
     assert history.equals(sdk.select(history.column_names))
+
+
+def test_a_result_larger_than_memory_is_the_same(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file a view, entity rows in stripes, entity rows of SQL in a file: equal tables, and nothing left behind."""
+    rows = entities().assign(card=["x", "x", "y", "z", None])
+    refs = ["stats:rate", "stats:trips", "stats:tags_y", "spending:taps_1h", "spending:sum_fare_3600s", "pay:pay"]
+    sql = "SELECT DRIVER AS driver_id, \"at\" AS event_timestamp FROM 'data/trips/*.parquet' ORDER BY rate"
+    jobs = [lambda: store.get_historical_features(rows, refs), lambda: store.get_historical_features(sql, refs[:3])]
+    expected = [job().to_arrow() for job in jobs]
+    monkeypatch.setattr(mapped, "SHARE", 1 << 60)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for job, table in zip(jobs, expected, strict=True):
+        assert job().to_arrow().equals(table)
+        assert pa.Table.from_batches(list(job().to_arrow_batches(2))).equals(table)
+    pulled = store._get_provider().offline_store.pull_all_from_table_or_query
+    view = store.get_feature_view("stats")
+    assert pulled(store.config, view.batch_source, ["DRIVER"], ["rate"], "at").to_arrow()["rate"].to_pylist() == [
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_pieces_of_a_result_read_the_sources_once(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pieces are asked for, each view is joined once."""
+    heard: list[str] = []
+    monkeypatch.setattr(offline_store, "_joined", heard.append)
+    assert len(list(store.get_historical_features(entities(), ["stats:rate", "pay:pay"]).to_arrow_batches(1))) == 5
+    assert heard == ["stats"]
+
+
+def test_pieces_without_a_value_have_their_declared_type(store: Any, repo: Path) -> None:
+    """An on-demand feature that is NULL throughout a piece is written beside pieces where it is not."""
+    from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+
+    job = store.get_historical_features(entities(), ["stats:rate", "pay:pay"])
+    typed = job._typed(pa.table({"pay": pa.nulls(2)}))
+    assert typed.schema.field("pay").type == pa.float64()
+    job.persist(SavedDatasetFileStorage("data/in_pieces.parquet"))
+    assert pq.read_table(repo / "data" / "in_pieces.parquet").equals(job.to_arrow())
 
 
 def test_batches_and_sql_say_the_same(store: Any) -> None:
