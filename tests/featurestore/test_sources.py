@@ -164,9 +164,15 @@ def test_delta_says_what_to_install() -> None:
 def test_user_sql_is_relative_to_the_repo_and_its_errors_are_usage(tmp_path: Path) -> None:
     """Entity rows by SQL name files of the repo; a mistake is said in one line."""
     write(tmp_path / "d" / "a.parquet")
-    assert query("SELECT id FROM 'd/a.parquet'", search_path=tmp_path, limits=Limits()).num_rows == 2
-    with pytest.raises(UsageError, match="the entity rows' SQL cannot be run"):
-        query("SELEC 1", search_path=tmp_path, limits=Limits())
+    with query("SELECT id FROM 'd/a.parquet'", search_path=tmp_path, limits=Limits()) as found:
+        assert found.read_all().num_rows == 2
+    late = "SELECT CASE WHEN i = 2500000 THEN error('late') ELSE i END FROM range(3000000) t(i)"
+    for wrong in ("SELEC 1", late):
+        with (
+            pytest.raises(UsageError, match="the entity rows' SQL cannot be run"),
+            query(wrong, search_path=tmp_path, limits=Limits()) as found,
+        ):
+            found.read_all()
 
 
 def test_rows_between_include_both_bounds(tmp_path: Path) -> None:
@@ -239,7 +245,7 @@ def test_a_new_folder_begins_with_its_first_rows(tmp_path: Path) -> None:
 def test_a_saved_dataset_is_replaced_whole(tmp_path: Path) -> None:
     """As a file or as a folder; nothing unfinished stays behind."""
     for name in ("a.parquet", "folder"):
-        put_dataset(tmp_path / name, ROWS)
-        put_dataset(tmp_path / name, ROWS.slice(0, 1))
+        put_dataset(tmp_path / name, [ROWS.slice(0, 1), ROWS.slice(1)], ROWS.schema)
+        put_dataset(tmp_path / name, [ROWS.slice(0, 1)], ROWS.schema)
         assert pq.read_table(tmp_path / name).num_rows == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "folder"]
