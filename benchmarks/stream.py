@@ -1,19 +1,27 @@
 """How many events a second does one core put through, from decode to commit and files?
 
-    python -m benchmarks.stream [--events 300000] [--users 5000] [--profile]
+    python -m benchmarks.stream [--events 300000] [--users 5000] [--profile]     the log in memory
+    python -m benchmarks.stream --source kafka      Apache Kafka (Java 17, Maven; KAFKA_BOOTSTRAP_SERVERS names another)
+    python -m benchmarks.stream --source embedded   our own broker
+    python -m benchmarks.stream --keys 1000000      memory, with so many entity keys
 
 Events of about 170 bytes and ten fields, a contract of ten rules, one view with three windows and count, sum, mean and
-max; a real store (embedded), real files, a log in memory. In the end every tile is compared with one made from nothing.
+max, four partitions; a real store (embedded, appendfsync everysec) and real files. Kafka's records are decoded flat:
+the source knows no other way. CPU seconds are those of the worker's process: the client's threads and our own broker
+are in it, Kafka and the store are not. In the end every tile is compared with one made from nothing.
 """
 
 import argparse
+import contextlib
 import cProfile
+import os
 import pstats
 import random
 import resource
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -26,10 +34,14 @@ from featurestore.online.server import EmbeddedServer
 from streaming.audit import audit_shard
 from streaming.claim_record import ClaimRecord
 from streaming.commit import ShardStore
-from streaming.pipeline import TopicPipeline
+from streaming.embedded.server import EmbeddedBroker
+from streaming.pipeline import TopicPipeline, ViewPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_plan
+from streaming.shard_state import ShardState
 from streaming.sinks import EventLog, RangeSink
-from streaming.source.records import Batch, Record
+from streaming.source import kafka
+from streaming.source.publisher import Publisher
+from streaming.source.records import Batch, Record, Source
 from streaming.source.scripted import ScriptedLog, ScriptedSource
 from streaming.worker import Pace, Worker
 
@@ -67,7 +79,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=5_000)
     parser.add_argument("--rate", type=int, default=2_000, help="events a second in event time")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--source", choices=("scripted", "embedded", "kafka"), default="scripted")
+    parser.add_argument("--keys", type=int, default=0, help="measure memory alone, with so many entity keys")
     options = parser.parse_args()
+    if options.keys:
+        with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
+            memory(options.keys, Path(folder), f"unix://{server.address}")
+        return
     rng = random.Random(0)
     step_us = 1_000_000 // options.rate
     values = [shop_event(rng, number, START_US + number * step_us, options.users) for number in range(options.events)]
@@ -82,29 +100,122 @@ def decode(values: list[bytes]) -> None:
     plan = shop_plan()
     topic = TopicPipeline(tuple(plan.views.values()), plan.contracts[TOPIC])
     records = tuple(Record(0, number, None, value, START_US + 10**12) for number, value in enumerate(values[:100_000]))
-    start = time.perf_counter()
-    topic.decoder.decode(records)
-    decoded = time.perf_counter()
-    for first in range(0, len(records), 5_000):
-        topic.judge(Batch(TOPIC, "id", 0, records[first : first + 5_000], first, first + 5_000))
-    judged = time.perf_counter()
-    print(f"decode {len(records) / (decoded - start):,.0f} events/s, judged {len(records) / (judged - decoded):,.0f}/s")
+    batches = [Batch(TOPIC, "id", 0, records[first : first + 5_000], 0, 0) for first in range(0, len(records), 5_000)]
+    steps: dict[str, Callable[[Batch], object]] = {
+        "decode": lambda batch: topic.decoder.decode(batch.records),
+        "decode, judge, columns": topic.judge,
+    }
+    for name, step in steps.items():
+        step(batches[0])
+        start = time.process_time()
+        for batch in batches:
+            step(batch)
+        print(f"{name}: {len(records) / (time.process_time() - start):,.0f} events per CPU-second")
+
+
+def memory(keys: int, folder: Path, url: str) -> None:
+    """Events of ever new keys through four shards of one process: what it and the store come to hold."""
+    plan = shop_plan()
+    topic = TopicPipeline(tuple(plan.views.values()), plan.contracts[TOPIC])
+    pipeline = ViewPipeline(plan.view("user_orders"))
+    client = connect(OnlineSettings(url=url), folder)
+    store = ShardStore(client, lambda: START_US)
+    shards = [Shard(plan.project, "user_orders", 1, "id", partition) for partition in range(PARTITIONS)]
+    states = [ShardState(shard) for shard in shards]
+    claims = [store.claim(shard, token="t", plan_version=1, start=0, complete_from_us=0) for shard in shards]
+    rng, size, before = random.Random(0), 5_000, _held_mb()
+    for first in range(0, keys, size):
+        values = [shop_event(rng, number, START_US, 1) for number in range(first, first + size)]
+        records = tuple(
+            Record(0, number, b"", value.replace(b'"user_id":0', b'"user_id":%d' % (first + number)), START_US)
+            for number, value in enumerate(values)
+        )
+        partition = first // size % PARTITIONS
+        claim = claims[partition]
+        assert claim is not None  # a shard with a start is claimed
+        judged = topic.judge(Batch(TOPIC, "id", partition, records, claim.offset, claim.offset + size))
+        partials = pipeline.partials(judged, now_us=START_US)
+        change = states[partition].merge(partials, store.read, slack_us=pipeline.slack_us)
+        claims[partition] = store.commit(
+            claim,
+            change.writes,
+            offset=claim.offset + size,
+            watermark_us=None,
+            complete_from_us=0,
+            plan_version=1,
+        )
+        states[partition].advance(change)
+        if (first + size) % max(size, keys // 10 // size * size) == 0:
+            used = int(client.info("memory")["used_memory"]) / 2**20
+            cached = sum(map(len, states))
+            grown = _held_mb() - before
+            print(f"{first + size} keys: {cached} slots cached, process +{grown:.0f} MB, store {used:.0f} MB")
+
+
+def _held_mb() -> float:
+    with Path("/proc/self/statm").open() as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+@contextlib.contextmanager
+def source_of(values: list[bytes], step_us: int, options: argparse.Namespace, folder: Path) -> Iterator[Source]:
+    """The events in a log of four partitions, and a reader of it."""
+    arrivals = [START_US + number * step_us for number in range(len(values))]
+    users = [msgspec.json.decode(value)["user_id"] for value in values]
+    if options.source == "scripted":
+        log = ScriptedLog()
+        log.create(TOPIC, partitions=PARTITIONS)
+        for value, user, arrival_us in zip(values, users, arrivals, strict=True):
+            log.append(TOPIC, user % PARTITIONS, value, key=b"%d" % user, timestamp_us=arrival_us)
+        yield ScriptedSource(log, [TOPIC], max_records=options.batch)
+        return
+    with broker(options.source, folder) as address:
+        settings = kafka.KafkaSettings(bootstrap_servers=address, max_records=options.batch)
+        publisher = Publisher(settings, TOPIC, partitions=PARTITIONS)
+        for value, user, arrival_us in zip(values, users, arrivals, strict=True):
+            publisher.send(b"%d" % user, value, timestamp_us=arrival_us)
+        publisher.flush()
+        publisher.close()
+        yield kafka.KafkaSource(settings, [TOPIC], group="benchmark")
+
+
+@contextlib.contextmanager
+def broker(kind: str, folder: Path) -> Iterator[str]:
+    """The address of a running broker."""
+    named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if kind == "embedded":
+        with EmbeddedBroker() as running:
+            yield str(running.address)
+    elif named:
+        yield named
+    else:
+        sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "kafka"))
+        from apache_kafka import ApacheKafka, resolve  # it lies beside the tests, which are no package
+
+        resolve()
+        (folder / "kafka").mkdir()
+        apache = ApacheKafka(folder / "kafka")
+        apache.start()
+        try:
+            yield apache.bootstrap_servers
+        finally:
+            apache.stop()
 
 
 def stream(values: list[bytes], step_us: int, options: argparse.Namespace, folder: Path, url: str) -> None:
     """Time the worker, then compare."""
+    with source_of(values, step_us, options, folder) as source:
+        run(source, values, step_us, options, folder, url)
+
+
+def run(source: Source, values: list[bytes], step_us: int, options: argparse.Namespace, folder: Path, url: str) -> None:
+    """Time the worker on a source, then compare."""
     plan = shop_plan()
-    log = ScriptedLog()
-    log.create(TOPIC, partitions=PARTITIONS)
-    for number, value in enumerate(values):
-        user = msgspec.json.decode(value)["user_id"]
-        arrival_us = START_US + number * step_us
-        log.append(TOPIC, user % PARTITIONS, value, key=b"%d" % user, timestamp_us=arrival_us)
     now_us = START_US + len(values) * step_us
     client = connect(OnlineSettings(url=url), folder)
     timed = Timed(ShardStore(client, lambda: now_us))
     worker = Worker(
-        ScriptedSource(log, [TOPIC], max_records=options.batch),
+        source,
         timed,  # type: ignore[arg-type] - a double of the store
         [RangeSink(EventLog(folder / "event_log"), lambda: now_us)],
         plan,
@@ -112,8 +223,9 @@ def stream(values: list[bytes], step_us: int, options: argparse.Namespace, folde
         record=ClaimRecord(folder / "event_log"),
         clock=lambda: now_us,
         new_token=lambda: "benchmark",
-        pace=Pace(poll_ms=0),
+        pace=Pace(poll_ms=0 if options.source == "scripted" else 100),
     )
+    partitions = source.partitions_of(TOPIC)
     profile = cProfile.Profile()
     if options.profile:
         profile.enable()
@@ -121,23 +233,26 @@ def stream(values: list[bytes], step_us: int, options: argparse.Namespace, folde
     worker.run(lambda: False, until_caught_up=True)
     took, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     profile.disable()
-    print(f"end to end {len(values) / took:,.0f} events/s ({len(values) / cpu:,.0f} per CPU-second of the worker)")
+    print(
+        f"end to end from {options.source}: {len(values) / took:,.0f} events/s "
+        f"({len(values) / cpu:,.0f} per CPU-second of the worker)"
+    )
     parts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in timed.seconds.items())
     ordered = sorted(timed.commits_ms)
     slots = worker.counters["slots"] / len(ordered)
     print(f"{took:.2f} s of which {parts}; peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
-    p50, p99 = ordered[len(ordered) // 2], ordered[-len(ordered) // 100]
+    p50, p99 = ordered[len(ordered) // 2], ordered[-max(1, len(ordered) // 100)]
     print(f"commits of {slots:.0f} slots: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
     if options.profile:
         pstats.Stats(profile).sort_stats("tottime").print_stats(25)
     compared = different = 0
     events = read_events(folder / "event_log" / TOPIC)
     view = plan.view("user_orders")
-    for partition in log.partitions_of(TOPIC):
+    for partition in partitions:
         shard = Shard(plan.project, view.name, view.version, partition.topic_id, partition.partition)
         keys = list(client.scan_iter(match=f"fs:tile:{shard.tag}:*", count=10_000))
         stored = {key: block for key, block in zip(keys, client.mget(keys), strict=True) if block}
-        audit = audit_shard(view, shard, events, worker.positions.get(partition, 2**60), stored, now_us=now_us)
+        audit = audit_shard(view, shard, events, 2**60, stored, now_us=now_us)
         compared += audit.compared
         different += len(audit.different)
     print(f"{compared} blocks compared with ones made from nothing, {different} different")
