@@ -3,9 +3,11 @@
     tags={"on_missing": "default", "on_stale": "error", "default.temp_f": "59.0", "tell_replaced": "false"}
 
 `on_missing`, `on_stale`, `on_incomplete` and `on_invalid` say `value` (what was found, which is what no tag means),
-`null`, `default` or `error`; `default.FEATURE` (or `default.VIEW__FEATURE`) is a JSON value.
+`null`, `default` or `error`; `default.FEATURE` (or `default.VIEW__FEATURE`) is a JSON value. `on_alarm` says what holds
+while a critical alarm about the service is on: `null`, `default`, or `version:N` for what version N of the plan gives.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, cast, get_args
 
@@ -34,7 +36,8 @@ def compile_policy(service: str, tags: Mapping[str, str], fields: Mapping[tuple[
         for tag, text in sorted(tags.items())
         if tag.startswith(_DEFAULT)
     }
-    if "default" in choices.values():
+    alarm = _alarm(service, tags)
+    if "default" in (*choices.values(), alarm):
         without = [f"{v}__{f}" for v, f in fields if f not in defaults and f"{v}__{f}" not in defaults]
         if without:
             raise DefinitionError(
@@ -44,7 +47,16 @@ def compile_policy(service: str, tags: Mapping[str, str], fields: Mapping[tuple[
     told = tags.get("tell_replaced", "true")
     if told not in ("true", "false"):
         raise DefinitionError(f"service {service!r}: tag tell_replaced is {told!r}; expected true or false")
-    return ServingPolicy(**choices, defaults=defaults, told=told == "true")
+    return ServingPolicy(**choices, defaults=defaults, told=told == "true", alarm=alarm)
+
+
+def _alarm(service: str, tags: Mapping[str, str]) -> str:
+    text = tags.get("on_alarm", "value")
+    if text not in ("value", "null", "default") and not re.fullmatch(r"version:[1-9]\d*", text):
+        raise DefinitionError(
+            f"service {service!r}: tag on_alarm is {text!r}; expected value, null, default or version:N (of a plan)"
+        )
+    return text
 
 
 def _choice(service: str, tag: str, tags: Mapping[str, str]) -> Instead:

@@ -188,6 +188,8 @@ class ServingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """INCOMPLETE: a window that is older than its history."""
     invalid: Instead = "value"
     """NaN and infinities, and what breaks a rule of the contract of the view's source."""
+    alarm: str = "value"
+    """While a critical alarm is on: `value` (nothing changes), `null`, `default`, or `version:N`, a plan's version."""
     defaults: dict[str, Any] = {}
     """By feature, or view__feature: the value of `default`, of the feature's type as JSON has it."""
     told: bool = True

@@ -5,6 +5,7 @@ Every name that a user chose is length-prefixed, so that no project, view or top
 latest-value view keep every atomic script within one Redis Cluster slot.
 
     fs:plan:{PROJECT}                        the Plan in force
+    fs:fallback:{PROJECT}                    hash of the services that answer by their fallback, and why
     fs:row:{PROJECT VIEW TAG}:KEY            latest values of one entity key; TAG is crc32(KEY) mod 64
     fs:schema:{PROJECT VIEW}                 hash of every layout its rows were written in, by fingerprint
     fs:shards:{PROJECT VIEW VERSION}         the shards whose tiles a reader of that view version merges
@@ -79,6 +80,11 @@ def tile_key(prefix: bytes, block: int, entity_key: bytes) -> bytes:
 def plan_key(project: str) -> bytes:
     """Key of the project's Plan in force."""
     return f"fs:plan:{{{_named(project)}}}".encode()
+
+
+def fallback_key(project: str) -> bytes:
+    """Key of the hash of services that answer by their fallback."""
+    return f"fs:fallback:{{{_named(project)}}}".encode()
 
 
 def shards_key(project: str, view: str, version: int) -> bytes:
