@@ -25,6 +25,12 @@ class _Source(msgspec.Struct, frozen=True):
     created_field: str | None = None
     field_mapping: dict[str, str] = {}
     topic: _Topic | None = None
+    push: str = ""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that a contract about its rows may name: the source, its topic, its push source."""
+        return frozenset({self.name, *([self.topic.name] if self.topic else []), *([self.push] if self.push else [])})
 
 
 class _Aggregation(msgspec.Struct, frozen=True):
@@ -63,18 +69,36 @@ class Reach(msgspec.Struct, frozen=True):
     on_demand: dict[str, _OnDemand] = {}
     services: dict[str, _Service] = {}
 
-    def sources(self) -> dict[str, bool]:
-        """Source -> whether it is a stream."""
-        return {view.source.name: view.source.topic is not None for view in self.views.values()}
+    def boundaries(self, source: str) -> frozenset[str]:
+        """The boundaries that rows of a source cross on their way into views; a producer's batch is not one of them.
+
+        Events of a windowed view are no features: only as events do its source's promises hold. `view:NAME` and
+        `service:NAME` stand for features as they go out.
+        """
+        kind, _, name = source.rpartition(":")
+        if kind in ("view", "service"):
+            known = {*self.views, *self.on_demand} if kind == "view" else self.services
+            return frozenset({"training", "online_serve"} if name in known else ())
+        crossed: set[str] = set()
+        for view in self.views.values():
+            if source not in view.source.names:
+                continue
+            if view.source.topic is not None:
+                crossed.add("event")
+            if not view.aggregations:
+                crossed |= {"training", "online_serve"} | (
+                    {"source", "online_write"} if view.source.topic is None else set()
+                )
+        return frozenset(crossed)
 
     def of(self, source: str, columns: Collection[str] | None = None) -> tuple[str, ...]:
-        """What columns of a source (None: any) reach: `view NAME` and `service NAME`, sorted.
+        """What columns (None: any) of a source, or of its topic, reach: `view NAME` and `service NAME`, sorted.
 
         A view's timestamp and join keys reach all of its features; user code that transforms rows may read any column.
         """
         touched: dict[str, frozenset[str]] = {}
         for view in self.views.values():
-            if view.source.name == source and (found := _features(view, columns)):
+            if source in view.source.names and (found := _features(view, columns)):
                 touched[view.name] = found
         for computed in self.on_demand.values():  # their code may use any input for any feature
             if any(_touches(projection, touched) for projection in computed.inputs):

@@ -9,8 +9,6 @@ import msgspec
 from validation.contract import BOUNDARIES, MODES, Boundary, Contract
 from validation.reach import Reach
 
-_SERVED: Final = frozenset({"source", "training", "online_write", "online_serve"})
-
 KEPT_BY: Final[Mapping[Boundary, str]] = {
     "producer": "kept by `featurestore contract test`",
     "event": "kept by `featurestore stream run`",
@@ -30,7 +28,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     boundary: Boundary
     applies: bool
-    """Whether rows of the source cross this boundary: an event needs a stream, the last four a feature view."""
+    """Whether rows of the source cross this boundary: an event needs a stream, the last four a latest-value view."""
     modes: dict[str, int]
     """Mode -> rules; of events only the rules that one event and its arrival decide."""
 
@@ -42,27 +40,18 @@ def status(contracts: Mapping[str, Contract], reach: Reach | None = None) -> lis
     >>> [(kept.boundary, kept.modes) for kept in status({"orders": ORDERS})][:2]
     [('producer', {'observe': 1, 'quarantine': 1}), ('event', {'observe': 1, 'quarantine': 1})]
     """
-    streams = None if reach is None else reach.sources()
     return [
         Kept(
             source=source,
             contract=contract.name,
             version=contract.version,
             boundary=boundary,
-            applies=_applies(source, boundary, streams),
+            applies=reach is None or boundary == "producer" or boundary in reach.boundaries(source),
             modes=_modes(contract, boundary),
         )
         for source, contract in sorted(contracts.items())
         for boundary in BOUNDARIES
     ]
-
-
-def _applies(source: str, boundary: Boundary, streams: Mapping[str, bool] | None) -> bool:
-    if streams is None or boundary == "producer":
-        return True
-    if boundary == "event":
-        return streams.get(source, False)
-    return boundary in _SERVED and source in streams
 
 
 def _modes(contract: Contract, boundary: Boundary) -> dict[str, int]:

@@ -16,6 +16,7 @@ from validation.commands import app
 from validation.contract import BOUNDARIES, Column, Contract, Rule, load_contract
 from validation.errors import ContractError
 from validation.promise import Promise
+from validation.reach import Reach
 from validation.status import KEPT_BY, status
 from validation.testing import ORDERS
 from validation.waiver import load_waivers
@@ -294,3 +295,32 @@ def test_status_shows_boundary_by_mode(tmp_path: Path) -> None:
     other = RUN.invoke(app, ["contract", "status", "--contracts", str(FLIGHTS), "--plan", str(plan)])
     assert "weather" in other.output
     assert "-" in other.output
+
+
+@pytest.mark.parametrize(
+    ("source", "crossed"),
+    [
+        ("orders", {"source", "training", "online_write", "online_serve"}),
+        ("taps", {"event"}),
+        ("taps_log", {"event"}),
+        ("places", {"event", "training", "online_serve"}),
+        ("view:v", {"training", "online_serve"}),
+        ("service:s", {"training", "online_serve"}),
+        ("view:nobody", set()),
+        ("nobody", set()),
+    ],
+)
+def test_boundaries_depend_on_what_is_made_of_the_rows(source: str, crossed: set[str]) -> None:
+    """A contract may name the topic or its log; events that are aggregated are no features."""
+    views = {
+        "v": {"name": "v", "source": {"name": "orders"}},
+        "w": {
+            "name": "w",
+            "source": {"name": "taps_log", "topic": {"name": "taps"}},
+            "aggregations": [{"feature": "n", "column": "x"}],
+        },
+        "l": {"name": "l", "source": {"name": "places_log", "topic": {"name": "places"}}},
+    }
+    reach = msgspec.convert({"views": views, "services": {"s": {"name": "s"}}}, Reach)
+    assert reach.boundaries(source) == crossed
+    assert bool(reach.of(source)) == bool(crossed and ":" not in source)
