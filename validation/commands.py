@@ -13,7 +13,6 @@ from validation.folders import CONTRACTS, QUARANTINE, here
 from validation.quarantine_commands import discard_command, replay_command
 
 if TYPE_CHECKING:
-    from validation.compiled.batch import Fallback
     from validation.contract import Contract
     from validation.verdict import Verdict
 
@@ -88,6 +87,7 @@ def judge_command(
     """
     import time
 
+    from validation.fallback import great_expectations
     from validation.judging import judge_file
     from validation.junit import junit as junit_of
     from validation.page import page
@@ -97,14 +97,11 @@ def judge_command(
     from validation.violations import ViolationStore
 
     meant = _contract_of(file, contract, source, here(contracts))
-    fallback: Fallback | None = None
-    if any(meaning.check is None for meaning in meant.expectations()):
-        from validation.suite import judge  # takes seconds: only for rules that it alone can judge
-
-        fallback = judge
     reach = load_reach(plan) if plan is not None else None
     now_us = time.time_ns() // 1000
-    outcome = judge_file(file, meant, now_us=now_us, quarantine=quarantine, fallback=fallback, reach=reach, sla=sla)
+    outcome = judge_file(
+        file, meant, now_us=now_us, quarantine=quarantine, fallback=great_expectations, reach=reach, sla=sla
+    )
     if violations is not None:
         ViolationStore(violations).record(outcome.report)
     if report is not None:

@@ -135,7 +135,7 @@ def status_command(
         shown.add_row(row[0].source, f"{row[0].contract} {row[0].version}", *cells)
     Console(width=None if Console().is_terminal else 200).print(shown)
     for boundary, keeper in KEPT_BY.items():
-        typer.echo(f"{boundary.replace('_', ' ')}: {keeper or 'nothing here keeps contracts at this boundary'}")
+        typer.echo(f"{boundary.replace('_', ' ')}: {keeper}")
 
 
 def violations_command(

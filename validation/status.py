@@ -13,11 +13,11 @@ KEPT_BY: Final[Mapping[Boundary, str]] = {
     "producer": "kept by `featurestore contract test`",
     "event": "kept by `featurestore stream run`",
     "source": "kept by materialization, by whichever way: over the rows about to be loaded",
-    "training": "",
+    "training": "kept by `featurestore dataset build`; verdicts stand in the manifest",
     "online_write": "kept by writes through the API: quarantine and block refuse the row",
     "online_serve": "kept by `featurestore serve`: a sample of its answers is judged after the response",
 }
-"""What of this product judges rows at a boundary; empty where nothing does."""
+"""What of this product judges rows at a boundary."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):

@@ -68,6 +68,15 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         """Ids of the rules whose mode is block and that failed or broke: the batch must not pass."""
         return tuple(r.rule_id for r in self.rules if r.mode == "block" and r.outcome in {"failed", "broken"})
 
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Ids of the rules for which a batch must not pass: those that block, and quarantining ones that broke.
+
+        What a quarantining rule would have set aside cannot be told where it could not be judged.
+        """
+        unjudged = tuple(r.rule_id for r in self.rules if r.mode == "quarantine" and r.outcome == "broken")
+        return (*self.blocked, *unjudged)
+
     def rule(self, rule_id: str) -> RuleVerdict:
         """The verdict on one rule; raises KeyError."""
         for rule in self.rules:

@@ -26,9 +26,11 @@ from featurestore.dataset.manifest import (
     Split,
     read_manifest,
 )
+from featurestore.dataset.promises import differing, judge_set, keep_promises
 from featurestore.dataset.split import split_rows
 from featurestore.errors import SourceError, UsageError
 from featurestore.plan import Plan, Projection, definition_digests, used_views
+from validation.compiled.batch import Fallback
 
 ENTITY_ROWS = "entity_rows.parquet"
 LIBRARIES = ("feast", "duckdb", "pyarrow", "numpy", "featurestore")
@@ -62,7 +64,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_column: str = "event_timestamp"
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Verified(msgspec.Struct, frozen=True):
     """What `verify` found: equal, or every input that changed."""
 
     equal: bool
@@ -70,13 +72,23 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def build(
-    request: Request, entity_rows: pa.Table, *, plan: Plan, repo: Path, folder: Path, retrieve: Retrieve, clock: Clock
+    request: Request,
+    entity_rows: pa.Table,
+    *,
+    plan: Plan,
+    repo: Path,
+    folder: Path,
+    retrieve: Retrieve,
+    clock: Clock,
+    fallback: Fallback | None = None,
 ) -> Manifest:
-    """Builds a training set in `folder / request.name`, which must not exist.
+    """Builds a training set in `folder / request.name`, which must not exist; `folder` lies in the data folder.
 
     1. Names are resolved and sources identified: UnknownName, UsageError or SourceError before any work is done.
     2. The features are joined.
-    3. Parts and entity rows are written beside the place, then the manifest, then the folder is renamed into it: a set
+    3. Contracts judge the rows: what they take out is kept in quarantine, ContractBroken where one blocks. `fallback`
+       judges the rules without a compiled form.
+    4. Parts and entity rows are written beside the place, then the manifest, then the folder is renamed into it: a set
        is whole or not there.
     """
     target = folder / request.name
@@ -98,6 +110,17 @@ def build(
         full_feature_names=request.full_feature_names,
         pins={identity.name: identity for identity in identities},
     )
+    digest = table_digest(entity_rows)
+    judged = judge_set(
+        plan,
+        request.features,
+        projections,
+        joined,
+        full_feature_names=request.full_feature_names,
+        fallback=fallback,
+    )
+    keep_promises(judged, request.name, digest, joined, data_dir=folder.parent, now_us=clock())
+    quarantined, joined = joined.num_rows - judged.accepted.num_rows, judged.accepted
     draft = folder / f".{request.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -114,9 +137,7 @@ def build(
         full_feature_names=request.full_feature_names,
         as_known=request.as_known,
         timestamp_column=request.timestamp_column,
-        entity_rows=FileIdentity(
-            path=ENTITY_ROWS, size_bytes=(draft / ENTITY_ROWS).stat().st_size, sha256=table_digest(entity_rows)
-        ),
+        entity_rows=FileIdentity(path=ENTITY_ROWS, size_bytes=(draft / ENTITY_ROWS).stat().st_size, sha256=digest),
         sources=identities,
         split=request.split,
         parts=parts,
@@ -124,6 +145,8 @@ def build(
             ColumnSummary(name=name, dtype=str(column.type), rows=len(column), nulls=column.null_count)
             for name, column in zip(joined.column_names, joined.columns, strict=True)
         ),
+        contracts=judged.told,
+        quarantined=quarantined,
         versions={library: version(library) for library in LIBRARIES},
     )
     manifest.write(draft)
@@ -131,8 +154,8 @@ def build(
     return manifest
 
 
-def verify(folder: Path, *, plan: Plan, repo: Path, retrieve: Retrieve) -> Verdict:
-    """Builds the set in `folder` again from its pinned inputs and compares digests part by part.
+def verify(folder: Path, *, plan: Plan, repo: Path, retrieve: Retrieve, fallback: Fallback | None = None) -> Verified:
+    """Builds the set in `folder` again from its pinned inputs; compares verdicts rule by rule, digests part by part.
 
     Events appended to a log since are not read; a file added to a folder source is a change. Where an input changed
     it is named and nothing is rebuilt.
@@ -156,7 +179,7 @@ def verify(folder: Path, *, plan: Plan, repo: Path, retrieve: Retrieve) -> Verdi
     if table_digest(entity_rows) != manifest.entity_rows.sha256:
         changed.append(f"entity rows: {folder / ENTITY_ROWS} changed")
     if changed:
-        return Verdict(equal=False, changed=tuple(changed))
+        return Verified(equal=False, changed=tuple(changed))
     joined = retrieve(
         projections,
         entity_rows,
@@ -164,6 +187,17 @@ def verify(folder: Path, *, plan: Plan, repo: Path, retrieve: Retrieve) -> Verdi
         full_feature_names=manifest.full_feature_names,
         pins={identity.name: identity for identity in manifest.sources},
     )
+    judged = judge_set(
+        plan,
+        manifest.features,
+        projections,
+        joined,
+        full_feature_names=manifest.full_feature_names,
+        fallback=fallback,
+    )
+    if manifest.contracts is not None:
+        changed += differing(manifest.contracts, judged.told)
+        joined = judged.accepted
     keys = sorted({key.name for view in used_views(plan, projections) for key in view.join_keys})
     keys = [key for key in keys if key in entity_rows.column_names]
     masks = split_rows(joined, manifest.split, keys=keys, timestamp=manifest.timestamp_column)
@@ -174,7 +208,7 @@ def verify(folder: Path, *, plan: Plan, repo: Path, retrieve: Retrieve) -> Verdi
             )
         elif table_digest(pq.read_table(folder / part.file)) != part.digest:
             changed.append(f"part {part.name}: {folder / part.file} changed")
-    return Verdict(equal=not changed, changed=tuple(changed))
+    return Verified(equal=not changed, changed=tuple(changed))
 
 
 def resolve(plan: Plan, features: Sequence[str]) -> tuple[Projection, ...]:

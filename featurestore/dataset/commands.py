@@ -41,6 +41,7 @@ def build(
     from featurestore.errors import UsageError
     from featurestore.plan import used_views
     from featurestore.plan_store import load_plan_file
+    from validation.fallback import great_expectations
 
     if bool(service) == bool(feature):
         raise UsageError("name what to join: either --service or one --feature or more")
@@ -72,28 +73,37 @@ def build(
                 on_view=lambda view: progress.update(bar, advance=1, description=f"joined {view}"),
             ),
             clock=system_clock(settings.clock_offset_us),
+            fallback=great_expectations,
         )
     table = Table("part", "rows", "digest", title=f"training set {name}")
     for part in manifest.parts:
         table.add_row(part.name, f"{part.rows:,}", part.digest[:16])
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for verdict in manifest.contracts or ():
+        failed = [rule.rule_id for rule in verdict.rules if rule.outcome in {"failed", "broken"}]
+        console.print(f"contract {verdict.contract} {verdict.version}: {verdict.outcome} {', '.join(failed)}".rstrip())
+    if manifest.quarantined:
+        console.print(f"{manifest.quarantined} rows were taken out and are in quarantine")
 
 
 @app.command()
 def verify(name: Name, repo: Repo = HERE) -> None:
-    """Build the set again from its pinned inputs; exit code 1 where it differs, naming the input that changed."""
+    """Build and judge the set again from its pinned inputs; exit code 1 where it differs, naming what changed."""
     from rich.console import Console
 
     from featurestore.dataset.build import verify as check
     from featurestore.dataset.manifest import read_manifest
     from featurestore.dataset.rebuild import retriever
     from featurestore.plan_store import load_plan_file
+    from validation.fallback import great_expectations
 
     settings = settings_of(repo)
     plan = load_plan_file(settings.plan_path)
     folder = settings.data_dir / FOLDER / name
     timestamp = read_manifest(folder).timestamp_column
-    verdict = check(folder, plan=plan, repo=settings.repo, retrieve=retriever(plan, settings.repo, timestamp))
+    retrieve = retriever(plan, settings.repo, timestamp)
+    verdict = check(folder, plan=plan, repo=settings.repo, retrieve=retrieve, fallback=great_expectations)
     console = Console()
     for line in verdict.changed:
         console.print(line)
@@ -121,7 +131,7 @@ def list_sets(repo: Repo = HERE) -> None:
 
 @app.command()
 def show(name: Name, repo: Repo = HERE) -> None:
-    """Show a set's manifest: inputs, split, columns with their nulls, digests."""
+    """Show a set's manifest: inputs, split, columns with their nulls, what contracts said, digests."""
     import msgspec
 
     from featurestore.dataset.manifest import read_manifest

@@ -7,6 +7,7 @@ import msgspec
 
 from featurestore.errors import SourceError, UnknownName
 from featurestore.offline.event_log import OffsetRange
+from validation.verdict import Verdict
 
 FILE_NAME = "manifest.json"
 
@@ -86,6 +87,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     split: Split
     parts: tuple[Part, ...]
     columns: tuple[ColumnSummary, ...]
+    contracts: tuple[Verdict, ...] | None = None
+    """What each contract said of the joined rows, those that were taken out included; None where none was asked."""
+    quarantined: int = 0
+    """Rows that contracts took out of the set; they are kept in quarantine."""
     versions: dict[str, str]
     """Library -> version; they explain a difference, they are not part of the identity."""
 

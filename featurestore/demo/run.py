@@ -63,6 +63,7 @@ from featurestore.monitor.parity import Comparison, compare
 from featurestore.offline.event_log import stored_ranges
 from featurestore.online.server import EmbeddedServer
 from featurestore.plan import Plan
+from validation.fallback import great_expectations
 
 TRAINING_DAYS = 120
 LONGEST_WINDOW_DAYS = 7
@@ -213,7 +214,16 @@ def _learn(past: History, plan: Plan, settings: Settings, clock: Clock) -> Learn
     )
     folder = settings.data_dir / "datasets"
     retrieve = retriever(plan, settings.repo, request.timestamp_column)
-    manifest = build(request, rows, plan=plan, repo=settings.repo, folder=folder, retrieve=retrieve, clock=clock)
+    manifest = build(
+        request,
+        rows,
+        plan=plan,
+        repo=settings.repo,
+        folder=folder,
+        retrieve=retrieve,
+        clock=clock,
+        fallback=great_expectations,
+    )
     built = pa.concat_tables([pq.read_table(folder / SERVICE / part.file) for part in manifest.parts])
     features = numeric(built, without=(LABEL, *TIMETABLE))
     return Learned(

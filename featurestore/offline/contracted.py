@@ -61,7 +61,7 @@ def judge_source(
         session.execute("SET preserve_insertion_order = true")
         rows = _rows(session, scan, timestamp, start_us, end_us)
         verdict = check.run_query(rows, fallback=fallback)
-        if stopped(verdict) or not any(r.mode == "quarantine" and r.unexpected for r in verdict.rules):
+        if verdict.stops or not any(r.mode == "quarantine" and r.unexpected for r in verdict.rules):
             return JudgedSource(verdict=verdict, accepted=scan, rejections=check.rejections_of(()))
         rejections = check.rejections(rows)
         sink = QuarantineSink(quarantine, source=contract.source, contract=contract.name, version=contract.version)
@@ -81,12 +81,6 @@ def judge_source(
     return JudgedSource(
         verdict=verdict, accepted=msgspec.structs.replace(scan, aside=aside, files=()), rejections=rejections
     )
-
-
-def stopped(verdict: Verdict) -> tuple[str, ...]:
-    """The rules for which nothing may be loaded: those that block, and quarantining ones that could not be judged."""
-    unjudged = tuple(r.rule_id for r in verdict.rules if r.mode == "quarantine" and r.outcome == "broken")
-    return (*verdict.blocked, *unjudged)
 
 
 def _rows(

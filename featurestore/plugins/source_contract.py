@@ -17,11 +17,11 @@ from featurestore.config import clock_offset_us, data_dir
 from featurestore.contracts import contract_about
 from featurestore.errors import ContractBroken, StaleStore
 from featurestore.offline.connection import Limits
-from featurestore.offline.contracted import judge_source, stopped
+from featurestore.offline.contracted import judge_source
 from featurestore.offline.sources import Scan
 from featurestore.plan_store import KeyValue, PlanStore
-from validation.compiled.batch import Fallback
 from validation.contract import Contract, load_contracts
+from validation.fallback import great_expectations
 from validation.reach import load_reach
 from validation.report import report_of
 from validation.verdict import Verdict
@@ -70,12 +70,12 @@ class SourceContracts:
             end_us,
             limits=limits,
             quarantine=self._folder / "quarantine",
-            fallback=_fallback(contract),
+            fallback=great_expectations,
         )
         verdict, aside = judged.verdict, len(judged.rejections)
         self._record(view, scan, contract.at("source"), verdict, aside, (start_us, end_us))
-        if stops := stopped(verdict):
-            raise ContractBroken(f"view {view!r}: nothing was loaded", verdict, stops)
+        if verdict.stops:
+            raise ContractBroken(f"view {view!r}: nothing was loaded", verdict, verdict.stops)
         told = [r for r in verdict.rules if r.outcome in {"failed", "broken"} and r.mode != "observe"]
         note = f", {aside} rows set aside by contract {contract.name!r}" if aside else ""
         if told:
@@ -122,11 +122,3 @@ def _names(view: Any) -> list[str]:
     kind = type(stream).__name__
     topic = stream.kafka_options.topic if kind == "KafkaSource" else ""
     return [getattr(batch, "name", "") or "", topic, stream.name if kind == "PushSource" else ""]
-
-
-def _fallback(contract: Contract) -> Fallback | None:
-    if all(meaning.check is not None for meaning in contract.expectations()):
-        return None
-    from validation.suite import judge  # takes seconds: only for rules that it alone can judge
-
-    return judge

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.offline.connection import Limits, connection
-from featurestore.offline.contracted import judge_source, stopped
+from featurestore.offline.contracted import judge_source
 from featurestore.offline.event_log import write_events
 from featurestore.offline.pull import newest_rows
 from featurestore.offline.sources import scan_parquet, scan_table
@@ -111,7 +111,7 @@ def test_what_blocks_sets_nothing_aside(source: Any) -> None:
     """A blocked batch is refused whole: nothing of it is in quarantine."""
     source.write("1.parquet", rows([-1.0, 2.0]))
     both = contract(*POSITIVE.rules, rule("small", BETWEEN, "block", column="x", max_value=1))
-    assert stopped(source.judge(both).verdict) == ("small",)
+    assert source.judge(both).verdict.stops == ("small",)
     assert source.aside() == []
 
 
@@ -122,7 +122,7 @@ def test_bad_data_a_broken_check_and_no_data_are_three_outcomes(source: Any) -> 
     assert source.judge(POSITIVE, 500, 600).verdict.outcome == "no data"
     gone = contract(rule("made", NOT_NULL, "quarantine", column="made"))
     verdict = source.judge(gone).verdict
-    assert (verdict.outcome, stopped(verdict)) == ("broken", ("made",))
+    assert (verdict.outcome, verdict.stops) == ("broken", ("made",))
     assert "no column 'made'" in verdict.rule("made").reason
 
 

@@ -12,10 +12,13 @@ from featurestore.dataset.build import Request, build, verify
 from featurestore.dataset.manifest import Split, manifests, read_manifest
 from featurestore.dataset.rebuild import retriever
 from featurestore.dataset.split import split_rows
-from featurestore.errors import UnknownName, UsageError
+from featurestore.errors import ContractBroken, UnknownName, UsageError
 from featurestore.offline.event_log import write_events
-from featurestore.plan import Aggregation, Field, JoinKey, Plan, Source, Topic, View
+from featurestore.plan import Aggregation, Field, JoinKey, Plan, Service, Source, Topic, View
 from featurestore.plan_store import write_plan_file
+from validation.contract import Column, Contract, Rule
+from validation.quarantine import read_quarantine
+from validation.violations import ViolationStore
 
 HOUR = 3_600_000_000
 T0 = 1_700_000_000_000_000 // HOUR * HOUR
@@ -252,3 +255,110 @@ def test_the_commands_build_verify_list_and_show(project, capsys, monkeypatch):
     assert "pinned offsets" in capsys.readouterr().out
     assert main(["dataset", "build", "other", *rows]) == 2
     assert "either --service or one --feature" in capsys.readouterr().err
+
+
+RANGE = "expect_column_values_to_be_between"
+
+
+def promised(source, *rules, version="1.0.0", **columns):
+    """A plan with a contract about a source, view or service."""
+    made = tuple(Column(name=name, logical_type=kind) for name, kind in columns.items())
+    contract = Contract(name="c", version=version, source=source, columns=made, rules=rules)
+    service = Service(name="both", projections=PLAN.projections(list(REFS)))
+    return msgspec.structs.replace(PLAN, contracts={"c": contract}, services={"both": service})
+
+
+def held_to(rule_id, type_, mode="observe", training=None, **arguments):
+    modes = {} if training is None else {"training": training}
+    return Rule(id=rule_id, expectation=type_, arguments=arguments, mode=mode, modes=modes)
+
+
+def told(manifest):
+    return {rule.rule_id: rule for verdict in manifest.contracts for rule in verdict.rules}
+
+
+def test_verdicts_of_a_sources_contract_stand_in_the_manifest(project):
+    """Values that are there are judged, with their counts; what the source does not promise of matches is not."""
+    plan = promised(
+        "weather",
+        held_to("cool", RANGE, column="temp_f", max_value=41),
+        held_to("there", "expect_column_values_to_not_be_null", "block", column="temp_f"),
+        held_to("once", "expect_column_values_to_be_unique", "block", column="temp_f"),
+        held_to("dated", "expect_column_values_to_not_be_null", "block", column="event_timestamp"),
+        held_to("mean", "expect_column_mean_to_be_between", column="temp_f", min_value=0, max_value=100),
+        temp_f="number",
+        event_timestamp="timestamp",
+    )
+    manifest = project.make(plan=plan)
+    rules = told(read_manifest(project.folder / "set"))
+    assert list(rules) == ["cool", "mean"]
+    assert (rules["cool"].outcome, rules["cool"].evaluated, rules["cool"].unexpected) == ("failed", 2, 1)
+    assert rules["mean"].observed == 40.75
+    assert manifest.contracts[0].rows == 4
+    assert project.check(plan=plan).equal
+
+
+def test_a_rule_that_blocks_stops_the_build(project):
+    """Nothing is written; the error names rules and counts; the violation is recorded."""
+    plan = promised(
+        "weather", held_to("cool", RANGE, "observe", "block", column="temp_f", max_value=41), temp_f="number"
+    )
+    with pytest.raises(ContractBroken, match=r"'set' was not built: contract 'c' 1.0.0, 4 rows: cool: 1 of 2 rows"):
+        project.make(plan=plan)
+    assert manifests(project.folder) == []
+    assert ViolationStore(project.data / "violations").find()[0].boundary == "training"
+
+
+def test_a_rule_that_quarantines_takes_the_row_out_and_keeps_it(project):
+    """In = accepted + quarantined; what is left is split and digested; verify takes the same rows out again."""
+    plan = promised("weather", held_to("cool", RANGE, "quarantine", column="temp_f", max_value=41), temp_f="number")
+    manifest = project.make(plan=plan)
+    assert (manifest.quarantined, sum(part.rows for part in manifest.parts)) == (1, 3)
+    (row,) = read_quarantine(project.data / "quarantine", "weather").to_pylist()
+    assert (row["offset"], row["origin"], row["rule_ids"]) == (1, "training set set", ["cool"])
+    assert project.check(plan=plan).equal
+
+
+def test_a_services_contract_is_about_the_set_itself(project):
+    """Its labels, keys, missing values, repetition and size; a column that is gone is a broken check."""
+    plan = promised(
+        "service:both",
+        held_to("labelled", "expect_column_values_to_be_in_set", "block", column="late", value_set=[0, 1]),
+        held_to("warm", "expect_column_values_to_not_be_null", "warn", column="temp_f", mostly=0.9),
+        held_to("many", "expect_table_row_count_to_be_between", "warn", min_value=100),
+        held_to("gone", "expect_column_values_to_not_be_null", "warn", column="humid"),
+        late="integer",
+        temp_f="number",
+        humid="number",
+    )
+    outcomes = {name: rule.outcome for name, rule in told(project.make(plan=plan, features=("service:both",))).items()}
+    assert outcomes == {"labelled": "passed", "warm": "failed", "many": "failed", "gone": "broken"}
+    assert project.make(plan=plan, name="by_name").contracts == ()
+
+
+def test_a_views_contract_is_about_its_features(project):
+    """It follows the view into a set, under the names that the features have there."""
+    rule = held_to("warm", "expect_column_values_to_not_be_null", "warn", column="temp_f")
+    plan = promised("view:weather", rule, temp_f="number")
+    assert told(project.make(plan=plan, full_feature_names=True))["warm"].unexpected == 2
+
+
+def test_verify_compares_verdicts(project):
+    """A contract that says something else of the same rows is named, with both versions and counts."""
+
+    def plan(highest, version):
+        rule = held_to("cool", RANGE, column="temp_f", max_value=highest)
+        return promised("weather", rule, version=version, temp_f="number")
+
+    project.make(plan=plan(41, "1.0.0"))
+    found = project.check(plan=plan(50, "1.1.0"))
+    assert found.changed == (
+        "contract c (1.0.0 then, 1.1.0 now), rule cool: failed, 1 of 2 rows then, passed, 0 of 2 rows now",
+    )
+    assert "rule cool: failed, 1 of 2 rows then, not judged now" in project.check(plan=PLAN).changed[0]
+
+
+def test_an_empty_set_is_no_data(project):
+    """No rows is neither good nor bad."""
+    plan = promised("weather", held_to("cool", RANGE, "block", column="temp_f", max_value=41), temp_f="number")
+    assert project.make(plan=plan, rows=ROWS.slice(0, 0)).contracts[0].outcome == "no data"
