@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 from feast import FeatureStore
+from feast.errors import FeastError
 from feast.feature_view import DUMMY_ENTITY
 from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete, get_repo_files, parse_repo
@@ -89,7 +90,7 @@ def _parse(settings: Settings) -> RepoContents:
     try:
         with quiet():
             contents = parse_repo(settings.repo)
-    except (ImportError, SyntaxError, NameError, TypeError, ValueError, AttributeError) as error:
+    except (ImportError, SyntaxError, NameError, TypeError, ValueError, AttributeError, FeastError) as error:
         raise DefinitionError(f"{settings.repo}: the definitions cannot be imported: {error}") from error
     if not (contents.feature_views or contents.stream_feature_views or contents.on_demand_feature_views):
         files = ", ".join(path.name for path in get_repo_files(settings.repo)) or "no Python files"

@@ -21,7 +21,6 @@ from featurestore.compile_policy import compile_policy
 from featurestore.errors import DefinitionError
 from featurestore.plan import (
     Field,
-    Function,
     JoinKey,
     OnDemandView,
     Plan,
@@ -33,7 +32,9 @@ from featurestore.plan import (
 )
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
 from featurestore.plugins.topics import topic_of
+from featurestore.plugins.transforms import transform_of
 from featurestore.topic_schema import declared_columns
+from featurestore.transform import on_demand_of
 from featurestore.user_code import extract_source, prove
 from validation.contract import SERVICE, VIEW, Contract
 from validation.errors import did_you_mean
@@ -110,11 +111,17 @@ def _view(view: FeatureView, entities: Sequence[Entity], previous: Plan | None) 
     windowed = isinstance(view, StreamFeatureView) and is_windowed(view)
     columns: tuple[Field, ...] = ()
     aggregations: tuple[Any, ...] = ()
+    declared = _event_columns(source)
+    untouched = [*(key.name for key in join_keys), source.timestamp_field, source.created_field or ""]
+    transform = transform_of(view, declared, untouched) if isinstance(view, StreamFeatureView) else None
+    if transform is not None:
+        prove(on_demand_of(view.name, transform), {}, exact=True)
+        columns = transform.inputs
     if windowed:
-        declared = declared_columns(source.topic) if source.topic else ()
-        aggregations = resolve_aggregations(view, {column.name: column.dtype for column in declared})
+        types = {column.name: column.dtype for column in [*declared, *(transform.outputs if transform else ())]}
+        aggregations = resolve_aggregations(view, types)
         wanted = {key.name for key in join_keys} | {aggregation.column for aggregation in aggregations}
-        columns = tuple(column for column in declared if column.name in wanted)
+        columns = columns or tuple(column for column in declared if column.name in wanted)
     compiled = View(
         name=view.name,
         version=1,
@@ -126,7 +133,7 @@ def _view(view: FeatureView, entities: Sequence[Entity], previous: Plan | None) 
         columns=columns,
         aggregations=aggregations,
         partitions=_partitions(source, join_keys),
-        transform=_transform(view),
+        transform=transform,
         online=view.online,
         description=view.description,
         owner=view.owner,
@@ -194,9 +201,10 @@ def _partitions(source: Source, join_keys: Sequence[JoinKey]) -> Literal["keyed"
     return "keyed" if keyed else "spread"
 
 
-def _transform(view: FeatureView) -> Function | None:
-    udf = getattr(view, "udf", None)
-    return extract_source(udf) if isinstance(view, StreamFeatureView) and udf is not None else None
+def _event_columns(source: Source) -> tuple[Field, ...]:
+    """What the topic declares, as views name it."""
+    declared = declared_columns(source.topic) if source.topic else ()
+    return tuple(Field(name=source.field_mapping.get(each.name, each.name), dtype=each.dtype) for each in declared)
 
 
 def _on_demand(view: OnDemandFeatureView, views: Mapping[str, View]) -> OnDemandView:

@@ -91,6 +91,17 @@ class Function(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     source: str
 
 
+class Transform(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a stream view makes of each of its events before anything else looks at them."""
+
+    function: Function
+    mode: Literal["python", "pandas"]
+    inputs: tuple[Field, ...]
+    """The event's columns, as the view names them."""
+    outputs: tuple[Field, ...]
+    """The columns that the function makes; one that is named like an input takes its place."""
+
+
 class View(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A feature view that has rows or events of its own."""
 
@@ -104,11 +115,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """0 never expires; not applied to windowed features."""
     source: Source
     columns: tuple[Field, ...] = ()
-    """The event's columns that a windowed view reads: join keys and aggregated columns."""
+    """The event's columns that a stream view reads: join keys and aggregated columns, or what its function is given."""
     aggregations: tuple[Aggregation, ...] = ()
     partitions: Literal["keyed", "spread"] = "spread"
     """keyed: the entity key is the message key, so one partition holds it; spread: the reader merges all."""
-    transform: Function | None = None
+    transform: Transform | None = None
     online: bool = True
     description: str = ""
     owner: str = ""

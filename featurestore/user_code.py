@@ -16,7 +16,8 @@ import sys
 import textwrap
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -29,6 +30,8 @@ PROOF_TIMEOUT_S = 60.0
 _EXACT_IN_DOUBLE = 1 << 53
 _ROWS = 8
 _SPLITS = ((1,) * _ROWS, (3, 5), (5, 3))
+_MANY_ROWS = 67
+_MANY_SPLITS = ((1,) * _MANY_ROWS, (33, 34), (5, 62), (16, 3, 48))
 _MODULES = frozenset({"numpy", "pandas"}) | sys.stdlib_module_names
 """Whose names a function may take from its module: what every process of this product has installed."""
 
@@ -54,20 +57,22 @@ def load_function(function: Function) -> Callable[..., Any]:
 
 
 def run_on_demand(
-    view: OnDemandView, columns: Mapping[str, Sequence[Any]], n: int | None = None
+    view: OnDemandView, columns: Mapping[str, Sequence[Any]], n: int | None = None, *, typed: bool = False
 ) -> dict[str, list[Any]]:
     """The features of an on-demand view for `n` rows, each a list of Python values of its declared type.
 
     `columns` holds the request columns and the input features, each under its own name and as `view__feature`, with
     None for null; they are left untouched. Without `n` the first column says how many rows there are. A pandas
-    function sees None as pandas shows it, and NaN from it is null; elsewhere NaN stays NaN. Raises UsageError that
-    names the view where the function fails or returns other names, lengths or types than declared.
+    function sees None as pandas shows it, and NaN from it is null; elsewhere NaN stays NaN. With `typed` a pandas
+    column's type follows from its declared type and not from the values beside it. Raises UsageError that names the
+    view where the function fails or returns other names, lengths or types than declared.
     """
     rows = len(next(iter(columns.values()), ())) if n is None else n
+    types_of = {field.name: field.dtype for field in view.request} if typed else {}
     function = load_function(view.function)
     try:
         if view.mode == "pandas":
-            returned = _call_pandas(function, columns)
+            returned = _call_pandas(function, columns, types_of)
         elif view.singleton:
             returned = _call_rows(function, columns, rows)
         else:
@@ -90,11 +95,13 @@ def input_types(view: OnDemandView, views: Mapping[str, View]) -> dict[str, str]
     return types_of
 
 
-def _call_pandas(function: Callable[..., Any], columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+def _call_pandas(
+    function: Callable[..., Any], columns: Mapping[str, Sequence[Any]], types_of: Mapping[str, str]
+) -> dict[str, list[Any]]:
     # Only a repo that uses pandas mode pays for it: 0.3 s and 40 MB.
     import pandas as pd
 
-    frame = pd.DataFrame({name: _series(pd, values) for name, values in columns.items()})
+    frame = pd.DataFrame({name: _series(pd, values, types_of.get(name)) for name, values in columns.items()})
     returned = function(frame)
     if not isinstance(returned, pd.DataFrame):
         raise TypeError(f"expected a DataFrame, the function returned {type(returned).__name__}")
@@ -104,7 +111,19 @@ def _call_pandas(function: Callable[..., Any], columns: Mapping[str, Sequence[An
     }
 
 
-def _series(pd: Any, values: Sequence[Any]) -> Any:
+_PANDAS = {
+    "INT32": "Int64",
+    "INT64": "Int64",
+    "FLOAT": "float64",
+    "DOUBLE": "float64",
+    "BOOL": "boolean",
+    "UNIX_TIMESTAMP": "datetime64[us, UTC]",
+}
+
+
+def _series(pd: Any, values: Sequence[Any], dtype: str | None) -> Any:
+    if dtype is not None:
+        return pd.Series(values, dtype=_PANDAS.get(dtype, "object"))
     found = set(map(type, values))
     if found == {int, type(None)} and max(abs(v) for v in values if v is not None) > _EXACT_IN_DOUBLE:
         # pandas would make floats of them and lose digits; smaller ones keep the float that user code expects.
@@ -247,20 +266,21 @@ def _import_line(where: str, name: str, value: object) -> str:
     )
 
 
-def prove(view: OnDemandView, views: Mapping[str, View]) -> tuple[str, ...]:
+def prove(view: OnDemandView, views: Mapping[str, View], *, exact: bool = False) -> tuple[str, ...]:
     """Shows that a view's function stands alone and looks at one row at a time; else raises DefinitionError, with why.
 
     It runs in a clean process (no path of the caller's, Feast blocked) on a generated batch: twice as a whole and in
-    several splits, which must agree (floats to nine digits: vector units round differently by length). `views` are
-    the Plan's, for the inputs' types. Returned are remarks that need not stop anybody, such as failing on nulls.
+    several splits, which must agree (floats to nine digits: vector units round differently by length; to the last bit
+    where `exact`). `views` are the Plan's, for the inputs' types. Returned are remarks that need not stop anybody, such
+    as failing on nulls.
     """
-    question = msgspec.json.encode((view, input_types(view, views)))
-    where = f"on-demand view {view.name!r}, function {view.function.name!r}"
+    question = msgspec.json.encode((view, input_types(view, views), exact))
+    where = f"{'stream' if exact else 'on-demand'} view {view.name!r}, function {view.function.name!r}"
     command = [sys.executable, "-I", "-c", _CHILD]
     try:
         ended = subprocess.run(command, input=question, capture_output=True, timeout=PROOF_TIMEOUT_S, check=False)  # noqa: S603 - our own interpreter
     except subprocess.TimeoutExpired:
-        raise DefinitionError(f"{where} did not finish 8 generated rows in {PROOF_TIMEOUT_S:g} s") from None
+        raise DefinitionError(f"{where} did not finish its generated rows in {PROOF_TIMEOUT_S:g} s") from None
     if ended.returncode != 0 or not ended.stdout:
         last = (ended.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise DefinitionError(f"{where} ended its process (exit code {ended.returncode}): {last}")
@@ -282,11 +302,12 @@ os.write(answer, user_code.proof_here(sys.stdin.buffer.read()))
 
 def proof_here(question: bytes) -> bytes:
     """What `prove` asks of the clean process: (reason or null, remarks) as JSON."""
-    view, types_of = msgspec.json.decode(question, type=tuple[OnDemandView, dict[str, str]])
+    view, types_of, exact = msgspec.json.decode(question, type=tuple[OnDemandView, dict[str, str], bool])
+    trial = _Trial(view, exact=exact)
     try:
         load_function(view.function)
-        rows = _usable_rows(view, types_of)
-        _agree(view, rows)
+        rows = trial.usable_rows(types_of)
+        trial.agree(rows)
     except UsageError as error:
         return msgspec.json.encode((_reason(error), ()))
     try:
@@ -294,42 +315,58 @@ def proof_here(question: bytes) -> bytes:
             {name: None if (i + j) % 3 else value for j, (name, value) in enumerate(row.items())}
             for i, row in enumerate(rows)
         ]
-        _agree(view, [*gaps[:-1], dict.fromkeys(types_of)])
+        trial.agree([*gaps[:-1], dict.fromkeys(types_of)])
     except UsageError as error:
         return msgspec.json.encode((None, (f"is not ready for missing values: {_reason(error)}",)))
     return msgspec.json.encode((None, ()))
 
 
-def _usable_rows(view: OnDemandView, types_of: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Generated rows: different ones; where the function's domain is narrower, Feast's own sample over and over."""
-    varied = [{name: _sample(dtype, row) for name, dtype in types_of.items()} for row in range(_ROWS)]
-    try:
-        _run(view, varied)
-    except UsageError:
-        same = varied[:1] * _ROWS
-        _run(view, same)
-        return same
-    return varied
+class _Trial:
+    """A function on generated rows; `exact`: more of them, less regular ones, and not a bit may differ."""
 
+    def __init__(self, view: OnDemandView, *, exact: bool) -> None:
+        self._view = view
+        self._exact = exact
+        self._count = _MANY_ROWS if exact else _ROWS
+        self._splits = _MANY_SPLITS if exact else _SPLITS
 
-def _agree(view: OnDemandView, rows: list[dict[str, Any]]) -> None:
-    whole = _run(view, rows)
-    again = _run(view, rows)
-    if name := _difference(whole, again):
-        raise UsageError(f"gives another {name!r} when it is called again: it must depend on its row alone")
-    for split in _SPLITS:
-        parts: dict[str, list[Any]] = {name: [] for name in whole}
-        start = 0
-        for size in split:
-            for name, values in _run(view, rows[start : start + size]).items():
-                parts[name] += values
-            start += size
-        if name := _difference(whole, parts):
-            raise UsageError(f"is not row-wise: {name!r} of a row changes with the rows beside it")
+    def usable_rows(self, types_of: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Generated rows: different ones; where the function's domain is narrower, Feast's own sample over and over."""
+        rows = range(self._count)
+        varied = [{name: _sample(dtype, row, odd=self._exact) for name, dtype in types_of.items()} for row in rows]
+        try:
+            self._run(varied)
+        except UsageError:
+            same = [{name: _sample(dtype, 0) for name, dtype in types_of.items()}] * self._count
+            self._run(same)
+            return same
+        return varied
 
+    def agree(self, rows: list[dict[str, Any]]) -> None:
+        """Raises UsageError where a row's result depends on more than the row."""
+        whole = self._run(rows)
+        again = self._run(rows)
+        if name := self._difference(whole, again):
+            raise UsageError(f"gives another {name!r} when it is called again: it must depend on its row alone")
+        for split in self._splits:
+            parts: dict[str, list[Any]] = {name: [] for name in whole}
+            start = 0
+            for size in split:
+                for name, values in self._run(rows[start : start + size]).items():
+                    parts[name] += values
+                start += size
+            if name := self._difference(whole, parts):
+                raise UsageError(f"is not row-wise: {name!r} of a row changes with the rows beside it")
 
-def _run(view: OnDemandView, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    return run_on_demand(view, {name: [row[name] for row in rows] for name in rows[0]}, len(rows))
+    def _run(self, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        return run_on_demand(self._view, columns, len(rows), typed=self._exact)
+
+    def _difference(self, one: Mapping[str, list[Any]], other: Mapping[str, list[Any]]) -> str | None:
+        if self._exact:
+            # As text, NaN equals itself and -0.0 is not 0.0.
+            return next((name for name in one if list(map(repr, one[name])) != list(map(repr, other[name]))), None)
+        return _difference(one, other)
 
 
 def _difference(one: Mapping[str, list[Any]], other: Mapping[str, list[Any]]) -> str | None:
@@ -355,16 +392,21 @@ def _reason(error: UsageError) -> str:
     return str(error)
 
 
-def _sample(dtype: str, row: int) -> Any:
-    """A harmless value of a type; row 0 holds what Feast itself tries."""
+def _sample(dtype: str, row: int, *, odd: bool = False) -> Any:
+    """A harmless value of a type; row 0 holds what Feast itself tries. `odd`: floats with all their digits."""
     for collection in ("_LIST", "_SET"):
         if dtype.endswith(collection):
-            return [_sample(dtype.removesuffix(collection), row)]
+            return [_sample(dtype.removesuffix(collection), row, odd=odd)]
+    if dtype.startswith("DECIMAL("):
+        return Decimal(1 + row % 8)
+    if odd and row and dtype in ("DOUBLE", "FLOAT"):
+        return math.sqrt(row) * 10.0 ** (row % 7 - 3)
     return {
         "BYTES": b"hello world" + b"!" * row,
         "STRING": "hello world" + "!" * row,
         "BOOL": row % 2 == 0,
-        "UNIX_TIMESTAMP": datetime(2024, 1, 1 + row, 12, tzinfo=UTC),
+        "UNIX_TIMESTAMP": datetime(2024, 1, 1 + row % 31, 12, tzinfo=UTC),
+        "DATE": date(2024, 1, 1 + row % 31),
         "DOUBLE": 1.0 + row / 2,
         "FLOAT": 1.0 + row / 2,
     }.get(dtype, 1 + row)

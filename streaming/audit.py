@@ -18,6 +18,7 @@ from featurestore.offline.duplicates import duplicates
 from featurestore.offline.event_log import ARRIVAL, OFFSET, PARTITION, TOPIC_ID
 from featurestore.online.keys import EntityKeyCodec, Shard, tile_key
 from featurestore.plan import View
+from featurestore.transform import transformed
 from streaming.pipeline import SLACK_US
 
 Ints = npt.NDArray[np.int64]
@@ -72,7 +73,7 @@ def expected_blocks(
     )
     repeated = _duplicates(view, events, keys, ts_us, arrival_us)
     layout = TileLayout.of(view)
-    own = {column.name: events[raw.get(column.name, column.name)].combine_chunks() for column in view.columns}
+    own = _columns(view, events, raw)
 
     def slot(level: Level, members: list[int]) -> bytes:
         index = np.array(members)
@@ -118,6 +119,16 @@ def expected_blocks(
             expires_us = None if end is None else end + slack_us
             blocks[name] = (held[:at] + slot(level, members) + held[at + level.slot_bytes :], expires_us)
     return blocks
+
+
+def _columns(view: View, events: pa.Table, raw: Mapping[str, str]) -> dict[str, pa.Array]:
+    """The view's columns of the events, after its function where it has one."""
+    own = {column.name: events[raw.get(column.name, column.name)].combine_chunks() for column in view.columns}
+    if view.transform is not None:
+        given = {field.name: own[field.name] for field in view.transform.inputs}
+        made = transformed(view.name, view.transform, given).columns
+        own |= {name: made[name].combine_chunks() for name in made.column_names}
+    return own
 
 
 def _duplicates(

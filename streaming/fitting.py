@@ -6,16 +6,18 @@ lost, else null.
 """
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from featurestore.aggregation.tiles import TileLayout
 from featurestore.plan import View
+from featurestore.transform import transformed
 from streaming.decode import arrow_type
 from streaming.pipeline import Judged
 
 
 class Fitting:
-    """Events of other definitions, as one view reads them."""
+    """Events of other definitions, as one view reads them; those on which its function fails say nothing to it."""
 
     def __init__(self, view: View) -> None:
         raw = {new: old for old, new in view.source.field_mapping.items()}
@@ -30,7 +32,9 @@ class Fitting:
             self._types[event_id], self._as_is = pa.string(), {event_id}
         self._producer = {column.name: raw.get(column.name, column.name) for column in view.columns}
         self._layout = TileLayout.of(view) if view.kind == "windowed" else None
-        self._summed = frozenset(self._producer[item.column] for item in view.aggregations)
+        self._view = view
+        made = {field.name for field in view.transform.outputs} if view.transform is not None else set()
+        self._summed = frozenset(self._producer[item.column] for item in view.aggregations if item.column not in made)
 
     def fit(self, judged: Judged) -> Judged:
         """The same events with the columns of the view, without those that its sums could not hold."""
@@ -42,9 +46,19 @@ class Fitting:
         ]
         if lacking:
             judged = msgspec.structs.replace(judged, events=self._completed(judged.events, lacking))
-        if self._layout is None or self._summed <= judged.summed:
+        transform = self._view.transform
+        if transform is not None and transform not in judged.made:
+            given = {field.name: judged.events[self._producer[field.name]] for field in transform.inputs}
+            result = transformed(self._view.name, transform, given)
+            worked = np.ones(len(judged.ts_us), np.bool_)
+            worked[list(result.failed)] = False
+            judged = msgspec.structs.replace(judged, made={**judged.made, transform: result.columns}).only(worked)
+        if self._layout is None or (transform is None and self._summed <= judged.summed):
             return judged
         columns = {name: judged.events[raw].combine_chunks() for name, raw in self._producer.items()}
+        made = judged.of(self._view)
+        if made is not None:
+            columns |= {name: made[name].combine_chunks() for name in made.column_names}
         large = self._layout.too_large(columns)
         return judged if large is None else judged.only(~large)
 

@@ -7,7 +7,7 @@ partials into what is stored is `streaming.shard_state`'s work, writing them is 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.aggregation.tiles import SPAN, Level, TileLayout
-from featurestore.errors import DefinitionError
 from featurestore.offline.event_log import ARRIVAL, OFFSET
 from featurestore.online.keys import EntityKeyCodec
-from featurestore.plan import View
+from featurestore.plan import Transform, View
+from featurestore.transform import transformed
 from streaming.decode import Decoder, is_instant
 from streaming.schema_registry import SchemaRegistry
 from streaming.source.records import Batch, Record
@@ -38,6 +38,8 @@ NO_ARRIVAL: Final = "no_arrival"
 """The record's own time is no instant: nothing can be judged against it."""
 TOO_LARGE: Final = "too_large"
 """A float of 2^78 and more in an aggregated column: its sum would not be exact."""
+TRANSFORM: Final = "transform_failed"
+"""The function of a view that reads the topic raised an error, or made something else than it is declared to."""
 TOO_LONG: Final = "too_long"
 """Text or bytes longer than a view keeps of them."""
 CONTRACT: Final = "contract"
@@ -79,6 +81,12 @@ class Judged(msgspec.Struct, frozen=True):
     """The one by which they were judged."""
     summed: frozenset[str] = frozenset()
     """The columns whose magnitudes were found fit for sums."""
+    made: Mapping[Transform, pa.Table] = {}
+    """The columns that each function of a view makes of `events`."""
+
+    def of(self, view: View) -> pa.Table | None:
+        """What the view's function made of the events; None where it has none."""
+        return None if view.transform is None else self.made[view.transform]
 
     @property
     def warned(self) -> Mapping[str, int]:
@@ -105,18 +113,21 @@ class Judged(msgspec.Struct, frozen=True):
             offsets=self.offsets[start:],
             rejected=rejected,
             marked=marked,
+            made={key: columns.slice(start) for key, columns in self.made.items()},
         )
 
     def only(self, kept: npt.NDArray[np.bool_]) -> "Judged":
         """The same with some of the accepted events alone."""
         if kept.all():
             return self
+        mask = pa.array(kept)
         return msgspec.structs.replace(
             self,
-            events=self.events.filter(pa.array(kept)),
+            events=self.events.filter(mask),
             ts_us=self.ts_us[kept],
             arrival_us=self.arrival_us[kept],
             offsets=self.offsets[kept],
+            made={key: columns.filter(mask) for key, columns in self.made.items()},
         )
 
 
@@ -136,10 +147,17 @@ class TopicPipeline:
         self.contract = contract
         self._rules = None if contract is None else compile_rows(contract.at("event"))
         self._tolerance_us = ahead_tolerance_us
-        self._layouts = [(view, TileLayout.of(view)) for view in views if view.kind == "windowed"]
+        self._layouts = [
+            (view, TileLayout.of(view)) for view in views if view.kind == "windowed" and view.transform is None
+        ]
         self._summed = frozenset(
             _producer_name(view, each.column) for view, _ in self._layouts for each in view.aggregations
         )
+        self._transforms = [
+            (view, view.transform, TileLayout.of(view) if view.kind == "windowed" else None)
+            for view in views
+            if view.transform is not None
+        ]
 
     @property
     def event_schema(self) -> pa.Schema:
@@ -174,21 +192,19 @@ class TopicPipeline:
             )
             rejected.append(Rejected(records[found.index[row]], AHEAD, detail, ts_us=int(found.ts_us[row])))
         for view, layout in self._layouts:
-            columns = _columns(view, events)
-            large = f"a column that view {view.name!r} sums is 2^78 or more: it would have no exact sum"
-            long = f"a text that view {view.name!r} keeps is longer than its max_bytes"
-            for reason, mask, detail in (
-                (TOO_LARGE, layout.too_large(columns), large),
-                (TOO_LONG, layout.too_long(columns), long),
-            ):
-                if mask is not None:
-                    places = found.index[mask & keep].tolist()
-                    rejected.extend(Rejected(records[place], reason, detail) for place in places)
-                    keep &= ~mask
+            for reason, mask, detail in _unfit(view, layout, _columns(view, events)):
+                places = found.index[mask & keep].tolist()
+                rejected.extend(Rejected(records[place], reason, detail) for place in places)
+                keep &= ~mask
         marked: list[Marked] = []
         if self._rules is not None:
             rows = self.decoder.named(found.rows)
             self._apply_rules(self._rules, rows, records, found.index, arrival, keep, rejected, marked, found.ts_us)
+        made: dict[Transform, pa.Table] = {}
+        if self._transforms:
+            made = self._transformed(events, records, found.index, keep, rejected)
+            gone = {item.record.offset for item in rejected}
+            marked = [item for item in marked if item.record.offset not in gone]
         if not keep.all():
             events = events.filter(pa.array(keep))
         arrival, offsets = arrival[keep], offsets[keep]
@@ -206,7 +222,34 @@ class TopicPipeline:
             tuple(marked),
             contract=self.contract,
             summed=self._summed,
+            made=made,
         )
+
+    def _transformed(
+        self,
+        events: pa.Table,
+        records: Sequence[Record],
+        index: Ints,
+        keep: npt.NDArray[np.bool_],
+        rejected: list[Rejected],
+    ) -> dict[Transform, pa.Table]:
+        """What the views' functions make of the events that are kept; those on which one fails are taken out."""
+        made: dict[Transform, tuple[Ints, pa.Table]] = {}
+        for view, transform, layout in self._transforms:
+            kept = np.flatnonzero(keep)
+            given = events.take(pa.array(kept))
+            columns = {field.name: given[_producer_name(view, field.name)] for field in transform.inputs}
+            result = transformed(view.name, transform, columns)
+            for row, detail in result.failed.items():
+                rejected.append(Rejected(records[index[kept[row]]], TRANSFORM, detail))
+                keep[kept[row]] = False
+            aggregated = _columns(view, given, result.columns) if layout is not None else {}
+            for reason, mask, detail in _unfit(view, layout, aggregated) if layout is not None else ():
+                places = kept[mask & keep[kept]]
+                rejected.extend(Rejected(records[place], reason, detail) for place in index[places].tolist())
+                keep[places] = False
+            made[transform] = (kept, result.columns)
+        return {key: columns.filter(pa.array(keep[kept])) for key, (kept, columns) in made.items()}
 
     @staticmethod
     def _apply_rules(
@@ -260,11 +303,10 @@ class Partials(msgspec.Struct, frozen=True):
 class ViewPipeline:
     """From accepted events to the partials of one view's tiles.
 
-    Raises DefinitionError for a view that is not windowed, or has a transformation.
+    Raises DefinitionError for a view that is not windowed.
     """
 
     def __init__(self, view: View, *, slack_us: int = SLACK_US) -> None:
-        _refuse_transform(view)
         self.view = view
         self.layout = TileLayout.of(view)
         self.slack_us = slack_us
@@ -280,7 +322,7 @@ class ViewPipeline:
         if not len(judged.ts_us):
             return Partials(self.layout, [], None, (), 0)
         codes, keys = self.entities(judged.events)
-        columns = _columns(self.view, judged.events)
+        columns = _columns(self.view, judged.events, judged.of(self.view))
         head = self.layout.head
         some, late, alive = codes >= 0, np.zeros(len(codes), np.bool_), np.zeros(len(codes), np.bool_)
         reach = []
@@ -345,34 +387,26 @@ class ViewPipeline:
 
 
 class LatestPipeline:
-    """From accepted events to the rows of a view without aggregations: the newest event of a key is its value.
-
-    Raises DefinitionError for a view that has a transformation.
-    """
+    """From accepted events to the rows of a view without aggregations: the newest event of a key is its value."""
 
     def __init__(self, view: View) -> None:
-        _refuse_transform(view)
         self.view = view
         self._columns = {name: _producer_name(view, name) for name in _names(view)}
 
     def rows(self, judged: Judged) -> pa.Table:
         """The events as rows of the view, under its names, with their timestamp and `_arrival`."""
         events = judged.events
-        columns = {name: events[raw] for name, raw in self._columns.items()}
+        made = judged.of(self.view)
+        columns = {
+            name: events[raw] if made is None or name not in made.column_names else made[name]
+            for name, raw in self._columns.items()
+        }
         return pa.table({**columns, ARRIVAL: events[ARRIVAL]})
 
 
 def _names(view: View) -> list[str]:
     features = [feature.name for feature in view.features]
     return list(dict.fromkeys([*(key.name for key in view.join_keys), *features, view.source.timestamp_field]))
-
-
-def _refuse_transform(view: View) -> None:
-    if view.transform is not None:
-        raise DefinitionError(
-            f"stream view {view.name!r} has a transformation, which this version does not run; "
-            "let the producer compute the column, or use an on-demand view"
-        )
 
 
 def _grouped(
@@ -388,9 +422,23 @@ def _grouped(
     return LevelPartials(level, groups // span, groups % span + low, slots)
 
 
-def _columns(view: View, events: pa.Table) -> dict[str, pa.Array]:
-    """The view's columns of the events, under the view's names."""
-    return {column.name: events[_producer_name(view, column.name)].combine_chunks() for column in view.columns}
+def _unfit(
+    view: View, layout: TileLayout, columns: Mapping[str, pa.Array]
+) -> Iterator[tuple[str, npt.NDArray[np.bool_], str]]:
+    """Reason, events and detail of what the view's tiles cannot take in."""
+    large, long = layout.too_large(columns), layout.too_long(columns)
+    if large is not None:
+        yield TOO_LARGE, large, f"a column that view {view.name!r} sums is 2^78 or more: it would have no exact sum"
+    if long is not None:
+        yield TOO_LONG, long, f"a text that view {view.name!r} keeps is longer than its max_bytes"
+
+
+def _columns(view: View, events: pa.Table, made: pa.Table | None = None) -> dict[str, pa.Array]:
+    """The view's columns of the events, under the view's names; what its function made takes the place of others."""
+    columns = {column.name: events[_producer_name(view, column.name)].combine_chunks() for column in view.columns}
+    if made is not None:
+        columns |= {name: made[name].combine_chunks() for name in made.column_names}
+    return columns
 
 
 def _producer_name(view: View, column: str) -> str:

@@ -7,11 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import pyarrow as pa
+
 from featurestore.errors import UnknownName
 from featurestore.offline.asof_view import AsOfView, Feature, Key
+from featurestore.offline.connection import Limits, connection
 from featurestore.offline.event_log import PROVENANCE
-from featurestore.offline.sources import Scan, scan_parquet
+from featurestore.offline.sources import Scan, scan_parquet, scan_table
+from featurestore.offline.sql_types import identifier
 from featurestore.plan import Projection, View
+from featurestore.transform import Transformed, transformed
 
 MissingColumns = Literal["error", "null"]
 
@@ -28,22 +34,56 @@ def needed_columns(view: View) -> tuple[str, ...]:
     if view.source.created_field:
         names.append(view.source.created_field)
     names += [key.name for key in view.join_keys]
-    names += [each.column for each in view.aggregations] or [field.name for field in view.features]
+    names += _read_columns(view)
     columns = [stored.get(name, name) for name in names]
     if (event_id := event_id_of(view)) is not None:
         columns += [event_id, *PROVENANCE.names]
     return tuple(dict.fromkeys(columns))
 
 
+def _read_columns(view: View) -> list[str]:
+    """The columns beside keys and times, by the view's names: what its function is given, where it has one."""
+    made = {field.name for field in view.transform.outputs} if view.transform else set()
+    values = [each.column for each in view.aggregations] or [field.name for field in view.features]
+    given = [field.name for field in view.transform.inputs] if view.transform else []
+    return list(dict.fromkeys([*given, *(name for name in values if name not in made)]))
+
+
+def transformed_scan(view: View, scan: Scan, limits: Limits | None = None) -> Scan:
+    """The source of a view of latest values after its function, if it has one; rows on which it fails are left out."""
+    if view.transform is None or view.kind == "windowed":
+        return scan
+    columns = ", ".join(map(identifier, needed_columns(view)))
+    with connection(limits or Limits()) as session:
+        rows = session.sql(f"SELECT {columns} FROM {scan.register(session, 'rows')}").to_arrow_table()
+    given = {field.name: rows[stored_name(view, field.name)] for field in view.transform.inputs}
+    renamed = {field.name: stored_name(view, field.name) for field in view.transform.outputs}
+    return scan_table(with_made(rows, transformed(view.name, view.transform, given), renamed), name=scan.name)
+
+
+def with_made(rows: pa.Table, made: Transformed, renamed: Mapping[str, str]) -> pa.Table:
+    """The rows with what a function made of them in its place, without those on which it failed."""
+    rows = rows.select([name for name in rows.column_names if name not in renamed.values()])
+    for name, column in renamed.items():
+        rows = rows.append_column(column, made.columns[name])
+    worked = np.ones(len(rows), np.bool_)
+    worked[list(made.failed)] = False
+    return rows.filter(pa.array(worked))
+
+
 def scan_of(view: View, *, repo: Path, missing_columns: MissingColumns = "error") -> Scan:
-    """The view's source as it stands now; raises SourceError where it is missing, torn, or lacks a column."""
-    return scan_parquet(
+    """The view's source as it stands now; raises SourceError where it is missing, torn, or lacks a column.
+
+    The events of a view of latest values have gone through its function.
+    """
+    scan = scan_parquet(
         view.source.path,
         repo=repo,
         name=f"source {view.source.name!r} of view {view.name!r}",
         columns=needed_columns(view),
         missing_columns=missing_columns,
     )
+    return transformed_scan(view, scan)
 
 
 def as_of_view(view: View, projection: Projection, scan: Scan, names: Mapping[str, str]) -> AsOfView:

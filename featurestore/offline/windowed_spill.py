@@ -64,7 +64,9 @@ def windowed_join_batches(
     if as_known and arrival is None:
         raise UsageError("an as-known join needs the events' arrival column; name it, or join without as_known")
     windows = windows_of(aggregations)
-    names = [event_ts, *(kept.column for kept in columns_of(aggregations)), *more_columns]
+    # What is not there yet `counted` makes.
+    read = [kept.column for kept in columns_of(aggregations) if kept.column in schema.names]
+    names = [event_ts, *read, *more_columns]
     if as_known and arrival is not None:
         names.append(arrival)
     names = list(dict.fromkeys(names))

@@ -5,7 +5,7 @@ Duplicates are left out on either way, since those of one event have its key.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -20,10 +20,11 @@ from featurestore.offline.event_log import ARRIVAL, OFFSET, PARTITION, PROVENANC
 from featurestore.offline.mapped import as_many_as_fit
 from featurestore.offline.sources import Scan
 from featurestore.offline.sql_types import earliest, entity_key, identifier, instant, latest
-from featurestore.offline.stored import event_id_of, keys_of, stored_name
+from featurestore.offline.stored import event_id_of, keys_of, stored_name, with_made
 from featurestore.offline.windowed import windowed_join
 from featurestore.offline.windowed_spill import KEY, windowed_join_batches
 from featurestore.plan import Projection, View
+from featurestore.transform import transformed
 
 HELD_BYTES = 480_000_000
 """Events of up to as many bytes in Arrow (20 million of a key, a time and a number) are joined in memory.
@@ -33,7 +34,7 @@ BUCKET_BYTES = 48_000_000
 """Events of a bucket on disk; about two buckets are joined at a time."""
 
 # A blank first, so that no column of the events is called alike.
-_TS, _ARRIVED, _ID, _PROVENANCE = " ts", " arrival", " id", " log "
+_TS, _ARRIVED, _ID, _PROVENANCE, _GIVEN = " ts", " arrival", " id", " log ", " given "
 
 
 class _Asked(NamedTuple):
@@ -77,7 +78,7 @@ def windowed_values(
         "arrival": _ARRIVED if arrives else None,
         "as_known": as_known and arrives,
     }
-    counted = None if event_id_of(view) is None else partial(_each_once, view=view)
+    counted = _counted_of(view)
     bounds = asked.bounds_us()
     if scan is None or bounds is None:
         joined = windowed_join(_no_events(view, entities), entities, **more)
@@ -128,7 +129,7 @@ def _joined_on_disk(schema: pa.Schema, events: Any, scan: Scan, width: int, aske
         folder=asked.limits.temp_dir,
         buckets=buckets,
         counted=asked.counted,
-        more_columns=[name for name in schema.names if name == _ID or name.startswith(_PROVENANCE)],
+        more_columns=[name for name in schema.names if name == _ID or name.startswith((_PROVENANCE, _GIVEN))],
         **asked.more,
     )
 
@@ -149,6 +150,25 @@ def _within(view: View, scan: Scan, bounds: tuple[int, int]) -> str:
         filters.append(earliest(timestamp, dtype, bounds[0] - max(reach)))
     # Events of one id that differ in time are no duplicates: those beyond the windows would tell nothing.
     return " AND ".join(each for each in filters if each) or "TRUE"
+
+
+def _counted_of(view: View) -> Callable[[pa.Table], pa.Table] | None:
+    """What events go through before they count: duplicates are left out, then the view's function is applied."""
+    steps: list[Callable[[pa.Table], pa.Table]] = []
+    if event_id_of(view) is not None:
+        steps.append(partial(_each_once, view=view))
+    if view.transform is not None:
+        steps.append(partial(_transformed, view=view))
+    return (lambda events: reduce(lambda found, step: step(found), steps, events)) if steps else None
+
+
+def _transformed(events: pa.Table, *, view: View) -> pa.Table:
+    """The events after the view's function; those on which it fails were never accepted by the stream."""
+    assert view.transform is not None
+    given = {field.name: events[_GIVEN + field.name] for field in view.transform.inputs}
+    made = transformed(view.name, view.transform, given)
+    kept = events.select([name for name in events.column_names if not name.startswith(_GIVEN)])
+    return with_made(kept, made, {field.name: field.name for field in view.transform.outputs})
 
 
 def _each_once(events: pa.Table, *, view: View) -> pa.Table:
@@ -185,10 +205,13 @@ def _event_columns(view: View, keys: tuple[Key, ...], scan: Scan) -> list[str]:
             column = stored_name(view, name)
             value = instant(column, scan.column(column, role="timestamp column"), place=scan.name)
             columns.append(f"{value} AS {identifier(alias)}")
-    for name in dict.fromkeys(each.column for each in view.aggregations):
+    made = {field.name for field in view.transform.outputs} if view.transform else set()
+    read = {each.column: each.column for each in view.aggregations if each.column not in made}
+    read |= {_GIVEN + field.name: field.name for field in view.transform.inputs} if view.transform else {}
+    for alias, name in read.items():
         column = stored_name(view, name)
         scan.column(column, role="event column")
-        columns.append(f"{identifier(column)} AS {identifier(name)}")
+        columns.append(f"{identifier(column)} AS {identifier(alias)}")
     if (event_id := event_id_of(view)) is not None:
         scan.column(event_id, role="event id")
         columns.append(f"{identifier(event_id)} AS {identifier(_ID)}")

@@ -107,6 +107,8 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
         table = task.feature_view
         if is_windowed(table):
             return _told(task, f"{table.name}: skipped, its windows are kept current by the stream")
+        if getattr(table, "udf", None) is not None and getattr(table, "stream_source", None) is not None:
+            return _told(task, f"{table.name}: skipped, its function runs on events: the stream keeps it current")
         if not isinstance(self.online_store, RedisOnlineStore):
             raise ConfigurationError(
                 "ArrowEngine writes to featurestore.plugins.RedisOnlineStore; "

@@ -15,11 +15,12 @@ from featurestore.offline.asof_view import AsOfView
 from featurestore.offline.connection import Limits
 from featurestore.offline.joined import WindowedView
 from featurestore.offline.sources import Scan, local_path
-from featurestore.offline.stored import as_of_view, needed_columns
-from featurestore.plan import Projection, View
+from featurestore.offline.stored import as_of_view, needed_columns, transformed_scan
+from featurestore.plan import Field, Projection, Transform, View
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
 from featurestore.plugins.feast_sources import scan_source
 from featurestore.plugins.topics import HORIZON, topic_of
+from featurestore.plugins.transforms import transform_of
 from featurestore.plugins.views import latest_view
 from featurestore.topic_schema import declared_columns
 
@@ -73,16 +74,18 @@ def stored_view(feast_view: Any, config: RepoConfig) -> tuple[View, Scan | None]
     if source is None:
         raise UsageError(f"view {feast_view.name!r} has no batch source and no history")
     view = latest_view(feast_view)
+    transform = _transform_of(feast_view, view, Path(config.repo_path))
     if not is_windowed(feast_view):
-        return view, scan_of(source, config, needed_columns(view), view=feast_view.name)
-    if getattr(feast_view, "udf", None) is not None:
-        raise UsageError(
-            f"view {feast_view.name!r} transforms its events; its history cannot be computed from the event log"
-        )
+        view = msgspec.structs.replace(view, transform=transform)
+        stored = scan_of(source, config, needed_columns(view), view=feast_view.name)
+        return view, transformed_scan(view, stored, limits_of(config))
     streamed = type(feast_view.stream_source).__name__ == "KafkaSource"
     scan = None if streamed and not any_file(source, config) else scan_of(source, config, [], view=feast_view.name)
     types = _event_types(feast_view, scan, Path(config.repo_path))
-    view = msgspec.structs.replace(view, kind="windowed", aggregations=resolve_aggregations(feast_view, types))
+    if transform is not None:
+        types |= {field.name: field.dtype for field in transform.outputs}
+    aggregations = resolve_aggregations(feast_view, types)
+    view = msgspec.structs.replace(view, kind="windowed", aggregations=aggregations, transform=transform)
     if streamed and HORIZON in (feast_view.stream_source.tags or {}):
         topic = topic_of(feast_view.stream_source, Path(config.repo_path))
         view = msgspec.structs.replace(view, source=msgspec.structs.replace(view.source, topic=topic))
@@ -91,13 +94,21 @@ def stored_view(feast_view: Any, config: RepoConfig) -> tuple[View, Scan | None]
     return view, scan
 
 
+def _transform_of(feast_view: Any, view: View, repo: Path) -> Transform | None:
+    if getattr(feast_view, "udf", None) is None or type(feast_view.stream_source).__name__ != "KafkaSource":
+        return None
+    declared = [Field(name=name, dtype=dtype) for name, dtype in _event_types(feast_view, None, repo).items()]
+    untouched = [*(key.name for key in view.join_keys), view.source.timestamp_field, view.source.created_field or ""]
+    return transform_of(feast_view, declared, untouched)
+
+
 def _event_types(feast_view: Any, scan: Scan | None, repo: Path) -> dict[str, str]:
     """The columns of a windowed view's events: as its topic declares them, else as its source has them."""
+    mapping = feast_view.batch_source.field_mapping or {}
     if type(feast_view.stream_source).__name__ == "KafkaSource":
         declared = declared_columns(topic_of(feast_view.stream_source, repo))
         if declared:
-            return {field.name: field.dtype for field in declared}
-    mapping = feast_view.batch_source.field_mapping or {}
+            return {mapping.get(field.name, field.name): field.dtype for field in declared}
     columns = {} if scan is None else {field.name: field.type for field in scan.schema}
     return {mapping.get(name, name): dtype.name for name, dtype in value_types(columns).items()}
 

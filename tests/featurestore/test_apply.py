@@ -1,14 +1,19 @@
 """Definitions come into force whole or not at all, and apply says what changed and whom it breaks."""
 
+import datetime as dt
 import os
 import textwrap
 
+import pandas as pd
+import pyarrow as pa
 import pytest
+from feast import FeatureStore
 from google.protobuf import descriptor_pb2
 
 from featurestore.apply import apply, preview
 from featurestore.config import load_settings
 from featurestore.errors import ConfigurationError, DefinitionError
+from featurestore.offline.event_log import write_events
 from featurestore.online.connection import connect
 from featurestore.plan_store import PlanStore, load_plan_file
 from featurestore.topic_schema import declared_columns
@@ -27,6 +32,7 @@ DEFINITIONS = """\
 from datetime import timedelta
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, KafkaSource, RequestSource
 from feast import StreamFeatureView, ValueType
+from feast.stream_feature_view import stream_feature_view
 from feast.aggregation import Aggregation
 from feast.data_format import AvroFormat, JsonFormat, ProtoFormat
 from feast.on_demand_feature_view import on_demand_feature_view
@@ -127,6 +133,44 @@ def test_a_horizon_of_event_ids_starts_a_new_version(repo):
     assert plan.view("spending").version == 2
 
 
+FUNCTION = """
+@stream_feature_view(
+    entities=[card], source=taps, timestamp_field="ts", ttl=timedelta(0), mode="python",
+    schema=[Field(name="card_id", dtype=Int64), Field(name="spent_1h", dtype=Float64)],
+    tags={"transform.columns": "half double"},
+    aggregations=[Aggregation(column="half", function="sum", time_window=timedelta(hours=1), name="spent_1h")],
+)
+def spending(columns):
+    return {"half": [None if fare is None else fare / 2 for fare in columns["fare"]]}
+
+owner ="""
+
+
+@pytest.mark.filterwarnings("ignore:Stream feature views are experimental")
+def test_a_stream_views_function_is_proved_and_runs_offline_too(repo):
+    """What it is given and makes is in the plan; the event log keeps events as they came, training sees them after."""
+    settings = repo(("owner =", FUNCTION))
+    transform = apply(settings).plan.view("spending").transform
+    assert [field.name for field in transform.inputs] == ["card_id", "ts", "fare"]
+    assert [(field.name, field.dtype) for field in transform.outputs] == [("half", "DOUBLE")]
+    assert "def spending" in transform.function.source
+    moment = dt.datetime(2024, 1, 1, 12, tzinfo=dt.UTC)
+    events = pa.table(
+        {
+            "card_id": [1, 1, 2],
+            "ts": pa.array([moment] * 3, pa.timestamp("us", "UTC")),
+            "fare": [3.0, None, 8.0],
+            "_offset": [0, 1, 2],
+            "_arrival": pa.array([moment] * 3, pa.timestamp("us", "UTC")),
+        }
+    )
+    write_events(settings.event_log / "taps", events, topic_id="t", partition=0, first=0, last=2)
+    asked = pd.DataFrame({"card_id": [1, 2], "event_timestamp": [moment] * 2})
+    store = FeatureStore(str(settings.repo))
+    found = store.get_historical_features(asked, ["spending:spent_1h"]).to_arrow()
+    assert found.sort_by("card_id")["spent_1h"].to_pylist() == [1.5, 4.0]
+
+
 AVRO = """{
     "type": "record", "name": "Tap", "fields": [
         {"name": "card_id", "type": "long"},
@@ -176,6 +220,11 @@ def test_avro_and_protobuf_topics_are_compiled_whole(repo):
 @pytest.mark.parametrize(
     ("replacement", "said"),
     [
+        (("owner =", FUNCTION.replace('mode="python"', 'mode="spark"')), "cannot be imported"),
+        (("owner =", FUNCTION.replace("fare / 2 for", "fare / LIMIT for")), "LIMIT"),
+        (("owner =", FUNCTION.replace("fare / 2 for", "fare / len(columns) / len(columns['fare']) for")), "row-wise"),
+        (("owner =", FUNCTION.replace("half double", "half double, ts timestamp")), "no function can make column 'ts'"),
+        (("owner =", FUNCTION.replace('"transform.columns": "half double"', "")), "which its events do not have"),
         ((JSON_FORMAT, 'AvroFormat(schema_json="[]")'), "not a record"),
         ((JSON_FORMAT, 'ProtoFormat(class_path="nothing.Tap")'), "names no Protobuf class"),
         ((JSON_FORMAT, 'ProtoFormat(class_path="nothing.desc:city.Tap")'), "cannot be read"),

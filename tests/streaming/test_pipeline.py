@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import DefinitionError
-from featurestore.plan import Aggregation, Field, Function
-from streaming.pipeline import LatestPipeline, TopicPipeline, ViewPipeline
+from featurestore.plan import Aggregation, Field
+from streaming.pipeline import TopicPipeline, ViewPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event, shop_events, shop_plan
 from streaming.source.records import Batch, Record
 
@@ -200,14 +200,6 @@ def test_events_without_an_entity_touch_no_tile():
     assert len(judged.events) == 3
     assert [int(part.slots["rows"].sum()) for part in parts_of(partials)] == [1]
     assert len(partials.keys) == 1
-
-
-@pytest.mark.parametrize("pipeline", [ViewPipeline, LatestPipeline])
-def test_a_view_with_a_transformation_is_refused(pipeline):
-    """No silent pass: a transformation would change what is stored."""
-    view = shop_plan().view("user_orders")
-    with pytest.raises(DefinitionError, match="transformation"):
-        pipeline(msgspec.structs.replace(view, transform=Function(name="f", source="def f(x): return x")))
 
 
 def test_a_view_without_aggregations_is_no_windowed_one():
