@@ -35,18 +35,19 @@ def profile_table(
     boundary: str = "",
     time_column: str | None = None,
     segments: Sequence[str] = (),
+    span_us: int = HOUR_US,
     threads: int | None = None,
 ) -> list[Profile]:
     """The profiles of a table: a feature, segment and hour each, in that order.
 
     Of every column in `segments` each value is a segment (`column=value`, null is `column=`), and all rows are one
-    too. Without `time_column` there is one profile for all time. Raises ProfileError for a column that is absent or of
-    another kind than in the baseline.
+    too. Without `time_column` there is one profile for all time; `span_us` takes longer spans than hours, for a single
+    use. Raises ProfileError for a column that is absent or of another kind than in the baseline.
     """
     for name in (*(feature.name for feature in baseline.features), *segments, *filter(None, [time_column])):
         if name not in table.column_names:
             raise ProfileError(f"no column {name!r} to profile; {did_you_mean(name, table.column_names)}")
-    hours = _hours(table, time_column)
+    hours = _hours(table, time_column, span_us)
     parts = [_groups(table.num_rows, hours, None, "")] if not segments else []
     parts += [_groups(table.num_rows, hours, table.column(name), name) for name in segments]
     baseline_id = baseline.id
@@ -73,7 +74,7 @@ def profile_table(
 Slice = tuple[str, int | None, int, int]
 
 
-def _hours(table: pa.Table, time_column: str | None) -> npt.NDArray[np.int64] | None:
+def _hours(table: pa.Table, time_column: str | None, span_us: int) -> npt.NDArray[np.int64] | None:
     if time_column is None:
         return None
     column = table.column(time_column)
@@ -82,7 +83,7 @@ def _hours(table: pa.Table, time_column: str | None) -> npt.NDArray[np.int64] | 
     if column.null_count:
         raise ProfileError(f"column {time_column!r} has {column.null_count} nulls; a row without a time has no hour")
     instants = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()).to_numpy()
-    hours: npt.NDArray[np.int64] = instants // HOUR_US
+    hours: npt.NDArray[np.int64] = instants // span_us * span_us
     return hours
 
 
@@ -98,7 +99,7 @@ def _groups(
         texts = encoded.dictionary.to_pylist()
         labels = [*(f"{name}={text}" for text in texts), f"{name}="]
         codes = encoded.indices.fill_null(len(texts)).to_numpy().astype(np.int64)
-    keys = codes if hours is None else codes * (1 << 32) + (hours - hours.min(initial=0))
+    keys = codes if hours is None else np.unique(hours, return_inverse=True)[1] + (codes << 32)
     order = np.argsort(keys, kind="stable")
     arranged = keys[order]
     starts = np.flatnonzero(np.r_[True, arranged[1:] != arranged[:-1]]) if count else np.zeros(0, np.int64)
@@ -106,7 +107,7 @@ def _groups(
     slices = [
         (
             labels[codes[order[start]]],
-            None if hours is None else int(hours[order[start]]) * HOUR_US,
+            None if hours is None else int(hours[order[start]]),
             int(start),
             int(end),
         )

@@ -1,0 +1,1 @@
+"""Do these values still look like those the model was trained on? Effect sizes, corrected p-values, alarms."""

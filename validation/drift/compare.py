@@ -1,0 +1,314 @@
+"""Has anything drifted? Every feature and segment of two sets of profiles, or of two tables, in one family of tests.
+
+An alarm needs both: a corrected p-value at most the calibrated threshold, and an effect that matters.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from validation.drift.contrast import Contrast, contrast_of
+from validation.drift.decision import Calibration, benjamini_hochberg, calibrate, ranked
+from validation.drift.judge import Measured, Minimums, measured, one_p
+from validation.drift.null import Deals, redrawn
+from validation.errors import PlatformError
+from validation.profile.baseline import Baseline, baseline_of
+from validation.profile.build import HOUR_US, profile_table
+from validation.profile.profile import Profile, merge
+
+Verdict = Literal["drift", "too small", "none", "cannot tell", "no data"]
+FAMILIES: Final = 400
+MOST_FAMILIES: Final = 9_999
+FAMILY_RATE: Final = 0.05
+
+
+class DriftError(PlatformError):
+    """A comparison that cannot be made as asked."""
+
+    exit_code = 2
+
+
+class Bar(msgspec.Struct, frozen=True, kw_only=True):
+    """One bin or category of both sides, as shares of values."""
+
+    label: str
+    reference: float
+    current: float
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one feature in one segment."""
+
+    feature: str
+    segment: str
+    kind: str
+    verdict: Verdict
+    """drift: significant, and the effect matters; too small: significant only; cannot tell: too few blocks of time
+    for any p-value to be significant; no data: one side has no rows."""
+    p: float
+    q: float
+    """p corrected by Benjamini and Hochberg over all features and segments."""
+    effect: str
+    """The measure that decides: of those significant by themselves the largest in units of its minimum."""
+    strength: float
+    """The effect in units of its minimum: what findings are ranked by."""
+    measures: tuple[Measured, ...] = ()
+    rows_reference: int = 0
+    rows_current: int = 0
+    mean_reference: float | None = None
+    mean_current: float | None = None
+    new: tuple[str, ...] = ()
+    """Categories of the current side that the reference has not seen; the most frequent first, at most 10."""
+    bars: tuple[Bar, ...] = ()
+
+
+class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Every finding, the strongest first, and how often such a comparison alarms under no drift."""
+
+    reference: str
+    current: str
+    drifted: bool
+    findings: tuple[Finding, ...]
+    calibration: Calibration | None
+    """None where nothing could be compared."""
+    tests: int
+    seed: int
+    block_hours: float | None
+    """Rows within so many hours may depend on each other; None: rows are taken as independent."""
+    blocks_reference: int = 0
+    blocks_current: int = 0
+
+    @property
+    def alarms(self) -> tuple[Finding, ...]:
+        """The findings that are drift."""
+        return tuple(finding for finding in self.findings if finding.verdict == "drift")
+
+    def encode(self) -> bytes:
+        """The report as JSON, indented."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2)
+
+
+def compare(
+    reference: Sequence[Profile],
+    current: Sequence[Profile],
+    baseline: Baseline,
+    *,
+    seed: int,
+    family_rate: float = FAMILY_RATE,
+    minimums: Minimums | None = None,
+    block_hours: float | None = None,
+    families: int | None = None,
+    names: tuple[str, str] = ("reference", "current"),
+) -> DriftReport:
+    """The comparison of two sets of profiles on one baseline.
+
+    With `block_hours`, rows of the same so many hours are dealt out together, so that what depends on time (weather, a
+    bad day) is not taken for thousands of independent rows. The same arguments give the same report.
+    """
+    minimums = minimums or Minimums()
+    if not 0 < family_rate < 1:
+        raise DriftError(f"family rate {family_rate}: expected a share between 0 and 1")
+    block_us = None if block_hours is None else round(block_hours * HOUR_US)
+    contrasts, empty = _contrasts(reference, current, baseline, block_us)
+    report = DriftReport(
+        reference=names[0],
+        current=names[1],
+        drifted=False,
+        findings=tuple(empty),
+        calibration=None,
+        tests=len(contrasts),
+        seed=seed,
+        block_hours=block_hours,
+    )
+    if not contrasts:
+        return report
+    deals: Deals | None = None
+    if block_hours is not None:
+        # A p-value by rank is at least 1 / (families + 1), and one drifting feature must pass the whole correction.
+        enough = max(families or 0, 1_999, min(MOST_FAMILIES, round(2 * len(contrasts) / family_rate)))
+        deals = Deals(contrasts, enough, seed)
+    windows = [deals.windows(one) if deals else redrawn(one, families or FAMILIES, seed) for one in contrasts]
+    parts = [deals.rows_a_block(one) if deals else 1.0 for one in contrasts]
+    observed = np.array(
+        [
+            float(one_p(one, one.reference.sum(0) / part, one.current.sum(0) / part))
+            for one, part in zip(contrasts, parts, strict=True)
+        ]
+    )
+    null = np.stack(
+        [
+            one_p(one, window[0] / part, window[1] / part)
+            for one, window, part in zip(contrasts, windows, parts, strict=True)
+        ],
+        axis=1,
+    )
+    if deals is not None:
+        observed, null = ranked(observed, null)
+    calibration = calibrate(null, family_rate)
+    q = benjamini_hochberg(observed)
+    blind = deals is not None and deals.least_p > calibration.threshold
+    findings = [
+        _finding(
+            one,
+            measured(one, window, minimums, independent=deals is None),
+            p=float(observed[place]),
+            q=float(q[place]),
+            calibration=calibration,
+            blind=blind,
+        )
+        for place, (one, window) in enumerate(zip(contrasts, windows, strict=True))
+    ]
+    order: dict[Verdict, int] = {"drift": 0, "too small": 1, "none": 2, "cannot tell": 2, "no data": 3}
+    ranked_findings = sorted([*findings, *empty], key=lambda f: (order[f.verdict], -f.strength, f.feature, f.segment))
+    return msgspec.structs.replace(
+        report,
+        drifted=any(finding.verdict == "drift" for finding in findings),
+        findings=tuple(ranked_findings),
+        calibration=calibration,
+        blocks_reference=deals.reference_blocks if deals else 0,
+        blocks_current=deals.current_blocks if deals else 0,
+    )
+
+
+def _contrasts(
+    reference: Sequence[Profile], current: Sequence[Profile], baseline: Baseline, block_us: int | None
+) -> tuple[list[Contrast], list[Finding]]:
+    sides: list[dict[tuple[str, str], list[Profile]]] = [{}, {}]
+    for side, profiles in zip(sides, (reference, current), strict=True):
+        for profile in profiles:
+            if profile.baseline != baseline.id:
+                raise DriftError(
+                    f"a profile of {profile.feature!r} is on baseline {profile.baseline}, not {baseline.id}: "
+                    "profile both sides on one baseline"
+                )
+            side.setdefault((profile.feature, profile.segment), []).append(profile)
+    contrasts, empty = [], []
+    for key in sorted({*sides[0], *sides[1]}):
+        found = [side.get(key, []) for side in sides]
+        rows = [merge(side).rows if side else 0 for side in found]
+        if not all(rows):
+            empty.append(_nothing(*key, baseline.feature(key[0]).kind, rows))
+            continue
+        contrasts.append(contrast_of(found[0], found[1], baseline.feature(key[0]), block_us=block_us))
+    return contrasts, empty
+
+
+def _nothing(feature: str, segment: str, kind: str, rows: Sequence[int]) -> Finding:
+    return Finding(
+        feature=feature,
+        segment=segment,
+        kind=kind,
+        verdict="no data",
+        p=1.0,
+        q=1.0,
+        effect="",
+        strength=0.0,
+        rows_reference=rows[0],
+        rows_current=rows[1],
+    )
+
+
+def _finding(
+    contrast: Contrast, told: tuple[Measured, ...], *, p: float, q: float, calibration: Calibration, blind: bool
+) -> Finding:
+    deciding = [one for one in told if one.minimum is not None]
+    strengths = {one.name: abs(one.effect) / one.minimum for one in deciding if one.minimum}
+    significant = [one.name for one in deciding if one.p <= calibration.asked]
+    best = max(significant or strengths, key=lambda name: strengths[name], default="")
+    verdict: Verdict = "cannot tell" if blind else "none"
+    if q <= calibration.threshold:
+        verdict = "drift" if significant and strengths[best] >= 1 else "too small"
+    reference, current = contrast.reference.sum(0), contrast.current.sum(0)
+    return Finding(
+        feature=contrast.feature,
+        segment=contrast.segment,
+        kind=contrast.kind,
+        verdict=verdict,
+        p=p,
+        q=q,
+        effect=best,
+        strength=strengths.get(best, 0.0),
+        measures=told,
+        rows_reference=int(reference.sum()),
+        rows_current=int(current.sum()),
+        mean_reference=contrast.reference_mean,
+        mean_current=contrast.current_mean,
+        new=_new(contrast),
+        bars=_bars(contrast),
+    )
+
+
+def _new(contrast: Contrast) -> tuple[str, ...]:
+    if contrast.kind != "category":
+        return ()
+    reference, current = (side.sum(0)[: contrast.cells] for side in (contrast.reference, contrast.current))
+    fresh = [place for place in np.argsort(-current, kind="stable") if reference[place] == 0 and current[place] > 0]
+    return tuple(contrast.labels[place] for place in fresh[:10])
+
+
+def _bars(contrast: Contrast, most: int = 24) -> tuple[Bar, ...]:
+    cells = contrast.cells
+    sides = [side.sum(0)[:cells] for side in (contrast.reference, contrast.current)]
+    if contrast.kind == "number" and cells:
+        sides = [np.add.reduceat(side, contrast.bins) for side in sides]
+    shares = [side / max(side.sum(), 1.0) for side in sides]
+    chosen = list(range(len(contrast.labels)))
+    if contrast.kind == "category":
+        chosen = sorted(chosen, key=lambda place: -max(shares[0][place], shares[1][place]))[:most]
+    return tuple(
+        Bar(label=contrast.labels[place], reference=float(shares[0][place]), current=float(shares[1][place]))
+        for place in chosen
+    )
+
+
+def compare_tables(
+    reference: pa.Table,
+    current: pa.Table,
+    *,
+    seed: int,
+    features: Sequence[str] | None = None,
+    categorical: Sequence[str] = (),
+    segments: Sequence[str] = (),
+    time_column: str | None = None,
+    block_hours: float | None = None,
+    family_rate: float = FAMILY_RATE,
+    minimums: Minimums | None = None,
+    families: int | None = None,
+    names: tuple[str, str] = ("reference", "current"),
+) -> DriftReport:
+    """The comparison of two tables; the baseline is the reference's. Segment and time columns are no features.
+
+    >>> rng = np.random.default_rng(0)
+    >>> tables = [pa.table({"x": rng.standard_normal(500) + shift}) for shift in (0, 0, 1)]
+    >>> [compare_tables(tables[0], table, seed=1).drifted for table in tables[1:]]
+    [False, True]
+    """
+    if block_hours is not None and time_column is None:
+        raise DriftError("blocks of time need a time column")
+    kept = [name for name in reference.column_names if name not in {*segments, time_column}]
+    baseline = baseline_of(reference.select(kept), features=features, categorical=categorical)
+    span_us = None if block_hours is None else round(block_hours * HOUR_US)
+    sides = [
+        profile_table(
+            table,
+            baseline,
+            segments=segments,
+            time_column=time_column if span_us else None,
+            span_us=span_us or HOUR_US,
+        )
+        for table in (reference, current)
+    ]
+    return compare(
+        sides[0],
+        sides[1],
+        baseline,
+        seed=seed,
+        family_rate=family_rate,
+        minimums=minimums,
+        block_hours=block_hours,
+        families=families,
+        names=names,
+    )
