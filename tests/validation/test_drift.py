@@ -63,7 +63,7 @@ def test_few_families_without_drift_alarm(reference: int, current: int) -> None:
 def test_uncorrected_p_values_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted fault: without correction most families of 30 features alarm."""
     monkeypatch.setattr(validation.drift.compare, "benjamini_hochberg", lambda p: p)
-    assert alarms(2_000, 50, 8) > 3
+    assert alarms(2_000, 50, 12) > 3
 
 
 def _student(contrast: Contrast, reference: Array, current: Array) -> Array:
