@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from validation.contract_commands import diff_command, init_command, status_command, violations_command
+from validation.drift_commands import drift_app
 from validation.folders import CONTRACTS, QUARANTINE, here
 from validation.quarantine_commands import discard_command, replay_command
 
@@ -24,6 +25,7 @@ contract_app = typer.Typer(help="Data contracts: what producers promise.", no_ar
 quarantine_app = typer.Typer(help="Rows that were set aside, and why.", no_args_is_help=True)
 app.add_typer(contract_app, name="contract")
 app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(drift_app, name="drift")
 
 Contracts = Annotated[Path, typer.Option("--contracts", help="The folder of the contracts.")]
 Quarantine = Annotated[Path, typer.Option("--folder", help="The folder of the quarantine.")]

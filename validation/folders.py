@@ -7,11 +7,15 @@ CONTRACTS: Final = Path("feature_repo/contracts")
 QUARANTINE: Final = Path("data/quarantine")
 VIOLATIONS: Final = Path("data/violations")
 REPLAYS: Final = Path("data/replays")
+PROFILES: Final = Path("data/profiles")
+PLAN: Final = Path("data/plan.json")
 _INSIDE: Final = {
     CONTRACTS: Path("contracts"),
     QUARANTINE: Path("../data/quarantine"),
     VIOLATIONS: Path("../data/violations"),
     REPLAYS: Path("../data/replays"),
+    PROFILES: Path("../data/profiles"),
+    PLAN: Path("../data/plan.json"),
 }
 
 

@@ -21,6 +21,7 @@ class _Topic(msgspec.Struct, frozen=True):
 
 class _Source(msgspec.Struct, frozen=True):
     name: str
+    path: str = ""
     timestamp_field: str = ""
     created_field: str | None = None
     field_mapping: dict[str, str] = {}
@@ -141,3 +142,9 @@ def load_reach(path: Path) -> Reach:
         ) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ContractError(f"{path}: no plan: {error}; `featurestore apply` writes one") from error
+
+
+def source_paths(path: Path, repo: Path) -> dict[str, Path]:
+    """Source -> its Parquet file or folder, of a plan file whose relative paths start at `repo`."""
+    sources = {view.source.name: view.source.path for view in load_reach(path).views.values()}
+    return {name: repo / found for name, found in sources.items() if found}
