@@ -63,6 +63,7 @@ class StreamMetrics(Collector):
         self._accepted: Counter[tuple[str, ...]] = Counter()
         self._rejected: Counter[tuple[str, ...]] = Counter()
         self._broken: Counter[tuple[str, ...]] = Counter()
+        self._windows: Counter[tuple[str, ...]] = Counter()
         self._delays = np.zeros(len(_DELAYS_S) + 1, np.int64)
         self._delays_sum_s = 0.0
         self._commits = Histogram(
@@ -111,6 +112,10 @@ class StreamMetrics(Collector):
             self._delays += np.bincount(np.searchsorted(_DELAYS_S, delays_s), minlength=len(_DELAYS_S) + 1)
             self._delays_sum_s += float(delays_s.sum())
 
+    def window(self, topic: str, rule: str, outcome: str) -> None:
+        """Count the verdict of a rule about many events on one window of arrival."""
+        self._windows[topic, rule, outcome] += 1
+
     def describe(self) -> Iterable[Metric]:
         """Nothing is promised ahead of the first question: a registry need not ask."""
         return ()
@@ -122,6 +127,12 @@ class StreamMetrics(Collector):
         yield _counter("rejected", "Events set aside", ["topic", "reason"], dict(self._rejected))
         yield _counter(
             "rules_broken", "Events that broke a rule of the contract", ["topic", "rule", "effect"], dict(self._broken)
+        )
+        yield _counter(
+            "rule_windows",
+            "Windows of arrival judged by a rule about many events",
+            ["topic", "rule", "outcome"],
+            dict(self._windows),
         )
         counters = self.counters
         for name, text in _COUNTED.items():

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from featurestore.plan import Plan, View
     from streaming.health import Pulse
     from streaming.metrics import StreamMetrics
+    from streaming.pipeline import Judged
     from streaming.schema_registry import SchemaRegistry
     from streaming.sinks import RangeSink
     from streaming.source.records import Source
@@ -246,10 +247,20 @@ def build_worker(
 
     from streaming.claim_record import ClaimRecord
     from streaming.metrics import MeasuredStore, StreamMetrics
+    from streaming.report_sink import reached
+    from streaming.rule_windows import RuleWindows
     from streaming.worker import Pace, Worker
+    from validation.violations import ViolationStore
 
     metrics = metrics or StreamMetrics(CollectorRegistry(), clock)
     views = tuple(views)
+    violations = ViolationStore(settings.data_dir / "violations")
+    windows = RuleWindows(violations, reached(plan, views), clock, counted=metrics.window)
+
+    def committed(judged: "Judged") -> None:
+        metrics.judged(judged)
+        windows.judged(judged)
+
     return Worker(
         source,
         MeasuredStore(client, clock, metrics.committed),
@@ -262,7 +273,7 @@ def build_worker(
         pace=pace or Pace(),
         registry=registry,
         start_over=start_over,
-        on_committed=metrics.judged,
+        on_committed=committed,
     )
 
 
