@@ -30,6 +30,14 @@ class OnlineSettings(msgspec.Struct, frozen=True, kw_only=True):
     url: str = EMBEDDED
 
 
+class OfflineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What joins may use; None leaves the choice to DuckDB."""
+
+    memory_limit: str | None = None
+    temp_dir: Path | None = None
+    threads: int | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What a process must know before it can load the Plan."""
 
@@ -39,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     """Where the registry, the Plan, the embedded server and the event log live; absolute."""
     online: OnlineSettings
+    offline: OfflineSettings = OfflineSettings()
     bootstrap_servers: str | None = None
     """KAFKA_BOOTSTRAP_SERVERS; it overrides what the sources declare."""
     clock_offset_us: int = 0
@@ -73,6 +82,7 @@ def load_settings(repo: Path, environ: Mapping[str, str]) -> Settings:
         project=project,
         data_dir=data_dir(path.parent, raw.get("registry")),
         online=OnlineSettings(url=_checked_url(path, url)),
+        offline=_offline(path, raw.get("offline_store")),
         bootstrap_servers=environ.get("KAFKA_BOOTSTRAP_SERVERS") or None,
         clock_offset_us=clock_offset_us(environ),
     )
@@ -131,6 +141,19 @@ def _read(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigurationError(f"{path}: expected a mapping, found {type(raw).__name__}")
     return raw
+
+
+def _offline(path: Path, declared: object) -> OfflineSettings:
+    stated = declared if isinstance(declared, dict) else {}
+    memory, folder, threads = (stated.get(name) for name in ("memory_limit", "temp_directory", "threads"))
+    if not isinstance(memory, str | None) or not isinstance(folder, str | None) or not isinstance(threads, int | None):
+        raise ConfigurationError(
+            f"{path}: offline_store takes memory_limit ('6GB') and temp_directory as text and threads as a number; "
+            f"found {memory!r}, {folder!r} and {threads!r}"
+        )
+    return OfflineSettings(
+        memory_limit=memory, temp_dir=None if folder is None else path.parent / folder, threads=threads
+    )
 
 
 def _checked_url(path: Path, url: object) -> str:

@@ -12,10 +12,11 @@ from typing import Protocol
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.clock import Clock
-from featurestore.dataset.digest import table_digest
+from featurestore.dataset.digest import parquet_digest, table_digest
 from featurestore.dataset.identity import differences, identify
 from featurestore.dataset.manifest import (
     ColumnSummary,
@@ -29,6 +30,7 @@ from featurestore.dataset.manifest import (
 from featurestore.dataset.promises import differing, judge_set, keep_promises
 from featurestore.dataset.split import split_rows
 from featurestore.errors import SourceError, UsageError
+from featurestore.offline.mapped import BATCH_ROWS
 from featurestore.plan import Plan, Projection, definition_digests, used_views
 from validation.compiled.batch import Fallback
 
@@ -200,13 +202,13 @@ def verify(folder: Path, *, plan: Plan, repo: Path, retrieve: Retrieve, fallback
         joined = judged.accepted
     keys = sorted({key.name for view in used_views(plan, projections) for key in view.join_keys})
     keys = [key for key in keys if key in entity_rows.column_names]
-    masks = split_rows(joined, manifest.split, keys=keys, timestamp=manifest.timestamp_column)
+    masks = _masks(joined, manifest.split, keys=keys, timestamp=manifest.timestamp_column)
     for part in manifest.parts:
-        if table_digest(joined.filter(masks[part.name])) != part.digest:
+        if table_digest(joined, masks[part.name]) != part.digest:
             changed.append(
                 f"part {part.name}: the same inputs give other rows; library versions then: {manifest.versions}"
             )
-        elif table_digest(pq.read_table(folder / part.file)) != part.digest:
+        elif parquet_digest(str(folder / part.file)) != part.digest:
             changed.append(f"part {part.name}: {folder / part.file} changed")
     return Verified(equal=not changed, changed=tuple(changed))
 
@@ -220,12 +222,24 @@ def resolve(plan: Plan, features: Sequence[str]) -> tuple[Projection, ...]:
 
 def _write_parts(joined: pa.Table, request: Request, keys: Sequence[str], folder: Path) -> tuple[Part, ...]:
     parts = []
-    for name, mask in split_rows(joined, request.split, keys=keys, timestamp=request.timestamp_column).items():
-        rows = joined.filter(mask)
+    for name, mask in _masks(joined, request.split, keys=keys, timestamp=request.timestamp_column).items():
         file = f"{name}.parquet"
-        pq.write_table(rows, folder / file, compression="zstd")
-        parts.append(Part(name=name, file=file, rows=rows.num_rows, digest=table_digest(rows)))
+        with pq.ParquetWriter(folder / file, joined.schema, compression="zstd") as writer:
+            for start in range(0, max(len(joined), 1), BATCH_ROWS):
+                writer.write_table(joined.slice(start, BATCH_ROWS).filter(mask.slice(start, BATCH_ROWS)))
+        rows = pc.sum(mask).as_py() or 0
+        parts.append(Part(name=name, file=file, rows=rows, digest=table_digest(joined, mask)))
     return tuple(parts)
+
+
+def _masks(joined: pa.Table, split: Split, *, keys: Sequence[str], timestamp: str) -> dict[str, pa.Array]:
+    """`split_rows`, which decides by the row alone, on pieces: the set may be larger than memory."""
+    found: dict[str, list[pa.Array]] = {}
+    for start in range(0, max(len(joined), 1), BATCH_ROWS):
+        piece = joined.slice(start, BATCH_ROWS).select([*keys, timestamp])
+        for name, mask in split_rows(piece, split, keys=keys, timestamp=timestamp).items():
+            found.setdefault(name, []).append(mask)
+    return {name: pa.concat_arrays(masks) for name, masks in found.items()}
 
 
 def _entity_rows(folder: Path) -> pa.Table:

@@ -37,7 +37,7 @@ def build(
     from featurestore.dataset.build import Request, resolve
     from featurestore.dataset.build import build as make
     from featurestore.dataset.manifest import Split
-    from featurestore.dataset.rebuild import read_entity_rows, retriever
+    from featurestore.dataset.rebuild import limits_of, read_entity_rows, retriever
     from featurestore.errors import UsageError
     from featurestore.plan import used_views
     from featurestore.plan_store import load_plan_file
@@ -57,12 +57,13 @@ def build(
         full_feature_names=full_feature_names,
         timestamp_column=timestamp,
     )
+    limits = limits_of(settings.offline)
     views = used_views(plan, resolve(plan, request.features))
     with Progress(transient=True) as progress:
         bar = progress.add_task("joining", total=len(views))
         manifest = make(
             request,
-            read_entity_rows(entity_rows),
+            read_entity_rows(entity_rows, limits),
             plan=plan,
             repo=settings.repo,
             folder=settings.data_dir / FOLDER,
@@ -70,6 +71,7 @@ def build(
                 plan,
                 settings.repo,
                 timestamp,
+                limits=limits,
                 on_view=lambda view: progress.update(bar, advance=1, description=f"joined {view}"),
             ),
             clock=system_clock(settings.clock_offset_us),
@@ -94,7 +96,7 @@ def verify(name: Name, repo: Repo = HERE) -> None:
 
     from featurestore.dataset.build import verify as check
     from featurestore.dataset.manifest import read_manifest
-    from featurestore.dataset.rebuild import retriever
+    from featurestore.dataset.rebuild import limits_of, retriever
     from featurestore.plan_store import load_plan_file
     from validation.fallback import great_expectations
 
@@ -102,7 +104,7 @@ def verify(name: Name, repo: Repo = HERE) -> None:
     plan = load_plan_file(settings.plan_path)
     folder = settings.data_dir / FOLDER / name
     timestamp = read_manifest(folder).timestamp_column
-    retrieve = retriever(plan, settings.repo, timestamp)
+    retrieve = retriever(plan, settings.repo, timestamp, limits=limits_of(settings.offline))
     verdict = check(folder, plan=plan, repo=settings.repo, retrieve=retrieve, fallback=great_expectations)
     console = Console()
     for line in verdict.changed:

@@ -6,27 +6,47 @@ encoding or the bytes that happen to lie under a null.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import xxhash
 
+from featurestore.offline.sql_types import is_string
 
-def table_digest(table: pa.Table) -> str:
-    """SHA-256 over a table's schema and values, in row order; metadata does not count.
+
+def table_digest(table: pa.Table, rows: pa.Array | None = None) -> str:
+    """SHA-256 over a table's schema and values, in row order; metadata does not count. `rows` says which rows do.
 
     >>> whole = pa.table({"x": [1, None, 3]})
     >>> table_digest(whole) == table_digest(pa.concat_tables([whole.slice(0, 1), whole.slice(1)]))
     True
     """
-    digest = hashlib.sha256(f"{table.num_rows}".encode())
-    for name, column in zip(table.column_names, table.columns, strict=True):
+    count = table.num_rows if rows is None else pc.sum(rows).as_py() or 0
+    # A column at a time: the table may be larger than memory.
+    columns = (
+        (name, column if rows is None else column.filter(rows))
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    )
+    return _digest(count, columns)
+
+
+def parquet_digest(path: str) -> str:
+    """The `table_digest` of a Parquet file, of which a column is held at a time."""
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        return _digest(file.metadata.num_rows, ((name, file.read(columns=[name])[name]) for name in names))
+
+
+def _digest(rows: int, columns: Iterable[tuple[str, pa.ChunkedArray]]) -> str:
+    digest = hashlib.sha256(f"{rows}".encode())
+    for name, column in columns:
         array = _plain(column)
-        digest.update(f"\x00{len(name.encode())}:{name}:{array.type}\x00".encode())
+        digest.update(f"\x00{len(name.encode())}:{name}:{_named(array.type)}\x00".encode())
         for part in _canonical(array):
             digest.update(part)
     return digest.hexdigest()
@@ -42,7 +62,7 @@ def multiset_digest(table: pa.Table) -> str:
     False
     """
     names = sorted(table.column_names)
-    schema = ",".join(f"{len(name)}:{name}:{_plain(table[name]).type}" for name in names)
+    schema = ",".join(f"{len(name)}:{name}:{_named(_plain(table[name]).type)}" for name in names)
     halves = []
     for seed in (1, 2):
         rows = np.full(table.num_rows, seed, np.uint64)
@@ -62,10 +82,11 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
     """One contiguous array, dictionaries and large types resolved, NaN and -0.0 made one."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
-        column = column.cast(pa.string())
-    if pa.types.is_large_binary(column.type) or pa.types.is_binary_view(column.type):
-        column = column.cast(pa.binary())
+    # In the large types: text of more than 2 GB does not fit one array of the others.
+    if is_string(column.type):
+        column = column.cast(pa.large_string())
+    if pa.types.is_binary(column.type) or pa.types.is_binary_view(column.type):
+        column = column.cast(pa.large_binary())
     # Concatenating copies, which drops the offset of a slice and what lay outside it.
     array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     if pa.types.is_floating(array.type):
@@ -74,9 +95,16 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
     return array
 
 
-def _canonical(array: pa.Array) -> Sequence[bytes]:
+def _named(dtype: pa.DataType) -> pa.DataType:
+    """The type by which it is known, whatever the width of its offsets."""
+    if pa.types.is_large_string(dtype):
+        return pa.string()
+    return pa.binary() if pa.types.is_large_binary(dtype) else dtype
+
+
+def _canonical(array: pa.Array) -> Sequence[bytes | memoryview]:
     valid = pc.is_valid(array)
-    parts = [np.packbits(valid.to_numpy(zero_copy_only=False)).tobytes()]
+    parts: list[bytes | memoryview] = [np.packbits(valid.to_numpy(zero_copy_only=False)).tobytes()]
     kind = array.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
         listed = array.cast(pa.list_(kind.value_type)) if pa.types.is_large_list(kind) else array
@@ -87,10 +115,13 @@ def _canonical(array: pa.Array) -> Sequence[bytes]:
             child = pc.struct_field(array, index)
             parts += [field.name.encode(), *_canonical(_plain(pa.chunked_array([child])))]
         return parts
-    if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        filled = pc.fill_null(array.cast(pa.binary()), b"")
-        lengths = pc.binary_length(filled)
-        return [*parts, lengths.to_numpy().tobytes(), b"".join(filled.to_pylist())]
+    if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        # Filled anew, so that neither an offset nor what lay under a null is in its buffers.
+        filled = pc.fill_null(array.cast(pa.large_binary()), b"")
+        lengths = pc.binary_length(filled).cast(pa.int32()).to_numpy()
+        data = filled.buffers()[2]
+        start = np.frombuffer(filled.buffers()[1], np.int64)[filled.offset] if len(filled) else 0
+        return [*parts, lengths.tobytes(), b"" if data is None else memoryview(data)[start : start + lengths.sum()]]
     if pa.types.is_null(kind):
         return parts
     return [*parts, _words(array).tobytes()]
@@ -129,7 +160,8 @@ def _hashes(array: pa.Array, seed: int) -> npt.NDArray[Any]:
     if fixed or pa.types.is_boolean(kind):
         hashes = _mix(_words(array).astype(np.int64, copy=False).view(np.uint64) + np.uint64(seed))
     else:
-        words = array.dictionary_encode() if pa.types.is_string(kind) or pa.types.is_binary(kind) else None
+        text = pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)
+        words = array.dictionary_encode() if text else None
         values = (words.dictionary if words is not None else array).to_pylist()
         each = np.array([xxhash.xxh3_64_intdigest(repr(value).encode(), seed) for value in values], np.uint64)
         hashes = each[pc.fill_null(words.indices, 0).to_numpy()] if words is not None and len(each) else each

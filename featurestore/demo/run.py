@@ -27,7 +27,7 @@ from featurestore.clock import Clock
 from featurestore.config import Settings
 from featurestore.dataset.build import Request, build
 from featurestore.dataset.manifest import Split
-from featurestore.dataset.rebuild import retriever
+from featurestore.dataset.rebuild import limits_of, retriever
 from featurestore.demo.asking import SERVICE, ask, offline
 from featurestore.demo.children import (
     Streamed,
@@ -213,7 +213,7 @@ def _learn(past: History, plan: Plan, settings: Settings, clock: Clock) -> Learn
         name=SERVICE, features=(f"service:{SERVICE}",), split=Split(cutoff_us=cutoff), full_feature_names=True
     )
     folder = settings.data_dir / "datasets"
-    retrieve = retriever(plan, settings.repo, request.timestamp_column)
+    retrieve = retriever(plan, settings.repo, request.timestamp_column, limits=limits_of(settings.offline))
     manifest = build(
         request,
         rows,

@@ -4,7 +4,7 @@ The offline truth without Feast: sources, the as-of and windowed kernels and on-
 sets are built from it, and what was served is compared with it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +14,10 @@ from featurestore.offline.connection import Limits
 from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.event_log import OffsetRange, event_files
 from featurestore.offline.joined import WindowedView, check_joined, joined_features
+from featurestore.offline.mapped import BATCH_ROWS, held_or_mapped
 from featurestore.offline.sources import Scan, at_offsets
 from featurestore.offline.stored import as_of_view, scan_of
-from featurestore.online.types import from_python, to_column, to_python
+from featurestore.online.types import arrow_type, from_python, to_column, to_python
 from featurestore.plan import Field, OnDemandView, Plan, Projection, View
 from featurestore.user_code import run_on_demand
 
@@ -58,7 +59,7 @@ def historical_features(
     asked = rows.normalized()
     for projection in projections:
         if on_demand := plan.on_demand.get(projection.view):
-            columns.update(_on_demand(on_demand, projection, columns, asked))
+            columns.update(_on_demand(on_demand, projection, columns, asked, limits or Limits()))
     return _assembled(asked, projections, columns, full_feature_names=full_feature_names)
 
 
@@ -89,26 +90,39 @@ def _scan_of_events(view: View, repo: Path, pins: Sequence[OffsetRange] | None) 
 
 
 def _on_demand(
-    view: OnDemandView, projection: Projection, columns: Mapping[str, pa.ChunkedArray], asked: pa.Table
+    view: OnDemandView,
+    projection: Projection,
+    columns: Mapping[str, pa.ChunkedArray],
+    asked: pa.Table,
+    limits: Limits,
 ) -> dict[str, pa.ChunkedArray]:
-    given: dict[str, list[object]] = {}
     for field in view.request:
         if field.name not in asked.column_names:
             raise UsageError(
                 f"on-demand view {view.name!r} needs the column {field.name!r}; "
                 f"the entity rows have {', '.join(asked.column_names)}"
             )
-        given[field.name] = _python(asked[field.name], field)
-    for each in view.inputs:
-        for feature in each.features:
-            values = columns[_column(each, feature)].to_pylist()
-            given[feature] = given[f"{each.view}__{feature}"] = values
-    computed = run_on_demand(view, given, asked.num_rows)
     types = {field.name: field.dtype for field in view.features}
-    return {
-        _column(projection, feature): pa.chunked_array([from_python(computed[feature], types[feature], name=feature)])
-        for feature in projection.features
-    }
+    names = {_column(projection, feature): feature for feature in projection.features}
+    schema = pa.schema([(name, arrow_type(types[feature])) for name, feature in names.items()])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        # Row by row, so on pieces: Python's values take many times what the columns do.
+        for start in range(0, len(asked), BATCH_ROWS):
+            rows = asked.slice(start, BATCH_ROWS)
+            given: dict[str, list[object]] = {field.name: _python(rows[field.name], field) for field in view.request}
+            for each in view.inputs:
+                for feature in each.features:
+                    values = columns[_column(each, feature)].slice(start, BATCH_ROWS).to_pylist()
+                    given[feature] = given[f"{each.view}__{feature}"] = values
+            computed = run_on_demand(view, given, len(rows))
+            yield pa.record_batch(
+                [from_python(computed[feature], types[feature], name=feature) for feature in names.values()],
+                schema=schema,
+            )
+
+    table = held_or_mapped(batches(), schema, limits)
+    return {name: table[name] for name in names}
 
 
 def _python(column: pa.ChunkedArray, field: Field) -> list[object]:

@@ -8,11 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.cli.main import main
+from featurestore.dataset import build as dataset_build
 from featurestore.dataset.build import Request, build, verify
 from featurestore.dataset.manifest import Split, manifests, read_manifest
 from featurestore.dataset.rebuild import retriever
 from featurestore.dataset.split import split_rows
 from featurestore.errors import ContractBroken, UnknownName, UsageError
+from featurestore.offline import mapped
 from featurestore.offline.event_log import write_events
 from featurestore.plan import Aggregation, Field, JoinKey, Plan, Service, Source, Topic, View
 from featurestore.plan_store import write_plan_file
@@ -121,6 +123,18 @@ def test_the_set_holds_what_was_true_at_each_instant(project):
     assert rows["temp_f"].to_pylist() == [40.0, 41.5, None, None]
     assert rows["flights_6h"].to_pylist() == [2, 0, 1, None]
     assert [(column.name, column.nulls) for column in manifest.columns][3:] == [("temp_f", 2), ("flights_6h", 1)]
+
+
+def test_a_set_larger_than_memory_is_the_same(project, monkeypatch):
+    """Joined, split, written and digested in pieces: the manifest is that of the set built at once, and verifies."""
+    split = Split(cutoff_us=T0 + 2 * HOUR)
+    whole = project.make(split=split)
+    monkeypatch.setattr(mapped, "SHARE", 1 << 60)
+    monkeypatch.setattr(dataset_build, "BATCH_ROWS", 1)
+    pieces = project.make(name="pieces", split=split)
+    assert (pieces.parts, pieces.columns, pieces.entity_rows) == (whole.parts, whole.columns, whole.entity_rows)
+    assert project.check().equal
+    assert project.check("pieces").equal
 
 
 def test_an_untouched_set_verifies(project):
