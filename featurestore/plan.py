@@ -51,6 +51,8 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How long after an event that counted its repeats are duplicates (tag `event_id_horizon_s`); None: all count."""
     key_column: str | None = None
     """The column whose value is the message key (tag `message_key`): views of that key alone may be keyed."""
+    dead_letters: str | None = None
+    """The topic of events that were set aside (tag `dead_letters`); None: `NAME.dead`; empty: there is none."""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

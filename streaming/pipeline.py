@@ -25,6 +25,7 @@ from featurestore.transform import transformed
 from streaming.decode import Decoder, is_instant
 from streaming.schema_registry import SchemaRegistry
 from streaming.source.records import Batch, Record
+from streaming.source.replayed import judged_before
 from validation.compiled.rows import RowCheck, compile_rows
 from validation.contract import Contract
 
@@ -55,6 +56,8 @@ class Rejected(msgspec.Struct, frozen=True):
     rule_ids: tuple[str, ...] = ()
     ts_us: int | None = None
     """Its event time, where it could be read."""
+    row: Any = None
+    """Its columns, where it could be read and broke rules of the contract."""
 
 
 class Marked(msgspec.Struct, frozen=True, gc=False):
@@ -62,6 +65,8 @@ class Marked(msgspec.Struct, frozen=True, gc=False):
 
     record: Record
     rule_ids: tuple[str, ...]
+    row: Any
+    """Its columns: a mapping, or a Struct with them as attributes."""
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -199,7 +204,18 @@ class TopicPipeline:
         marked: list[Marked] = []
         if self._rules is not None:
             rows = self.decoder.named(found.rows)
-            self._apply_rules(self._rules, rows, records, found.index, arrival, keep, rejected, marked, found.ts_us)
+            self._apply_rules(
+                self._rules,
+                rows,
+                records,
+                found.index,
+                arrival,
+                keep,
+                rejected,
+                marked,
+                found.ts_us,
+                replayed=batch.replayed,
+            )
         made: dict[Transform, pa.Table] = {}
         if self._transforms:
             made = self._transformed(events, records, found.index, keep, rejected)
@@ -262,18 +278,23 @@ class TopicPipeline:
         rejected: list[Rejected],
         marked: list[Marked],
         ts_us: Ints,
+        *,
+        replayed: bool,
     ) -> None:
-        """Judge all rows, take those that break a quarantine rule out of `keep`."""
+        """Judge all rows, take those that break a quarantine rule out of `keep`.
+
+        Of a replayed event the rules only warn that it was accepted under before it was replayed.
+        """
         for row, mask in enumerate(rules.check(rows, arrival.tolist())):
             if not mask or not keep[row]:
                 continue
-            broken = rules.ids(mask)
-            if mask & rules.quarantine_mask:
+            broken, record = rules.ids(mask), records[index[row]]
+            if mask & rules.quarantine_mask and not (replayed and judged_before(record)):
                 keep[row] = False
                 detail = f"breaks {', '.join(broken)}"
-                rejected.append(Rejected(records[index[row]], CONTRACT, detail, broken, int(ts_us[row])))
+                rejected.append(Rejected(record, CONTRACT, detail, broken, int(ts_us[row]), rows[row]))
             else:
-                marked.append(Marked(records[index[row]], broken))
+                marked.append(Marked(record, broken, rows[row]))
 
 
 class LevelPartials(msgspec.Struct, frozen=True):

@@ -24,7 +24,8 @@ class Beating(Protocol):
 class PlanWatch:
     """Asked once a round: whether to stop, and whether there is another plan; it is the worker's pulse too.
 
-    `moved`: another plan reads other topics than ours, for which the worker must be made anew.
+    `moved`: there are other topics to read than ours, by another plan or since a first event is replayed: the worker
+    must be made anew.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class PlanWatch:
         seconds: Callable[[], float],
         pulse: Beating,
         stop: Callable[[], bool],
+        appeared: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`appeared`: whether there is another topic to read than when the worker began."""
         self.moved = False
         self._plans = plans
         self._version = plan.version
@@ -46,6 +49,7 @@ class PlanWatch:
         self._seconds = seconds
         self._pulse = pulse
         self._stop = stop
+        self._appeared = appeared
         self._next = seconds() + PLAN_AGE_S
 
     def ended(self) -> bool:
@@ -58,6 +62,7 @@ class PlanWatch:
         if self._seconds() < self._next:
             return None
         self._next = self._seconds() + PLAN_AGE_S
+        self.moved = self.moved or self._appeared()
         # A store that does not answer is the worker's to deal with; the plan in hand is still good.
         with suppress(StoreUnavailable):
             if self._plans.version() in (self._version, None):

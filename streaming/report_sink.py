@@ -76,9 +76,9 @@ def count(judged: Judged, tally: Tally) -> None:
     tally.accepted(judged.offsets, judged.ts_us)
     for item in judged.rejected:
         record = item.record
-        tally.set_aside(item.reason, item.detail, item.rule_ids, record.offset, record.value, item.ts_us)
+        tally.set_aside(item.reason, item.detail, item.rule_ids, record.offset, item.row, item.ts_us)
     for each in judged.marked:
-        tally.broke(each.rule_ids, each.record.offset, each.record.value)
+        tally.broke(each.rule_ids, each.record.offset, each.row)
 
 
 def reached(plan: Plan, views: Sequence[View]) -> dict[str, Affected]:

@@ -26,6 +26,7 @@ from featurestore.offline.event_log import next_offset, write_events
 from streaming.decode import is_instant
 from streaming.pipeline import Judged
 from streaming.source.records import TopicPartition
+from streaming.source.replayed import attempt_of
 from validation.contract import Contract
 from validation.quarantine import Origin, QuarantineSink
 from validation.quarantine import Rejected as RejectedRow
@@ -265,6 +266,7 @@ class Quarantine(msgspec.Struct, frozen=True):
                 rule_ids=item.rule_ids,
                 arrival_us=item.record.timestamp_us if is_instant(item.record.timestamp_us) else None,
                 key=item.record.key,
+                attempt=attempt_of(item.record) if judged.batch.replayed else 1,
             )
             for judged in batches
             for item in judged.rejected

@@ -5,7 +5,6 @@ imported by the commands themselves: `featurestore --help` must not wait for the
 """
 
 import logging
-import os
 import secrets
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from featurestore.plan import Plan, View
     from streaming.health import Pulse
     from streaming.metrics import StreamMetrics
+    from streaming.outbox import Outbox
     from streaming.pipeline import Judged
     from streaming.schema_registry import SchemaRegistry
     from streaming.sinks import RangeSink
@@ -57,6 +57,9 @@ def run(
     clock_offset_s: Annotated[
         float | None, typer.Option(help="Seconds to add to the clock, for a replay that lives in the past.")
     ] = None,
+    dead_letters: Annotated[
+        bool, typer.Option(help="Write events that are set aside to their dead-letter topic too.")
+    ] = True,
     start_over: Annotated[
         bool,
         typer.Option("--start-over", help="Where the store lost its state, begin again at what the topics still have."),
@@ -105,6 +108,7 @@ def run(
     from featurestore.clock import system_clock
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
+    from streaming.cluster import kafka_source, outbox_of
     from streaming.health import Pulse
     from streaming.metrics import StreamMetrics
     from streaming.plan_watch import PlanWatch
@@ -120,16 +124,14 @@ def run(
     plans = PlanStore(client, settings.project)
     registry = CollectorRegistry()
     metrics, pulse = StreamMetrics(registry, clock), Pulse()
-    sinks = partial(build_sinks, settings, clock=clock, flush_s=flush_s, flush_rows=flush_rows)
+    outbox = outbox_of(settings, stream_views(plans.load(), topics or [])) if dead_letters else None
+    sinks = partial(build_sinks, settings, clock=clock, flush_s=flush_s, flush_rows=flush_rows, outbox=outbox)
     again = True
     with _stop_on_signals() as stop, _served(metrics_host, metrics_port, registry, pulse, metrics):
         while again:
             plan = plans.load()
             views = stream_views(plan, topics or [])
-            watch = PlanWatch(
-                plans, plan, partial(stream_views, topics=topics or []), sinks, time.monotonic, pulse, stop
-            )
-            source = _kafka(
+            source, appeared = kafka_source(
                 settings,
                 plan,
                 views,
@@ -137,6 +139,9 @@ def run(
                 max_records=batch,
                 max_delay_ms=max_delay_ms,
                 max_fetched_bytes=memory_mb << 19,
+            )
+            watch = PlanWatch(
+                plans, plan, partial(stream_views, topics=topics or []), sinks, time.monotonic, pulse, stop, appeared
             )
             worker = build_worker(
                 settings,
@@ -147,6 +152,7 @@ def run(
                 clock=clock,
                 flush_s=flush_s,
                 flush_rows=flush_rows,
+                outbox=outbox,
                 start_over=start_over,
                 metrics=metrics,
                 registry=registry_of(schema_registry, settings.data_dir / "schemas"),
@@ -158,6 +164,8 @@ def run(
             finally:
                 source.close()
             again = watch.moved and not stop()
+    if outbox is not None:
+        outbox.close()
     typer.echo(summary(metrics.counters))
 
 
@@ -171,6 +179,7 @@ def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
     from featurestore.online.keys import Shard
     from featurestore.plan_store import PlanStore
     from streaming.commit import NOT_YET, ShardStore
+    from streaming.source.replayed import is_replay
 
     settings = settings_of(repo)
     client = connect(settings.online, settings.data_dir, start=False)
@@ -192,13 +201,14 @@ def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
             end = ends.get((topic, entry.topic_id, entry.partition))
             complete = entry.complete_from_us
             since = "ever" if complete is None else "not yet" if complete == NOT_YET else iso(complete)
+            name = f"{entry.partition} replayed" if is_replay(entry.topic_id) else str(entry.partition)
             if control is None:
                 unclaimed += 1
-                table.add_row(str(entry.partition), "never claimed", "?", "-", since, "-")
+                table.add_row(name, "never claimed", "?", "-", since, "-")
                 continue
             duplicates, reused = duplicates + control.duplicates, reused + control.reused_ids
             table.add_row(
-                str(entry.partition),
+                name,
                 str(control.offset),
                 "?" if end is None else str(max(end - control.offset, 0)),
                 "-" if control.watermark_us is None else iso(control.watermark_us),
@@ -237,6 +247,7 @@ def build_worker(
     clock: Callable[[], int],
     flush_s: float = 5.0,
     flush_rows: int = 100_000,
+    outbox: "Outbox | None" = None,
     start_over: bool = False,
     metrics: "StreamMetrics | None" = None,
     pace: "Pace | None" = None,
@@ -264,7 +275,7 @@ def build_worker(
     return Worker(
         source,
         MeasuredStore(client, clock, metrics.committed),
-        build_sinks(settings, plan, views, clock=clock, flush_s=flush_s, flush_rows=flush_rows),
+        build_sinks(settings, plan, views, clock=clock, flush_s=flush_s, flush_rows=flush_rows, outbox=outbox),
         plan,
         views=views,
         record=ClaimRecord(settings.event_log),
@@ -285,21 +296,26 @@ def build_sinks(
     clock: Callable[[], int],
     flush_s: float,
     flush_rows: int,
+    outbox: "Outbox | None" = None,
 ) -> "tuple[RangeSink, ...]":
-    """The deployment's files: accepted events, rejected ones, reports of what was wrong."""
+    """The deployment's files: accepted events, rejected ones, reports of what was wrong; with `outbox` dead letters."""
+    from streaming.dead_letters import DeadLetters, dead_letter_topics
     from streaming.decode import by_topic
     from streaming.in_force import contracts_by_topic
     from streaming.report_sink import Reports, reached
-    from streaming.sinks import EventLog, Quarantine, RangeSink
+    from streaming.sinks import EventLog, Quarantine, RangeSink, Storage
     from validation.violations import ViolationStore
 
     views = tuple(views)
     contracts = contracts_by_topic(plan, by_topic(views))
-    storages = (
+    storages: list[Storage] = [
         EventLog(settings.event_log),
         Quarantine(settings.data_dir / "quarantine", contracts),
         Reports(ViolationStore(settings.data_dir / "violations"), contracts, reached(plan, views), clock),
-    )
+    ]
+    letters = dead_letter_topics(views)
+    if outbox is not None and letters:
+        storages.append(DeadLetters(settings.data_dir / "dead_letters", outbox, letters, contracts, clock))
     return tuple(
         RangeSink(storage, clock, flush_rows=flush_rows, flush_age_us=round(flush_s * _MICROS)) for storage in storages
     )
@@ -349,34 +365,13 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _kafka(
-    settings: "Settings", plan: "Plan", views: "Iterable[View]", instance_id: str | None, **limits: int
-) -> "Source":
-    from streaming.source.kafka import KafkaSettings, KafkaSource, security_from
-
-    topics = sorted({view.source.topic.name for view in views if view.source.topic is not None})
-    kafka = KafkaSettings(_servers(settings, views), security_from(os.environ), **limits)
-    return KafkaSource(kafka, topics, group=f"featurestore-{plan.project}", instance_id=instance_id)
-
-
-def _servers(settings: "Settings", views: "Iterable[View]") -> str:
-    if settings.bootstrap_servers:
-        return settings.bootstrap_servers
-    servers = sorted({view.source.topic.bootstrap_servers for view in views if view.source.topic is not None})
-    if len(servers) != 1:
-        raise ConfigurationError(
-            f"the stream views name several clusters: {', '.join(servers)}; run one worker for each with its topics, "
-            "or set KAFKA_BOOTSTRAP_SERVERS"
-        )
-    return servers[0]
-
-
 def _ends(settings: "Settings", plan: "Plan", views: "Iterable[View]") -> dict[tuple[str, str, int], int]:
     """Ends of all partitions; empty where Kafka does not answer, so that the status still shows the store's side."""
+    from streaming.cluster import kafka_source
     from streaming.source.records import SourceUnavailable
 
     try:
-        source = _kafka(settings, plan, views, None)
+        source, _ = kafka_source(settings, plan, views, None)
         try:
             partitions = [
                 partition

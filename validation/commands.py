@@ -11,7 +11,8 @@ import typer
 from validation.contract_commands import diff_command, init_command, status_command, violations_command
 from validation.drift_commands import drift_app
 from validation.folders import CONTRACTS, QUARANTINE, here
-from validation.quarantine_commands import discard_command, replay_command
+from validation.groups import contract_app, quarantine_app
+from validation.quarantine_commands import discard_command
 
 if TYPE_CHECKING:
     from validation.contract import Contract
@@ -21,8 +22,6 @@ BROKEN_EXIT = 3
 NO_DATA_EXIT = 4
 
 app = typer.Typer()
-contract_app = typer.Typer(help="Data contracts: what producers promise.", no_args_is_help=True)
-quarantine_app = typer.Typer(help="Rows that were set aside, and why.", no_args_is_help=True)
 app.add_typer(contract_app, name="contract")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(drift_app, name="drift")
@@ -35,7 +34,6 @@ contract_app.command("init")(init_command)
 contract_app.command("diff")(diff_command)
 contract_app.command("status")(status_command)
 contract_app.command("violations")(violations_command)
-quarantine_app.command("replay")(replay_command)
 quarantine_app.command("discard")(discard_command)
 
 

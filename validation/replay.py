@@ -8,10 +8,11 @@ stay where the sink put them, since its cursor is read from the names of its fil
 one line per row judged again: accepted, rejected (once more) or discarded. A row that is neither accepted nor discarded
 is open. Quarantined = open + accepted + discarded, always.
 
-Accepted rows go to `<output>/<source>-<run>.parquet`, rows of files with the columns of the file, rows of topics as
-events for `<topic>.replay`. The order is: 1. the decisions, under a hidden name; 2. the accepted rows; 3. the decisions
-under their own name. A crash before 1 is done changes nothing; after it the next replay or discard finishes the same
-run first, with the same file, so that every row is accepted once.
+Accepted rows of files go to `<output>/<source>-<run>.parquet`, with the columns of the file; accepted events go to
+their topic's replay topic, through whoever was handed in. The order is: 1. the decisions, under a hidden name; 2. the
+accepted rows; 3. the decisions under their own name. A crash before 1 is done changes nothing; after it the next replay
+finishes the same run first, with the same file and the same events, each under its origin, by which a repetition is
+known: so every row is accepted once.
 """
 
 import contextlib
@@ -23,15 +24,15 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import quote
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from validation.compiled.rows import compile_rows
-from validation.contract import Boundary, Contract
+from validation.compiled.rows import RowCheck, compile_rows
+from validation.contract import Contract
 from validation.errors import PlatformError
 from validation.files import UnreadableData, table_of_rows
 from validation.quarantine import CONTRACT, SCHEMA, read_quarantine
@@ -53,15 +54,30 @@ ATTEMPTS: Final = pa.schema(
 )
 IDENTITY: Final = ("origin_id", "partition", "offset")
 ORIGIN: Final = "_origin"
-REPLAYED: Final = "_replayed"
-"""Column of the instant of the replay: the arrival of a replayed event."""
-KEY: Final = "_key"
 _PENDING: Final = ".pending.parquet"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 """The id of an origin that is a file."""
 
 Outcome = Literal["accepted", "rejected", "discarded"]
 Identity = tuple[str, int, int]
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Why an event is rejected again; without a reason it is accepted."""
+
+    reason: str = ""
+    detail: str = ""
+    rule_ids: tuple[str, ...] = ()
+
+
+class Events(Protocol):
+    """Who judges events as their stream would, and sends them again."""
+
+    def judge(self, rows: Sequence[Mapping[str, Any]], contract: Contract, now_us: int) -> Sequence[Decision]:
+        """A decision on each row of the quarantine, arriving now."""
+
+    def deliver(self, rows: Sequence[Mapping[str, Any]], contract: Contract, now_us: int) -> str:
+        """Sends rows that were accepted, and waits until all are acknowledged; the topic. May be called again."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,8 +88,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int
     discarded: int
     outputs: tuple[Path, ...]
-    topic: str = ""
-    """The topic of replayed events, `<topic>.replay`; empty where the rows are those of files."""
+    topics: tuple[str, ...] = ()
+    """Where accepted events went."""
 
     def __post_init__(self) -> None:
         """In = accepted + quarantined + given up: whatever was judged is in exactly one."""
@@ -117,58 +133,72 @@ def replay(
     *,
     now_us: int,
     rule: str | None = None,
-    event_id: str | None = None,
+    events: Events | None = None,
 ) -> Run:
-    """Judges the open rows of the contract's source again; those that it accepts are written below `output`.
+    """Judges the open rows of the contract's source again; those that it accepts are written, or sent again.
 
     With `rule` only rows that broke it. Rows of files are judged as a producer's batch, by the rules of one row and
-    with the arrival they had; events as events, arriving now. `event_id` is the column that identifies an event: where
-    an event has none, its origin takes its place. Idempotent: what was accepted is open no more.
+    with the arrival they had; events by `events`, arriving now. Idempotent: what was accepted is open no more. Raises
+    PlatformError where there are events and nobody to send them.
     """
     with _alone(folder, contract.source) as place:
-        finished = _finish(folder, contract.source, place)
+        finished = _finish(folder, contract.source, place, events)
         rows = _chosen(folder, contract.source, rule)
-        decided = _judge(rows, contract, now_us)
-        return _commit(folder, contract.source, place, decided, contract, output, now_us, event_id, finished)
+        decided = _judge(rows, contract, now_us, events)
+        return _commit(folder, contract.source, place, decided, contract, output, now_us, events, finished)
 
 
 def discard(folder: Path, source: str, *, reason: str, now_us: int, rule: str | None = None) -> Run:
     """Gives up the open rows of a source (that broke a rule), and keeps the reason; idempotent."""
     with _alone(folder, source) as place:
-        finished = _finish(folder, source, place)
+        finished = _finish(folder, source, place, None)
         rows = _chosen(folder, source, rule)
         decided = [
-            _attempt(row, "discarded", now_us, row["contract"], row["contract_version"], reason=reason) for row in rows
+            _attempt(row, "discarded", now_us, row["contract"], row["contract_version"], Decision(reason))
+            for row in rows
         ]
         return _commit(folder, source, place, decided, None, None, now_us, None, finished)
+
+
+def of_events(folder: Path, source: str) -> bool:
+    """Whether any row of a source in quarantine is an event of a topic."""
+    return any(map(_is_event, read_quarantine(folder, source).select(["origin_id"]).to_pylist()))
 
 
 def _chosen(folder: Path, source: str, rule: str | None) -> list[dict[str, Any]]:
     return [row for row in open_rows(folder, source).to_pylist() if rule is None or rule in row["rule_ids"]]
 
 
-def _judge(rows: Sequence[Mapping[str, Any]], contract: Contract, now_us: int) -> list[dict[str, Any]]:
+def _judge(
+    rows: Sequence[Mapping[str, Any]], contract: Contract, now_us: int, events: Events | None
+) -> list[dict[str, Any]]:
     """A decision on each row, in order."""
+    sent = [row for row in rows if _is_event(row)]
+    told = iter(_sender(events).judge(sent, contract, now_us)) if sent else iter(())
+    check = compile_rows(_of_rows(contract.at("producer")))
     decided = []
-    checks = {boundary: compile_rows(_of_rows(contract.at(boundary))) for boundary in {_boundary(row) for row in rows}}
     for row in rows:
-        check = checks[_boundary(row)]
-        told = {"contract": contract.name, "version": contract.version}
-        values = _values(row["row"])
-        if values is None or (wrong := _wrong_type(values, contract)):
-            detail = "no JSON object" if values is None else wrong
-            decided.append(_attempt(row, "rejected", now_us, *told.values(), reason="malformed", detail=detail))
-            continue
-        # An event arrives again; a file's row keeps the arrival it carries.
-        arrivals = None if _boundary(row) == "producer" else [now_us]
-        mask = check.check([values], arrivals)[0] & check.quarantine_mask
-        if mask:
-            decided.append(
-                _attempt(row, "rejected", now_us, *told.values(), reason=CONTRACT, rule_ids=list(check.ids(mask)))
-            )
-        else:
-            decided.append(_attempt(row, "accepted", now_us, *told.values(), reason=""))
+        decision = next(told) if _is_event(row) else _decision(row["row"], contract, check)
+        outcome: Outcome = "rejected" if decision.reason else "accepted"
+        decided.append(_attempt(row, outcome, now_us, contract.name, contract.version, decision))
     return decided
+
+
+def _decision(row: bytes, contract: Contract, check: RowCheck) -> Decision:
+    """On a file's row, which keeps the arrival it carries."""
+    values = _values(row)
+    if values is None or (wrong := _wrong_type(values, contract)):
+        return Decision("malformed", "no JSON object" if values is None else wrong)
+    mask = check.check([values])[0] & check.quarantine_mask
+    return Decision(CONTRACT, rule_ids=check.ids(mask)) if mask else Decision()
+
+
+def _sender(events: Events | None) -> Events:
+    if events is None:
+        raise PlatformError(
+            "there are events to replay, and no broker to send them to: `featurestore quarantine replay`"
+        )
+    return events
 
 
 def _of_rows(contract: Contract) -> Contract:
@@ -189,8 +219,8 @@ def _wrong_type(values: Mapping[str, Any], contract: Contract) -> str:
     return ""
 
 
-def _boundary(row: Mapping[str, Any]) -> Boundary:
-    return "producer" if _DIGEST.fullmatch(row["origin_id"]) else "event"
+def _is_event(row: Mapping[str, Any]) -> bool:
+    return _DIGEST.fullmatch(row["origin_id"]) is None
 
 
 def _values(row: bytes) -> dict[str, Any] | None:
@@ -202,23 +232,15 @@ def _values(row: bytes) -> dict[str, Any] | None:
 
 
 def _attempt(
-    row: Mapping[str, Any],
-    outcome: Outcome,
-    now_us: int,
-    contract: str,
-    version: str,
-    *,
-    reason: str,
-    detail: str = "",
-    rule_ids: Sequence[str] = (),
+    row: Mapping[str, Any], outcome: Outcome, now_us: int, contract: str, version: str, decision: Decision
 ) -> dict[str, Any]:
     return {
         **{name: row[name] for name in IDENTITY},
         "attempt": row["attempt"] + 1,
         "outcome": outcome,
-        "reason": reason,
-        "detail": detail,
-        "rule_ids": list(rule_ids),
+        "reason": decision.reason,
+        "detail": decision.detail,
+        "rule_ids": list(decision.rule_ids),
         "contract": contract,
         "contract_version": version,
         "at": now_us,
@@ -233,12 +255,12 @@ def _commit(
     contract: Contract | None,
     output: Path | None,
     now_us: int,
-    event_id: str | None,
-    finished: Sequence[Path],
+    events: Events | None,
+    finished: "_Handed",
 ) -> Run:
     """Steps 1 to 3 of a run."""
     outcomes = [row["outcome"] for row in decided]
-    outputs: Sequence[Path] = ()
+    handed = _Handed()
     if decided:
         columns = {field.name: pa.array([row[field.name] for row in decided], field.type) for field in ATTEMPTS}
         names = json.dumps([[row[name] for name in IDENTITY] + [row["attempt"], row["outcome"]] for row in decided])
@@ -246,59 +268,64 @@ def _commit(
             "run": hashlib.sha256(names.encode()).hexdigest()[:16],
             "output": str(output.resolve()) if output is not None else "",
             "contract": msgspec.json.encode(contract).decode() if contract is not None else "",
-            "event_id": event_id or "",
             "now_us": str(now_us),
         }
         table = pa.table(columns, schema=ATTEMPTS.with_metadata(told))
         _write(table, place / _PENDING)
-        outputs = _finish(folder, source, place)
-    topics = {row["origin"] for row in read_quarantine(folder, source).to_pylist() if _boundary(row) == "event"}
+        handed = _finish(folder, source, place, events)
     return Run(
         judged=len(decided),
         **{name: outcomes.count(name) for name in ("accepted", "rejected", "discarded")},
-        outputs=(*finished, *outputs),
-        topic=f"{min(topics).removesuffix('.replay')}.replay" if topics else "",
+        outputs=(*finished.outputs, *handed.outputs),
+        topics=tuple(dict.fromkeys((*finished.topics, *handed.topics))),
     )
 
 
-def _finish(folder: Path, source: str, place: Path) -> list[Path]:
-    """Steps 2 and 3 of the run that was begun, if one was: the same file, whoever writes it."""
+class _Handed(msgspec.Struct, frozen=True):
+    """Where accepted rows went."""
+
+    outputs: tuple[Path, ...] = ()
+    topics: tuple[str, ...] = ()
+
+
+def _finish(folder: Path, source: str, place: Path, events: Events | None) -> _Handed:
+    """Steps 2 and 3 of the run that was begun, if one was: the same file and events, whoever hands them on."""
     pending = place / _PENDING
     if not pending.exists():
-        return []
+        return _Handed()
     decisions = _read(pending)
     told = {key.decode(): value.decode() for key, value in (decisions.schema.metadata or {}).items()}
-    outputs: list[Path] = []
+    outputs: tuple[Path, ...] = ()
+    topics: tuple[str, ...] = ()
     if told["output"]:
-        accepted = {_identity(row) for row in decisions.to_pylist() if row["outcome"] == "accepted"}
+        accepted = {_identity(row): row["attempt"] for row in decisions.to_pylist() if row["outcome"] == "accepted"}
         rows = [row for row in read_quarantine(folder, source).to_pylist() if _identity(row) in accepted]
-        contract = msgspec.json.decode(told["contract"], type=Contract)
-        for boundary, ending in (("producer", ""), ("event", ".events")):
-            some = [row for row in rows if _boundary(row) == boundary]
-            if some:
-                path = Path(told["output"]) / f"{quote(source, safe='')}-{told['run']}{ending}.parquet"
-                events = boundary == "event"
-                _write(_table(some, contract, int(told["now_us"]), told["event_id"], events=events), path)
-                outputs.append(path)
+        contract, now_us = msgspec.json.decode(told["contract"], type=Contract), int(told["now_us"])
+        sent = [{**row, "attempt": accepted[_identity(row)]} for row in rows if _is_event(row)]
+        filed = [row for row in rows if not _is_event(row)]
+        if filed:
+            outputs = (Path(told["output"]) / f"{quote(source, safe='')}-{told['run']}.parquet",)
+            _write(_table(filed, contract), outputs[0])
+        if sent:
+            topics = (_sender(events).deliver(sent, contract, now_us),)
+    # Last: a crash before this line hands the same rows on again, it never leaves one out.
     pending.replace(place / f"{told['run']}.parquet")
-    return outputs
+    return _Handed(outputs, topics)
 
 
-def _table(
-    rows: Sequence[Mapping[str, Any]], contract: Contract, now_us: int, event_id: str, *, events: bool
-) -> pa.Table:
-    """The rows as they were promised, with their origin; events with the columns that producing them again needs."""
+def _table(rows: Sequence[Mapping[str, Any]], contract: Contract) -> pa.Table:
+    """The rows of files as they were promised, with their origin."""
     values = [dict(_values(row["row"]) or {}) for row in rows]
-    origins = [f"{row['origin_id']}-{row['partition']}-{row['offset']}" for row in rows]
-    if events and event_id:
-        for row, origin in zip(values, origins, strict=True):
-            row[event_id] = row.get(event_id) or origin
-    table = table_of_rows(values, contract).append_column(ORIGIN, pa.array(origins, pa.string()))
-    if events:
-        keys = [None if row["key"] is None else row["key"].decode("utf-8", "replace") for row in rows]
-        table = table.append_column(KEY, pa.array(keys, pa.string()))
-        table = table.append_column(REPLAYED, pa.array([now_us] * len(rows), pa.timestamp("us", "UTC")))
-    return table
+    return table_of_rows(values, contract).append_column(ORIGIN, pa.array(map(origin_of, rows), pa.string()))
+
+
+def origin_of(row: Mapping[str, Any]) -> str:
+    """Where a row in quarantine came from, as one word.
+
+    >>> origin_of({"origin_id": "u5wD", "partition": 2, "offset": 7})
+    'u5wD-2-7'
+    """
+    return f"{row['origin_id']}-{row['partition']}-{row['offset']}"
 
 
 def _identity(row: Mapping[str, Any]) -> Identity:

@@ -4,14 +4,14 @@ Beside the contract's rules there are some that no contract needs to state: an e
 is not dated ahead of its arrival. Their ids are `event_` and the reason for which such an event is set aside.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from validation.check import ARRIVAL
 from validation.contract import Contract, Rule
 from validation.instant import iso
 from validation.quarantine import CONTRACT
@@ -62,30 +62,27 @@ class Tally:
             self._offsets.add(int(offsets[0]), int(offsets[-1]))
             self._times.add(int(ts_us.min()), int(ts_us.max()))
 
-    def broke(self, rule_ids: Sequence[str], offset: int, value: bytes | None) -> None:
-        """Notes that an event, counted already, broke rules of the contract."""
-        values: dict[str, Any] | None = None
+    def broke(self, rule_ids: Sequence[str], offset: int, row: Any) -> None:
+        """Notes that an event, counted already, broke rules; `row` has its columns as keys or attributes."""
         for rule_id in rule_ids:
             meaning = self._meanings.get(rule_id)
             if meaning is None:  # of another version of the contract, which judged this event
                 self._reasons[rule_id] = CONTRACT
             if self._count(rule_id):
-                values = _values(value) if values is None else values
-                names = () if meaning is None else meaning.columns
-                shown = {name: values[name] for name in names if name in values}
-                self._samples[rule_id].append(Sample(row=offset, values=shown))
+                names = () if meaning is None else [name for name in meaning.columns if name != ARRIVAL]
+                self._samples[rule_id].append(Sample(row=offset, values={name: _value(row, name) for name in names}))
 
     def set_aside(
-        self, reason: str, detail: str, rule_ids: Sequence[str], offset: int, value: bytes | None, ts_us: int | None
+        self, reason: str, detail: str, rule_ids: Sequence[str], offset: int, row: Any, ts_us: int | None
     ) -> None:
-        """Counts an event that was set aside."""
+        """Counts an event that was set aside; `row` and `ts_us` are None where it could not be read."""
         self.evaluated += 1
         self.quarantined += 1
         self._offsets.add(offset)
         if ts_us is not None:
             self._times.add(ts_us)
         if reason == CONTRACT:
-            self.broke(rule_ids, offset, value)
+            self.broke(rule_ids, offset, row)
             return
         rule_id = EVENT + reason
         self._reasons[rule_id] = reason
@@ -165,12 +162,8 @@ def _unwritten(rule_id: str, reason: str) -> Rule:
     )
 
 
-def _values(value: bytes | None) -> dict[str, Any]:
-    try:
-        found = json.loads(value or b"")
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _value(row: Any, name: str) -> Any:
+    return row.get(name) if isinstance(row, Mapping) else getattr(row, name, None)
 
 
 def of_topic(contract: Contract | None, topic: str) -> Contract:

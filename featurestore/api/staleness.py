@@ -12,7 +12,7 @@ import msgspec
 
 from featurestore.clock import Clock
 from featurestore.errors import StaleStore
-from featurestore.online.keys import Shard, shards_key
+from featurestore.online.keys import REPLAY_SUFFIX, Shard, shards_key
 from featurestore.online.windowed import ShardState
 from featurestore.plan import Plan, View
 
@@ -81,7 +81,12 @@ def _shards(project: str, view: View, raw: bytes | None) -> list[Shard]:
         states = msgspec.json.decode(raw, type=tuple[ShardState, ...]) if raw else ()
     except msgspec.MsgspecError as error:
         raise StaleStore(f"the list of shards of view {view.name!r} cannot be read: {error}") from error
-    return [Shard(project, view.name, view.version, state.topic_id, state.partition) for state in states]
+    # Nobody expects news of a topic of replayed events.
+    return [
+        Shard(project, view.name, view.version, state.topic_id, state.partition)
+        for state in states
+        if not state.topic_id.endswith(REPLAY_SUFFIX)
+    ]
 
 
 def _staleness(view: View, marks: list[bytes | None], now_us: int) -> ViewStaleness:

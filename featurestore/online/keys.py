@@ -21,6 +21,7 @@ spans of arrival as long as the horizon of the view's event ids, at least a minu
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -35,6 +36,10 @@ ROW_TAGS = 64
 _STRING = struct.pack("<I", 2)
 _VALUE_TYPES = {"BYTES": 1, "STRING": 2, "INT32": 3, "INT64": 4, "UNIX_TIMESTAMP": 8}
 _BOUNDS = {"INT32": 31, "INT64": 63, "UNIX_TIMESTAMP": 63}
+
+
+REPLAY_SUFFIX: Final = ".replay"
+"""What the name of a topic of replayed events ends with, and the id under which its partitions are read."""
 
 
 class Shard(msgspec.Struct, frozen=True):

@@ -3,9 +3,11 @@
 message_key: COLUMN              the column whose value is the message key
 event_id: COLUMN                 the column that identifies an event
 event_id_horizon_s: SECONDS      how long its repeats are duplicates; without it all of them count
+dead_letters: TOPIC              where events go that were set aside; `off`: nowhere; without it, `<topic>.dead`
 wire_format: confluent           messages begin with a magic byte and a schema id, which a schema registry resolves
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -19,6 +21,8 @@ from featurestore.plugins.proto_classes import described
 from featurestore.topic_schema import declared_columns
 
 HORIZON: Final = "event_id_horizon_s"
+DEAD_LETTERS: Final = "dead_letters"
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _FORMATS: Final = {"JsonFormat": "json", "AvroFormat": "avro", "ProtoFormat": "protobuf"}
 _ID_TYPES: Final = ("STRING", "BYTES", "INT32", "INT64")
 _LONGEST_S: Final = 366 * 86_400
@@ -49,9 +53,22 @@ def topic_of(stream: Any, repo: Path) -> Topic:  # Feast ships no types for it
         wire_format=cast('Literal["plain", "confluent"]', wire),
         event_id=tags.get("event_id"),
         key_column=tags.get("message_key"),
+        dead_letters=_dead_letters(stream.name, options.topic, tags),
     )
     horizon_us = _horizon_us(stream.name, tags, declared_columns(topic))
     return msgspec.structs.replace(topic, event_id_horizon_us=horizon_us)
+
+
+def _dead_letters(source: str, topic: str, tags: Mapping[str, str]) -> str | None:
+    named = tags.get(DEAD_LETTERS)
+    if named is None or named == "off":
+        return None if named is None else ""
+    if not _TOPIC.fullmatch(named) or named == topic:
+        raise DefinitionError(
+            f"source {source!r}: tag {DEAD_LETTERS} is {named!r}; expected the name of another topic than {topic!r} "
+            "(letters, digits, full stops, _ and -), or off"
+        )
+    return named
 
 
 def _horizon_us(source: str, tags: Mapping[str, str], columns: Sequence[Field]) -> int | None:

@@ -251,6 +251,13 @@ class KafkaSource:
         numbers = sorted(each["partition_index"] for each in described["partitions"])
         return tuple(TopicPartition(topic, topic_id, number) for number in numbers)
 
+    def topics(self) -> frozenset[str]:
+        """Every topic that there is now. Raises SourceUnavailable."""
+        try:
+            return frozenset(self._admin.list_topics())
+        except KafkaError as error:
+            raise self._unavailable(error) from error
+
     def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """See Source."""
         return self._offsets(self._consumer.beginning_offsets, partitions)
@@ -325,10 +332,28 @@ class KafkaSource:
         return {wanted[held]: int(offset) for held, offset in found.items()}
 
     def _unavailable(self, error: Exception) -> SourceUnavailable:
-        return SourceUnavailable(
-            f"Kafka at {self._settings.bootstrap_servers} did not answer ({type(error).__name__}: {error}); "
-            "is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"
-        )
+        return unavailable(self._settings, error)
+
+
+def topics_of(settings: KafkaSettings) -> frozenset[str]:
+    """Every topic that a cluster has. Raises SourceUnavailable."""
+    try:
+        knock(settings)
+        admin = KafkaAdminClient(**settings.client)
+        try:
+            return frozenset(admin.list_topics())
+        finally:
+            admin.close()
+    except (KafkaError, OSError) as error:
+        raise unavailable(settings, error) from error
+
+
+def unavailable(settings: KafkaSettings, error: Exception) -> SourceUnavailable:
+    """What is raised where a cluster does not answer."""
+    return SourceUnavailable(
+        f"Kafka at {settings.bootstrap_servers} did not answer ({type(error).__name__}: {error}); "
+        "is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"
+    )
 
 
 def knock(settings: KafkaSettings) -> None:

@@ -6,8 +6,9 @@ take turns. The producer is idempotent: a retry never writes a record twice.
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaProducer
@@ -15,8 +16,8 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPart
 from kafka.partitioner import murmur2
 
 from featurestore.errors import FeatureStoreError, UsageError
-from streaming.source.kafka import KafkaSettings, knock
-from streaming.source.records import Header, SourceUnavailable
+from streaming.source.kafka import KafkaSettings, knock, unavailable
+from streaming.source.records import Header
 
 _TURN = 500  # records without a key that go to one partition before the next: full batches compress better
 
@@ -44,10 +45,20 @@ def partition_of(key: bytes, partitions: int) -> int:
 class Publisher:
     """Writes records to one topic, batched and compressed; `flush` tells that all of them are safe.
 
-    Raises SourceUnavailable when no broker answers.
+    The topic is created where it does not exist, with `partitions` of them (else as many as topic `like` has) and these
+    settings; one that exists and has another number than `partitions` is refused. Raises SourceUnavailable when no
+    broker answers.
     """
 
-    def __init__(self, settings: KafkaSettings, topic: str, *, partitions: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        *,
+        partitions: int | None = None,
+        like: str | None = None,
+        configs: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.topic = topic
         self._settings = settings
         self._sent = 0
@@ -55,7 +66,7 @@ class Publisher:
         self._stretches: deque[Any] = deque()
         try:
             knock(settings)
-            self.partitions = _ensure(settings, topic, partitions)
+            self.partitions = _ensure(settings, topic, partitions, like, configs)
             self._producer = KafkaProducer(
                 **settings.client,
                 acks="all",
@@ -67,19 +78,26 @@ class Publisher:
                 allow_auto_create_topics=False,
             )
         except (KafkaError, OSError) as error:
-            raise SourceUnavailable(
-                f"Kafka at {settings.bootstrap_servers} did not answer ({type(error).__name__}: {error}); "
-                "is it running, and is KAFKA_BOOTSTRAP_SERVERS right?"
-            ) from error
+            raise unavailable(settings, error) from error
         self._partition: Callable[[bytes], int] = lru_cache(maxsize=1 << 16)(
             lambda key: partition_of(key, self.partitions)
         )
 
     def send(
-        self, key: bytes | None, value: bytes | None, *, timestamp_us: int, headers: Sequence[Header] = ()
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        timestamp_us: int,
+        headers: Sequence[Header] = (),
+        partition: int | None = None,
     ) -> None:
-        """Hand over one record; its time is kept in milliseconds, floored. Waits while the buffer is full."""
-        partition = self._partition(key) if key is not None else self._sent // _TURN % self.partitions
+        """Hand over one record; its time is kept in milliseconds, floored. Waits while the buffer is full.
+
+        Without `partition` the key decides, and without a key they take turns. Raises NotAcknowledged.
+        """
+        if partition is None:
+            partition = self._partition(key) if key is not None else self._sent // _TURN % self.partitions
         try:
             future = self._producer.send(
                 self.topic,
@@ -120,13 +138,20 @@ class Publisher:
         self._producer.close(timeout=5)
 
 
-def _ensure(settings: KafkaSettings, topic: str, partitions: int | None) -> int:
-    """The topic's partition count; the topic is created with `partitions` (1) where it does not exist."""
+def _ensure(
+    settings: KafkaSettings, topic: str, partitions: int | None, like: str | None, configs: Mapping[str, str]
+) -> int:
+    """The topic's partition count; the topic is created where it does not exist."""
     admin = KafkaAdminClient(**settings.client)
     try:
         [found] = admin.describe_topics([topic])
         if found["error_code"] == UnknownTopicOrPartitionError.errno:
-            wanted = {"num_partitions": partitions or 1, "replication_factor": -1}
+            alike = [] if like is None else admin.describe_topics([like])[0]["partitions"]
+            wanted = {
+                "num_partitions": partitions or len(alike) or 1,
+                "replication_factor": -1,
+                "configs": dict(configs),
+            }
             with contextlib.suppress(TopicAlreadyExistsError):  # another process was faster
                 admin.create_topics({topic: wanted}, wait_for_metadata=True)
             [found] = admin.describe_topics([topic])

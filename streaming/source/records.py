@@ -56,6 +56,8 @@ class Batch(msgspec.Struct, frozen=True):
     records: Sequence[Record]
     position_before: int
     position_after: int
+    replayed: bool = False
+    """Whether the records were set aside before, and are here for another time."""
 
     @property
     def source(self) -> TopicPartition:

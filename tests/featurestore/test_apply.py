@@ -237,6 +237,7 @@ def test_avro_and_protobuf_topics_are_compiled_whole(repo):
         (("a / y if y else None for a, y", "sum(inputs['amount']) for a, y"), "row"),
         (("fare double", "fare money"), "known types"),
         (("from feast.types import", "from feast.typos import"), "cannot be imported"),
+        ((TAGS, '"dead_letters": "a topic"'), "expected the name of another topic than"),
         ((TAGS, '"event_id_horizon_s": "60"'), "without tag event_id"),
         ((TAGS, '"event_id": "fare", "event_id_horizon_s": "60"'), "'fare' is DOUBLE"),
         ((TAGS, '"event_id": "uid", "event_id_horizon_s": "soon"'), "'soon'"),

@@ -164,7 +164,7 @@ def test_a_rule_for_most_events_is_judged_over_the_range():
         tally = Tally(contract)
         tally.accepted(*(judged(0, 100).offsets[[0] * 100] for _ in range(2)))
         for offset in range(broken):
-            tally.broke(["amount_range"], offset, b'{"amount": -1}')
+            tally.broke(["amount_range"], offset, {"amount": -1})
         report = tally.report(now_us=0, topic=TOPIC, topic_id="t", partition=0)
         assert (report and report.violations[0].allowed) == outcome
 
@@ -173,7 +173,7 @@ def test_a_million_violations_make_a_small_report():
     """Counts grow, samples do not."""
     tally = Tally(CONTRACT)
     for offset in range(1_000_000):
-        tally.set_aside("contract", "", ("amount_range",), offset, b'{"amount": -1}', START_US)
+        tally.set_aside("contract", "", ("amount_range",), offset, {"amount": -1}, START_US)
     report = tally.report(now_us=0, topic=TOPIC, topic_id="t", partition=0)
     assert report is not None
     assert (report.violations[0].failed, len(report.violations[0].samples)) == (1_000_000, 5)
@@ -190,6 +190,6 @@ def test_a_topic_without_a_contract_is_reported_too(tmp_path):
     assert report.producer == ""
     reports = RangeSink(Reports(ViolationStore(tmp_path), {}, {}, lambda: 0), lambda: 0)
     reports.open(PARTITION, 0)
-    reports.add(judged(0, 100))
+    reports.add(pipeline.judge(Batch(TOPIC, "id-1", 0, tuple(RECORDS[:100]), 0, 100)))
     reports.flush(PARTITION)
     assert {(one.source, one.producer) for one in ViolationStore(tmp_path).find()} == {(TOPIC, "")}

@@ -9,18 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from validation import replay as replay_module
-from validation.commands import app
+from validation.compiled.rows import compile_rows
 from validation.contract import Contract
-from validation.errors import ContractError
+from validation.errors import ContractError, PlatformError
 from validation.judging import judge_file
 from validation.quarantine import Origin, QuarantineSink, Rejected
-from validation.replay import attempts, counts, discard, open_rows, replay
+from validation.replay import Decision, attempts, counts, discard, open_rows, origin_of, replay
 from validation.testing import ORDERS
 
-RUN = CliRunner()
 BOUND = {"column": "amount", "min_value": -10}
 LENIENT = msgspec.structs.replace(
     ORDERS, version="1.1.0", rules=(msgspec.structs.replace(ORDERS.rules[0], arguments=BOUND), ORDERS.rules[1])
@@ -36,6 +34,27 @@ def judged(folder: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
     file.write_text("\n".join(json.dumps({k: v for k, v in row.items() if v == v}) for row in rows))
     judge_file(file, ORDERS, now_us=0, quarantine=folder / "q")
     return folder / "q"
+
+
+class Log:
+    """A topic's replay topic: events are judged by the rules of one row, and known again by their origin."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.crash = False
+
+    def judge(self, rows: Any, contract: Contract, now_us: int) -> list[Decision]:
+        check = compile_rows(contract.at("event"))
+        masks = check.check([json.loads(row["row"]) for row in rows], [now_us] * len(rows))
+        return [
+            Decision("contract", "", check.ids(mask)) if mask & check.quarantine_mask else Decision() for mask in masks
+        ]
+
+    def deliver(self, rows: Any, contract: Contract, now_us: int) -> str:
+        self.sent += [origin_of(row) for row in rows]
+        if self.crash:
+            raise KeyboardInterrupt
+        return "orders.replay"
 
 
 def sent(folder: Path, *values: bytes, offset: int = 0) -> Path:
@@ -76,19 +95,55 @@ def test_storing_a_range_again_opens_nothing(tmp_path: Path) -> None:
     assert counts(q, "orders")["open"] == 1
 
 
-def test_events_become_a_file_to_produce(tmp_path: Path) -> None:
-    """With their key, the replay's instant as arrival, and their origin as id where they have none."""
-    q = sent(tmp_path, b'{"id": "mine", "amount": -1}', b'{"amount": -2}', b"\xff torn", b"[1]", b'{"amount": "x"}')
-    run = replay(q, LENIENT, tmp_path / "out", now_us=1_000_000, event_id="id")
-    assert (run.accepted, run.rejected, run.topic) == (2, 3, "orders.replay")
-    rows = pq.read_table(run.outputs[0]).to_pylist()
-    assert run.outputs[0].name.endswith(".events.parquet")
-    assert [row["id"] for row in rows] == ["mine", "T0pic-Id-2-1"]
-    assert [row["_key"] for row in rows] == ["k", "k"]
-    assert {row["_replayed"].isoformat() for row in rows} == {"1970-01-01T00:00:01+00:00"}
-    reasons = {row["offset"]: (row["reason"], row["detail"]) for row in open_rows(q, "orders").to_pylist()}
-    assert reasons[2] == reasons[3] == ("malformed", "no JSON object")
-    assert "column 'amount' is 'x'; promised: number" in reasons[4][1]
+def test_events_are_sent_again(tmp_path: Path) -> None:
+    """Those that are accepted, with what was sent kept as it came; without anybody to send them nothing is decided."""
+    q = sent(tmp_path, b'{"id": "mine", "amount": -1}', b'{"amount": -20}', b'{"amount": -3}')
+    with pytest.raises(PlatformError, match="no broker to send them to"):
+        replay(q, LENIENT, tmp_path / "out", now_us=7)
+    assert counts(q, "orders")["open"] == 3
+    log = Log()
+    run = replay(q, LENIENT, tmp_path / "out", now_us=8, events=log)
+    assert (run.accepted, run.rejected, run.topics, run.outputs) == (2, 1, ("orders.replay",), ())
+    assert log.sent == ["T0pic-Id-2-0", "T0pic-Id-2-2"]
+    again = replay(q, LENIENT, tmp_path / "out", now_us=9, events=log)
+    assert (again.judged, again.accepted, again.topics, len(log.sent)) == (1, 0, (), 2)
+
+
+def test_a_crash_while_events_are_sent_leaves_none_out(tmp_path: Path) -> None:
+    """The next replay sends the same ones, and then no more; giving rows up meanwhile waits for it."""
+    q, log = sent(tmp_path, b'{"amount": -1}', b'{"amount": -20}'), Log()
+    log.crash = True
+    with pytest.raises(KeyboardInterrupt):
+        replay(q, LENIENT, tmp_path / "out", now_us=7, events=log)
+    with pytest.raises(PlatformError, match="quarantine replay"):
+        discard(q, "orders", reason="r", now_us=8)
+    log.crash = False
+    assert replay(q, LENIENT, tmp_path / "out", now_us=9, events=log).topics == ("orders.replay",)
+    assert log.sent == ["T0pic-Id-2-0"] * 2
+    assert counts(q, "orders") == {"quarantined": 2, "open": 1, "accepted": 1, "discarded": 0}
+
+
+def test_a_mark_that_comes_before_the_events_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted fault: decisions under their own name before the events are sent leave one out after a crash."""
+    q, log, finish = sent(tmp_path, b'{"amount": -1}'), Log(), replay_module._finish
+    log.crash = True
+
+    def early(folder: Path, source: str, place: Path, events: Any) -> Any:
+        pending = place / replay_module._PENDING
+        if pending.exists():
+            (place / "early.parquet").write_bytes(pending.read_bytes())
+        try:
+            return finish(folder, source, place, events)
+        finally:
+            pending.unlink(missing_ok=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replay_module, "_finish", early)
+        with pytest.raises(KeyboardInterrupt):
+            replay(q, LENIENT, tmp_path / "out", now_us=7, events=log)
+    log.crash, log.sent = False, []
+    replay(q, LENIENT, tmp_path / "out", now_us=9, events=log)
+    assert log.sent == []
 
 
 def test_the_sinks_cursor_does_not_move(tmp_path: Path) -> None:
@@ -97,7 +152,7 @@ def test_the_sinks_cursor_does_not_move(tmp_path: Path) -> None:
     origin = Origin(name="orders", id="T0pic-Id", partition=2)
     sink = QuarantineSink(q, source="orders")
     before = sink.next_offset(origin)
-    replay(q, LENIENT, tmp_path / "out", now_us=1)
+    replay(q, LENIENT, tmp_path / "out", now_us=1, events=Log())
     discard(q, "orders", reason="old", now_us=2)
     assert sink.next_offset(origin) == before == 7
 
@@ -133,9 +188,11 @@ def test_a_crash_at_any_step_loses_and_repeats_nothing(
         with pytest.raises(KeyboardInterrupt):
             replay(q, LENIENT, out, now_us=7)
     sent(tmp_path, b'{"id": "e", "amount": -4}')
-    replay(q, LENIENT, out, now_us=9)
+    log = Log()
+    replay(q, LENIENT, out, now_us=9, events=log)
     origins = [origin for path in out.iterdir() for origin in pq.read_table(path).column("_origin").to_pylist()]
-    assert len(origins) == len(set(origins)) == 3
+    assert len(origins) == len(set(origins)) == 2
+    assert log.sent == ["T0pic-Id-2-0"]
     assert counts(q, "orders") == {"quarantined": 4, "open": 1, "accepted": 3, "discarded": 0}
 
 
@@ -185,39 +242,3 @@ def test_conservation_holds_whatever_is_done(
         assert found["quarantined"] == bad == found["open"] + found["accepted"] + found["discarded"]
         written = [pq.read_metadata(path).num_rows for path in (folder / "out").glob("*.parquet")]
         assert sum(written) == found["accepted"]
-
-
-def contract_file(tmp_path: Path, contract: Contract) -> Path:
-    """A contract as a file."""
-    rule = contract.rules[0]
-    body = {"type": rule.expectation, "kwargs": rule.arguments}
-    quality: dict[str, Any] = {"id": rule.id, "type": "custom", "engine": "great-expectations", "implementation": body}
-    quality["customProperties"] = [{"property": "mode", "value": "quarantine"}]
-    properties = [{"name": c.name, "logicalType": c.logical_type} for c in contract.columns]
-    schema = {"name": "orders", "properties": properties, "quality": [quality]}
-    head = {"apiVersion": "v3.1.0", "kind": "DataContract", "id": "orders", "version": contract.version}
-    path = tmp_path / "orders.odcs.yaml"
-    path.write_text(json.dumps({**head, "status": "active", "schema": [schema]}))
-    return path
-
-
-def test_the_commands_say_what_became_of_rows(tmp_path: Path) -> None:
-    """Replay under the contract in force and under a named one, with the command that produces the events; discard."""
-    q = sent(tmp_path, b'{"id": "a", "amount": -1}', b'{"id": "b", "amount": -20}')
-    folder = tmp_path / "contracts"
-    folder.mkdir()
-    contract_file(folder, ORDERS)
-    options = ["--folder", str(q), "--contracts", str(folder), "--output", str(tmp_path / "out")]
-    strict = RUN.invoke(app, ["quarantine", "replay", "orders", *options])
-    assert strict.exit_code == 1
-    assert "2 rows judged, 0 accepted, 2 rejected again; 2 open" in strict.output
-    named = RUN.invoke(
-        app, ["quarantine", "replay", "orders", *options, "--contract", str(contract_file(tmp_path, LENIENT))]
-    )
-    assert "contract orders 1.1.0: 2 rows judged, 1 accepted, 1 rejected again; 1 open" in named.output
-    assert "--topic orders.replay --timestamp _replayed --key _key" in named.output
-    done = RUN.invoke(app, ["quarantine", "discard", "orders", "--folder", str(q), "--reason", "gone"])
-    assert "1 rows discarded; 0 open" in done.output
-    assert "nothing is in quarantine" in RUN.invoke(app, ["quarantine", "list", "--folder", str(q)]).output
-    unknown = RUN.invoke(app, ["quarantine", "replay", "order", *options])
-    assert "did you mean 'orders'" in str(unknown.exception)

@@ -1,0 +1,61 @@
+"""How does a process of this deployment reach its Kafka cluster?"""
+
+import os
+from collections.abc import Callable, Iterable
+
+from featurestore.config import Settings
+from featurestore.errors import ConfigurationError
+from featurestore.plan import Plan, View
+from streaming.outbox import Outbox
+from streaming.source.kafka import KafkaSettings, KafkaSource, security_from, topics_of
+from streaming.source.publisher import Publisher
+from streaming.source.records import Source, SourceUnavailable
+from streaming.source.replayed import KEPT, WithReplays, is_replay, replay_topic
+
+
+def kafka_source(
+    settings: Settings, plan: Plan, views: Iterable[View], instance_id: str | None, **limits: int
+) -> tuple[Source, Callable[[], bool]]:
+    """The topics of the views and of their replayed events, and whether another of the latter has appeared since.
+
+    `limits` are fields of KafkaSettings. Raises SourceUnavailable, UnknownName and ConfigurationError.
+    """
+    topics = sorted({view.source.topic.name for view in views if view.source.topic is not None})
+    kafka = KafkaSettings(servers_of(settings, views), security_from(os.environ), **limits)
+    there = topics_of(kafka)
+    replayed = [topic for topic in topics if replay_topic(topic) in there]
+    source = KafkaSource(
+        kafka, [*topics, *map(replay_topic, replayed)], group=f"featurestore-{plan.project}", instance_id=instance_id
+    )
+
+    def appeared() -> bool:
+        try:
+            now = source.topics()
+        except SourceUnavailable:
+            return False
+        return any(replay_topic(topic) in now for topic in topics if topic not in replayed)
+
+    return WithReplays(source, replayed), appeared
+
+
+def outbox_of(settings: Settings, views: Iterable[View]) -> Outbox:
+    """Writes to topics of the views' cluster; connects when something is written. Raises ConfigurationError."""
+    kafka = KafkaSettings(servers_of(settings, views), security_from(os.environ))
+
+    def dial(topic: str, like: str | None) -> Publisher:
+        return Publisher(kafka, topic, like=like, configs=KEPT if is_replay(topic) else {})
+
+    return Outbox(dial)
+
+
+def servers_of(settings: Settings, views: Iterable[View]) -> str:
+    """The brokers to ask first: of the deployment, else what the views' topics declare. Raises ConfigurationError."""
+    if settings.bootstrap_servers:
+        return settings.bootstrap_servers
+    servers = sorted({view.source.topic.bootstrap_servers for view in views if view.source.topic is not None})
+    if len(servers) != 1:
+        raise ConfigurationError(
+            f"the stream views name several clusters: {', '.join(servers)}; run one worker for each with its topics, "
+            "or set KAFKA_BOOTSTRAP_SERVERS"
+        )
+    return servers[0]

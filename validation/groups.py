@@ -1,0 +1,6 @@
+"""Under which words do commands about contracts and quarantine stand? Packages above this one add theirs."""
+
+import typer
+
+contract_app = typer.Typer(help="Data contracts: what producers promise.", no_args_is_help=True)
+quarantine_app = typer.Typer(help="Rows that were set aside, and why.", no_args_is_help=True)
