@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from featurestore.api.faults import Refused
 from featurestore.online.numbers import Numbers
-from featurestore.online.result import Instants, Status
+from featurestore.online.result import Block, Column, Instants, Status
 from featurestore.online.types import NESTED, from_python, item_of
 
 JSON = "application/json"
@@ -37,6 +37,8 @@ _LAST_US = 253_402_300_799_999_999
 _INSTANTS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 _VERBATIM = frozenset({"INT32", "INT64", "BOOL", "STRING", "JSON", "UUID", "TIME_UUID"})
 """Types whose Python values are JSON values."""
+_FEW = 2
+"""Up to this many instants are written one by one: a call of numpy's costs as much."""
 _NUMBERS = frozenset({"INT32", "INT64", "BOOL", "FLOAT", "DOUBLE"})
 
 
@@ -52,6 +54,12 @@ class Answered(msgspec.Struct, frozen=True, eq=False, gc=False):
     """0 where there is none: join keys, computed and missing values."""
     instant_us: Instants | None
     """The instant each value holds at; None for join keys and computed values."""
+
+    @classmethod
+    def of(cls, column: Column, name: str = "") -> "Answered":
+        """A column that was read, under that name; numbers wait for an encoder: JSON is written from stored bytes."""
+        held = column.held if isinstance(column.held, (list, Numbers)) else column.to_python()
+        return cls(name, column.dtype, held, column.statuses, column.event_us, column.instant_us)
 
 
 def media_type(accept: str | None) -> str:
@@ -71,36 +79,95 @@ def media_type(accept: str | None) -> str:
     raise Refused(406, "not_acceptable", f"Accept is {accept!r}; this service answers {', '.join(MEDIA_TYPES)}")
 
 
-def reading_instant(columns: Iterable[Answered], otherwise_us: int) -> int:
+def reading_instant(parts: Iterable[Answered | Block], otherwise_us: int) -> int:
     """The instant of the whole answer: the earliest any of its values holds at."""
-    distinct = {id(column.instant_us): column.instant_us for column in columns}
-    return min((int(instants.min()) for instants in distinct.values() if instants is not None), default=otherwise_us)
+    distinct: dict[int, int] = {}
+    for part in parts:
+        instants = part.instant_us
+        if isinstance(part, Block) and instants is None:
+            return part.t_us
+        if instants is not None and id(instants) not in distinct:
+            distinct[id(instants)] = int(min(instants) if isinstance(instants, list) else instants.min())
+    return min(distinct.values(), default=otherwise_us)
 
 
-def feast_json(columns: Sequence[Answered], instant_us: int) -> bytes:
+def feast_json(parts: Sequence[Answered | Block], instant_us: int, names: bytes | None = None) -> bytes:
     """The answer as Feast's feature server gives it, with two additions.
 
     `metadata.instant` is the reading instant; a result whose values hold at later ones (its key has an event ahead of
-    the clock) lists them as `instants`. Timestamps are whole seconds, bytes base64, NaN and infinities words.
+    the clock) lists them as `instants`. Timestamps are whole seconds, bytes base64, NaN and infinities words. `names`
+    are those of the columns as JSON; without them no part may be a Block, whose columns have none.
     """
     statuses: dict[int, bytes] = {}
     times: dict[int, bytes] = {}
-    parts = [b'{"results":[']
-    separator = b'{"values":'
+    results: list[bytes] = []
+    columns: list[Answered] = []
+    for part in parts:
+        if isinstance(part, Answered):
+            columns.append(part)
+            continue
+        results += _columns_json(columns, instant_us, statuses, times)
+        columns = []
+        written = _block_json(part, instant_us)
+        if written is None:
+            columns += [Answered.of(column) for column in part.columns()]
+        else:
+            results.append(written)
+    results += _columns_json(columns, instant_us, statuses, times)
+    if names is None:
+        names = orjson.dumps([part.name for part in parts if isinstance(part, Answered)])
+    return b"".join(
+        (
+            *(b'{"results":[', b",".join(results), b'],"metadata":{"feature_names":', names),
+            *(b',"instant":"', rfc3339(instant_us).encode(), b'"}}'),
+        )
+    )
+
+
+def _block_json(block: Block, instant_us: int) -> bytes | None:
+    """The results of a block's features, comma separated; None where one of its values is no plain number."""
+    held = block.held
+    if not _NUMBERS.issuperset(block.dtypes):
+        return None
+    # Cut by single bytes, which numbers have not: searching for more of them costs ten times as much.
+    if isinstance(held, list) and len(held) == 1:
+        written = orjson.dumps(held[0])
+        values = written[1:-1].split(b",")
+        between = b"],"
+    else:
+        if isinstance(held, list):
+            written = orjson.dumps([*zip(*held, strict=True)])
+        else:
+            # float32 as the doubles that they become in Python: JSON tells their digits.
+            doubled = held.astype(np.float64) if held.dtype == np.float32 else held
+            written = orjson.dumps(doubled, option=orjson.OPT_SERIALIZE_NUMPY)
+        # All but the last end with "],".
+        values = written[2:-2].split(b"[")
+        between = b""
+    # A null may be a NaN, for which there is a word.
+    if b"n" in written:
+        return None
+    tail = b'"statuses":' + _statuses(block.statuses) + b',"event_timestamps":' + _times(block.event_us)
+    if block.instant_us is not None:
+        tail += b',"instants":' + _times(block.instant_us)
+    elif block.t_us != instant_us:
+        tail += b',"instants":' + _times([block.t_us] * len(block.statuses))
+    return b'{"values":[' + (between + tail + b'},{"values":[').join(values) + b"]," + tail + b"}"
+
+
+def _columns_json(
+    columns: Sequence[Answered], instant_us: int, statuses: dict[int, bytes], times: dict[int, bytes]
+) -> Iterator[bytes]:
+    """The results of columns; statuses and times that are the same array are written once."""
     for group in _alike_columns(columns):
         tail = _tail(group[0], instant_us, statuses, times)
         written = _numbers_json(group)
         if written is not None:
-            # Arrays of numbers hold no other "],[" than those between them.
-            parts += (separator, written.replace(b"],[", b"]" + tail + b',{"values":['), tail)
-            separator = b',{"values":'
+            # As in a block.
+            yield b'{"values":' + written.replace(b"],[", b"]" + tail + b',{"values":[') + tail
             continue
         for column in group:
-            parts += (separator, _values_json(column), tail)
-            separator = b',{"values":'
-    names = orjson.dumps([column.name for column in columns])
-    parts += (b'],"metadata":{"feature_names":', names, b',"instant":"', rfc3339(instant_us).encode(), b'"}}')
-    return b"".join(parts)
+            yield b'{"values":' + _values_json(column) + tail
 
 
 def _alike_columns(columns: Sequence[Answered]) -> Iterator[Sequence[Answered]]:
@@ -154,7 +221,10 @@ def _tail(column: Answered, instant_us: int, statuses: dict[int, bytes], times: 
     if told is None:
         found = column.statuses.tobytes()
         told = statuses[id(column.statuses)] = _statuses(found)
-    since = times.get(id(column.event_us))
+    if column.instant_us is None:
+        since: bytes | None = _none(len(column.statuses))
+    else:
+        since = times.get(id(column.event_us))
     if since is None:
         since = times[id(column.event_us)] = _times(column.event_us)
     tail = b',"statuses":' + told + b',"event_timestamps":' + since
@@ -178,7 +248,7 @@ def _alike(status: int, count: int) -> bytes:
     return b"[" + b",".join([_NAMES[status]] * count) + b"]"
 
 
-def rows_json(columns: Sequence[Answered], instant_us: int) -> bytes:
+def rows_json(columns: Sequence[Answered], instant_us: int, _: bytes | None = None) -> bytes:
     """The answer row by row: by name values, statuses, event times (null where there is none) and, in rows where any
     value holds at a later instant than `instant`, the values' instants.
 
@@ -228,7 +298,7 @@ class ArrowFeature(msgspec.Struct, frozen=True, array_like=True):
     """Its event times and instants are the columns `event_timestamp:N` and `instant:N`."""
 
 
-def arrow_stream(columns: Sequence[Answered], instant_us: int) -> bytes:
+def arrow_stream(columns: Sequence[Answered], instant_us: int, _: bytes | None = None) -> bytes:
     """The answer as an Arrow IPC stream of one batch, typed as declared.
 
     First every column under its name, then statuses (text), event times and instants (microseconds, UTC; null where
@@ -291,16 +361,32 @@ def rfc3339(instant_us: int) -> str:
     >>> rfc3339(1_357_000_000_250_000)
     '2013-01-01T00:26:40.250000Z'
     """
-    inside = min(max(instant_us, _FIRST_US), _LAST_US)
-    return (_EPOCH + timedelta(microseconds=inside)).isoformat().replace("+00:00", "Z")
+    second, fraction = divmod(min(max(instant_us, _FIRST_US), _LAST_US), 1_000_000)
+    return f"{_second(second)}.{fraction:06}Z" if fraction else _second(second) + "Z"
 
 
-def _times(instants_us: Instants) -> bytes:
+@lru_cache(maxsize=4096)
+def _second(second: int) -> str:
+    """A second as text; requests and the rows of one source mostly share theirs."""
+    return (_EPOCH + timedelta(seconds=second)).replace(tzinfo=None).isoformat()
+
+
+def _times(instants_us: Instants | list[int]) -> bytes:
+    if isinstance(instants_us, list):
+        if len(instants_us) <= _FEW:
+            return b'["' + '","'.join(map(rfc3339, instants_us)).encode() + b'"]'
+        instants_us = np.array(instants_us, np.int64)
     try:
         return orjson.dumps(instants_us.view("M8[us]"), option=_INSTANTS)
     except TypeError:
         # Years that orjson's calendar lacks.
         return orjson.dumps([rfc3339(instant_us) for instant_us in instants_us.tolist()])
+
+
+@lru_cache(maxsize=256)
+def _none(count: int) -> bytes:
+    """The event times of values that have none."""
+    return _times(np.zeros(count, np.int64))
 
 
 def _finite(value: float) -> float | str:
@@ -335,7 +421,7 @@ def _plain(value: Any, *, seconds: bool) -> Any:
     return value if convert is None else convert(value)
 
 
-ENCODERS: dict[str, Callable[[Sequence[Answered], int], bytes]] = {
+ENCODERS: dict[str, Callable[[Sequence[Answered], int, bytes | None], bytes]] = {
     JSON: feast_json,
     ROWS: rows_json,
     ARROW: arrow_stream,

@@ -8,9 +8,7 @@ bytes: the hot path meets no model validation.
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,26 +17,24 @@ from starlette.responses import Response
 
 from featurestore.api.access import ApiKeys
 from featurestore.api.again import Again
-from featurestore.api.answer import media_type
-from featurestore.api.body import read_body
-from featurestore.api.direct import Direct
+from featurestore.api.direct import DirectApp
 from featurestore.api.documentation import ERRORS, FEATURES, describe
-from featurestore.api.faults import answer_to, fault
+from featurestore.api.faults import defect, fault
+from featurestore.api.features_route import PATH, FeaturesRoute
 from featurestore.api.gate import Gate
 from featurestore.api.limits import Limits
 from featurestore.api.materialization import Materializer
 from featurestore.api.metrics import Metrics
-from featurestore.api.request import FeatureRequest, decode_request
 from featurestore.api.serving import PlanSource, PlanWatch, Reader, Serving
 from featurestore.api.staleness import Staleness
-from featurestore.api.status_routes import Pinged, add_status_routes
+from featurestore.api.status_routes import add_status_routes
 from featurestore.api.violation_routes import SCHEMAS, Violations, add_violation_routes
 from featurestore.api.write_routes import BODIES, WriteRoutes, add_materialize_routes, add_write_routes
 from featurestore.api.writes import Writes
 from featurestore.clock import Clock
-from featurestore.errors import StoreUnavailable
+from featurestore.online.connection import StoreClient
+from featurestore.online.fetch import fetcher
 from featurestore.plan import Plan
-from validation.errors import PlatformError
 
 POLL_S = 1.0
 _log = logging.getLogger(__name__)
@@ -48,7 +44,7 @@ def create_app(
     *,
     plans: PlanSource,
     reader: Callable[[Plan], Reader],
-    store: Pinged,
+    store: StoreClient,
     clock: Clock,
     metrics: Metrics,
     keys: ApiKeys,
@@ -70,13 +66,13 @@ def create_app(
     """
     gate = gate or Gate(keys=keys, open=not keys)
     bounds = limits or Limits()
+    fetching = fetcher(store)
 
     def serving(plan: Plan) -> Serving:
-        return Serving(plan, reader(plan), clock, bounds, metrics, None if again is None else again.of(plan))
+        wanted = None if again is None else again.of(plan)
+        return Serving(plan, reader(plan), fetching, clock, bounds, metrics, wanted)
 
     watch = PlanWatch(plans, serving, metrics)
-
-    answering = _Answering(watch)
 
     def look() -> None:
         watch.look()
@@ -85,7 +81,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(look)
-        watching = asyncio.create_task(_watch(look, poll_s))
+        watching = asyncio.create_task(_watch(look, metrics, poll_s))
         if again is not None:
             again.start()
         yield
@@ -94,27 +90,23 @@ def create_app(
             await watching
         if again is not None:
             await asyncio.to_thread(again.stop)
+        fetching.close()
+        metrics.fold()
 
     # The interactive pages load scripts from elsewhere; /openapi.json needs nobody.
-    app = FastAPI(title="Feature API", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = DirectApp(title="Feature API", lifespan=lifespan, docs_url=None, redoc_url=None)
 
-    @app.post("/get-online-features", openapi_extra=FEATURES, responses=ERRORS, response_class=Response)
+    route = FeaturesRoute(watch, gate, bounds, metrics)
+    app.direct[PATH] = route
+
+    @app.post(PATH, openapi_extra=FEATURES, responses=ERRORS, response_class=Response)
     async def get_online_features(request: Request) -> Response:
         """Features of one or many entities, in Feast's JSON, row by row, or as an Arrow stream (Accept header)."""
-        started = time.perf_counter()
-        try:
-            caller = gate.admit(request)
-            wanted = media_type(request.headers.get("accept"))
-            body = decode_request(await read_body(request, bounds.body_bytes))
-            rules = gate.permissions(watch.current.plan)
-            gate.allow(request, caller, partial(rules.check_read, caller, body.features, body.feature_service))
-            response = Response(await answering.answer(body, wanted), media_type=wanted)
-        except PlatformError as error:
-            response = answer_to(error)
-        metrics.answered(response.status_code, time.perf_counter() - started)
+        status, headers, body = await route.respond(request, request.receive)
+        response = Response(body, status)
+        response.raw_headers = headers
         return response
 
-    app.add_middleware(Direct, handlers={"/get-online-features": get_online_features})
     add_status_routes(app, watch=watch, store=store, gate=gate, metrics=metrics, staleness=staleness)
     if violations is not None:
         add_violation_routes(app, store=violations, gate=gate, metrics=metrics)
@@ -131,37 +123,11 @@ def create_app(
     return app
 
 
-class _Answering:
-    """Answers on the event loop while the store is well, in threads while it is not.
-
-    A read takes about a millisecond, less than handing it to a thread and back costs (measured: 10 to 40 % fewer
-    requests a second with threads). A store that hangs would stop the loop for its whole time-out, health checks
-    included: after the first failure requests wait in threads, until one succeeds.
-    """
-
-    def __init__(self, watch: PlanWatch) -> None:
-        self._watch = watch
-        self._away = False
-
-    async def answer(self, request: FeatureRequest, wanted: str) -> bytes:
-        """The body of the answer; raises what Serving.answer raises."""
-        serving = self._watch.current
-        try:
-            if self._away:
-                body = await asyncio.to_thread(serving.answer, request, wanted)
-            else:
-                body = serving.answer(request, wanted)
-        except StoreUnavailable:
-            self._away = True
-            raise
-        self._away = False
-        return body
-
-
-async def _watch(look: Callable[[], None], poll_s: float) -> None:
+async def _watch(look: Callable[[], None], metrics: Metrics, poll_s: float) -> None:
     while True:
         await asyncio.sleep(poll_s)
         await asyncio.to_thread(look)
+        metrics.fold()
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:
@@ -181,4 +147,4 @@ async def _unfit(_: Request, error: Exception) -> Response:
 async def _broken(request: Request, error: Exception) -> Response:
     # A defect of ours; the server logs its traceback.
     _log.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)
-    return fault(500, "defect", "the service failed on this request; its log says more")
+    return defect()

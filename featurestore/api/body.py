@@ -1,26 +1,30 @@
 """What is in the body of a request? Its bytes, as soon as they are known to be few enough, and what they say."""
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from featurestore.api.faults import Refused
 
 T = TypeVar("T")
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """The whole body; raises Refused (413) as soon as it is known to be too large."""
+async def read_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
+    """The whole body; raises Refused (413) as soon as it is known to be too large, and ClientDisconnect."""
+    declared = headers.get("content-length", "")
+    size = int(declared) if declared.isdecimal() else 0
     chunks: list[bytes] = []
-    size = int(length) if (length := request.headers.get("content-length", "")).isdecimal() else 0
-    if size <= most:
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > most:
-                break
-            chunks.append(chunk)
+    more = True
+    while more and size <= most:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        more = message.get("more_body", False)
+        size = sum(map(len, chunks))
     if size > most:
         raise Refused(413, "body_too_large", f"the body is larger than {most} bytes; ask in parts")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -51,6 +51,11 @@ def answer_to(error: PlatformError) -> Response:
     return fault(status, code, str(error), getattr(error, "existing", ()), headers)
 
 
+def defect() -> Response:
+    """The response to a request that met a defect of ours; the log says more than callers may know."""
+    return fault(500, "defect", "the service failed on this request; its log says more")
+
+
 def fault(
     status: int,
     code: str,

@@ -5,12 +5,10 @@ machine: their requests carry another Host (DNS rebinding) or a foreign Origin.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
-
-from starlette.requests import Request
 
 from featurestore.api.access import ApiKeys, is_loopback
 from featurestore.api.audit import AuditLog
@@ -30,6 +28,20 @@ def looks_like_token(text: str) -> bool:
     (True, False)
     """
     return text.count(".") == 2 and text.startswith("eyJ")
+
+
+class Asking(Protocol):
+    """What a request is judged by: Starlette's, or the features route's own."""
+
+    @property
+    def scope(self) -> MutableMapping[str, Any]:
+        """As ASGI has it."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By name in lower case."""
+        ...
 
 
 class Verifier(Protocol):
@@ -66,7 +78,7 @@ class Gate:
         if self.tokens is not None:
             self.tokens.look()
 
-    def admit(self, request: Request) -> Caller:
+    def admit(self, request: Asking) -> Caller:
         """Whom the request comes from; raises Refused (401, 403, 429), which is audited, and StoreUnavailable."""
         caller: Caller | None = None
         try:
@@ -108,13 +120,13 @@ class Gate:
             found = self._permissions[id(plan)] = Permissions(plan)
         return found
 
-    def denied(self, request: Request, caller: Caller | None, refused: Refused) -> None:
+    def denied(self, request: Asking, caller: Caller | None, refused: Refused) -> None:
         """Keeps a refusal in the audit log."""
         if self.audit is None:
             return
         told: dict[str, Any] = {
             "address": address_of(request),
-            "route": request.url.path,
+            "route": request.scope["path"],
             "status": refused.status,
             "code": refused.code,
             "detail": str(refused),
@@ -124,7 +136,7 @@ class Gate:
         else:
             self.audit.record("denied", caller=caller.name, **told)
 
-    def allow(self, request: Request, caller: Caller, check: Callable[[], None]) -> None:
+    def allow(self, request: Asking, caller: Caller, check: Callable[[], None]) -> None:
         """Runs a check of permissions; its refusal is audited and raised."""
         try:
             check()
@@ -133,7 +145,7 @@ class Gate:
             raise
 
     def write(
-        self, request: Request, caller: Caller, resources: tuple[str, ...]
+        self, request: Asking, caller: Caller, resources: tuple[str, ...]
     ) -> Callable[[PlatformError | None], None]:
         """Keeps the beginning of a write in the audit log; what is returned keeps its end.
 
@@ -144,7 +156,7 @@ class Gate:
         told: dict[str, Any] = {
             "caller": caller.name,
             "address": address_of(request),
-            "route": request.url.path,
+            "route": request.scope["path"],
             "resources": resources,
         }
         self.audit.record("write", **told)
@@ -159,9 +171,10 @@ def _ended(audit: AuditLog, told: dict[str, Any], error: PlatformError | None) -
     audit.record("written" if error is None else "failed", **told, detail="" if error is None else str(error))
 
 
-def address_of(request: Request) -> str:
+def address_of(request: Asking) -> str:
     """Where a request comes from, as the server saw it."""
-    return request.client.host if request.client else ""
+    client = request.scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _check_local(headers: Mapping[str, str]) -> None:

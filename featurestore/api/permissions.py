@@ -19,40 +19,24 @@ _FEAST: dict[Action, tuple[str, ...]] = {
     "write_online": ("write_online",),
     "materialize": ("write_online",),
 }
-_REMEMBERED = 4096
-_LONGEST = 65_536
-"""In characters of all feature references: what is longer is judged, not remembered."""
 
 
 class Permissions:
-    """The rules of one plan; a decision on reading is made once for each caller and kind of request."""
+    """The rules of one plan."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         views: list[View | OnDemandView] = [*plan.views.values(), *plan.on_demand.values()]
         self._pii = frozenset(view.name for view in views if is_personal(view.tags))
-        self._read: set[tuple[Caller, str | None, tuple[str, ...]]] = set()
 
     def check_read(self, caller: Caller, features: Sequence[str], service: str | None) -> None:
-        """Raises Refused (403) where a caller may not read these features; unknown names are left to whoever answers.
-
-        Costs a dictionary look-up where the same caller asks for the same again.
-        """
-        if not self._pii and not self.plan.permissions and caller.may("read_online"):
-            return
-        key = (caller, service, tuple(features))
-        if key in self._read:
-            return
+        """Raises Refused (403) where a caller may not read these features; unknown names pass."""
         if service is not None:
             found = self.plan.services.get(service)
             views = [] if found is None else [projection.view for projection in found.projections]
         else:
             views = [feature.partition(":")[0] for feature in features]
         self.check(caller, "read_online", dict.fromkeys(views), service=service)
-        if len(self._read) >= _REMEMBERED:
-            self._read.clear()
-        if sum(map(len, features)) + len(service or "") <= _LONGEST:
-            self._read.add(key)
 
     def check(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from featurestore.api.body import decoded
 from featurestore.api.faults import Refused
 from featurestore.api.limits import Limits
 from featurestore.api.selection import Selection
@@ -28,21 +29,31 @@ class FeatureRequest(msgspec.Struct, frozen=True):
     """The instant to answer for: RFC 3339 text, or microseconds since the epoch. Exact, or refused."""
 
 
-_decoder = msgspec.json.Decoder(FeatureRequest)
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """A FeatureRequest whose features are left as they came: the text of those asked for before says all."""
+
+    entities: dict[str, list[Any]]
+    features: msgspec.Raw = msgspec.Raw(b"[]")
+    feature_service: str | None = None
+    full_feature_names: bool = False
+    as_of: str | int | None = None
 
 
-def decode_request(body: bytes) -> FeatureRequest:
-    """The request in a body; raises Refused (400) where it is not JSON of that shape.
+_decoder = msgspec.json.Decoder(Asked)
 
-    >>> decode_request(b'{"features": ["weather:temp_f"], "entities": {"origin": ["EWR"]}}').features
-    ['weather:temp_f']
+
+def decode_request(body: bytes) -> Asked:
+    """The request in a body, its features undecoded; raises Refused (400) where it is not JSON of that shape.
+
+    >>> bytes(decode_request(b'{"features": ["weather:temp_f"], "entities": {"origin": ["EWR"]}}').features)
+    b'["weather:temp_f"]'
     """
     try:
         return _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise Refused(400, "invalid_body", f"the body does not fit: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, "malformed_json", f"the body is not JSON: {error}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # Told by the one decoder whose message names the place.
+        decoded(body, FeatureRequest)
+        raise
 
 
 def instant_of(as_of: str | int | None) -> int | None:
@@ -114,6 +125,8 @@ def _column(entities: Mapping[str, list[Any]], name: str, selection: Selection) 
 def typed_keys(name: str, values: list[Any], dtype: str, limits: Limits) -> list[Any]:
     """A join key column as its entity's type; raises UsageError, and Refused (422) for a value that is too long."""
     plain = str if dtype == "STRING" else int if dtype in ("INT32", "INT64", "UNIX_TIMESTAMP") else None
+    if plain is int and set(map(type, values)) == {int}:
+        return values
     made: list[Any] = [value if type(value) is plain or value is None else _key(name, value, dtype) for value in values]
     if plain is not int and any(len(value) > limits.text_chars for value in made if value):
         raise Refused(422, "too_large", f"join key {name!r}: a value longer than {limits.text_chars} characters")

@@ -3,42 +3,52 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
+import orjson
 
 from featurestore.api.again import Served, Wanted
-from featurestore.api.answer import ENCODERS, Answered, reading_instant
+from featurestore.api.answer import ENCODERS, JSON, Answered, feast_json, reading_instant
+from featurestore.api.body import decoded
 from featurestore.api.faults import Refused
+from featurestore.api.identity import Caller
 from featurestore.api.limits import Limits
 from featurestore.api.metrics import Metrics
 from featurestore.api.policy import policy_of
-from featurestore.api.request import FeatureRequest, entity_columns, instant_of, within
+from featurestore.api.request import Asked, FeatureRequest, entity_columns, instant_of, within
 from featurestore.api.selection import Selection, select
 from featurestore.clock import Clock
 from featurestore.errors import FeatureStoreError, StaleStore
-from featurestore.online.numbers import Numbers
-from featurestore.online.result import OnlineResult, Status
+from featurestore.online.fetch import Fetcher
+from featurestore.online.reader import Steps
+from featurestore.online.result import Block, Instants, OnlineResult, Status
 from featurestore.plan import Plan, Projection
 from featurestore.user_code import run_on_demand
 
 Replace = Callable[[Sequence[Answered]], list[Answered]]
-_SELECTIONS = 1024
+_KINDS = 1024
 """How many kinds of request are remembered; beyond it all are forgotten, so that memory stays bounded."""
+_LONGEST = 65_536
+"""In bytes of the features as they were asked for: what is longer is worked out each time."""
+_CALLERS = 4096
 _log = logging.getLogger(__name__)
 
 
 class Reader(Protocol):
     """What reads the online store for one plan."""
 
-    def read(
+    def steps(
         self,
         projections: Sequence[Projection],
         entity_rows: Mapping[str, Sequence[object]],
         *,
         at_us: int | None = None,
-    ) -> OnlineResult:
-        """The features of the projections for every entity row."""
+    ) -> Steps:
+        """The features of the projections for every entity row, whoever fetches."""
         ...
 
 
@@ -54,74 +64,120 @@ class PlanSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """What is the same in all requests for the same features, worked out once a plan."""
+
+    selection: Selection
+    replace: Replace | None
+    """By the service's policy; None where values go out as they are found."""
+    names: bytes
+    """Of the columns of an answer, as JSON."""
+    direct: bool
+    """Whether an answer in Feast's JSON is the join keys and what was read, in its order."""
+    permitted: set[Caller] = field(default_factory=set)
+    """Who was found to be permitted to ask this."""
+
+    def permit(self, caller: Caller) -> None:
+        """Remembers that this caller may."""
+        if len(self.permitted) >= _CALLERS:
+            self.permitted.clear()
+        self.permitted.add(caller)
+
+
 class Serving:
     """Answers requests from one plan; used by many requests, changed by none."""
 
     def __init__(
-        self, plan: Plan, reader: Reader, clock: Clock, limits: Limits, metrics: Metrics, wanted: Wanted | None = None
+        self,
+        plan: Plan,
+        reader: Reader,
+        fetcher: Fetcher,
+        clock: Clock,
+        limits: Limits,
+        metrics: Metrics,
+        wanted: Wanted | None = None,
     ) -> None:
         self.plan = plan
         self._wanted = wanted
         self._reader = reader
+        self._fetcher = fetcher
         self._clock = clock
         self._limits = limits
         self._metrics = metrics
-        self._selections: dict[tuple[str | None, tuple[str, ...], bool], Selection] = {}
-        self._policies: dict[int, tuple[Selection, Replace | None]] = {}
+        self._kinds: dict[tuple[bytes, str | None, bool], Kind] = {}
 
-    def answer(self, request: FeatureRequest, media_type: str) -> bytes:
+    def known(self, asked: Asked) -> Kind | None:
+        """The kind of a request that was asked before in these very words."""
+        return self._kinds.get((bytes(asked.features), asked.feature_service, asked.full_feature_names))
+
+    def names_of(self, asked: Asked, body: bytes) -> FeatureRequest:
+        """The request with its features decoded; raises Refused where they are no list of names of bounded length."""
+        named = FeatureRequest(
+            asked.entities,
+            decoded(body, FeatureRequest).features,
+            asked.feature_service,
+            asked.full_feature_names,
+        )
+        within(1, len(named.features), self._limits)
+        # The search for a similar name would take seconds for one of megabytes.
+        if any(len(name) > self._limits.text_chars for name in [*named.features, named.feature_service or ""]):
+            raise Refused(422, "too_large", f"a feature or service name longer than {self._limits.text_chars}")
+        return named
+
+    def kind(self, asked: Asked, named: FeatureRequest) -> Kind:
+        """The kind of a request that may be asked; raises UnknownName, UsageError."""
+        service, full = named.feature_service, named.full_feature_names
+        selection = select(self.plan, named.features, service, full_feature_names=full)
+        outputs = [(output.view, output.feature) for output in selection.outputs]
+        read = [(each.name, feature) for each in selection.reads for feature in each.features]
+        replace = policy_of(self.plan, service, selection.outputs)
+        names = orjson.dumps([*selection.join_keys, *(output.name for output in selection.outputs)])
+        made = Kind(selection, replace, names, replace is None and not selection.computations and outputs == read)
+        words = bytes(asked.features)
+        if len(words) <= _LONGEST:
+            if len(self._kinds) >= _KINDS:
+                self._kinds.clear()
+            self._kinds[words, service, full] = made
+        return made
+
+    async def answer(self, kind: Kind, asked: Asked, media_type: str) -> bytes:
         """The body that answers a request; raises UsageError and its kinds, StoreUnavailable."""
-        selection = self._selection(request)
-        rows, keys, given = entity_columns(request.entities, selection, self._limits)
-        now_us = self._clock()
-        at_us = instant_of(request.as_of)
-        read = self._read(selection, keys, rows, at_us)
-        self._metrics.served(read.columns)
+        selection, service = kind.selection, asked.feature_service
+        rows, keys, given = entity_columns(asked.entities, selection, self._limits)
+        at_us, now_us = instant_of(asked.as_of), self._clock()
+        t_us = now_us if at_us is None else at_us
+        read = await self._read(selection, keys, rows, at_us)
+        self._metrics.served(read.parts)
+        looks = () if self._wanted is None else self._wanted.by(service)
+        if kind.direct and media_type == JSON and not looks:
+            parts = _join_keys(selection, keys, rows) + [
+                part if isinstance(part, Block) else Answered.of(part) for part in read.parts
+            ]
+            return feast_json(parts, reading_instant(parts, t_us), kind.names)
         columns = self._columns(selection, read, keys, given, rows)
-        replace = self._policy(request.feature_service, selection)
-        if replace is not None:
-            columns[len(keys) :] = replace(columns[len(keys) :])
-        body = ENCODERS[media_type](columns, reading_instant(columns, now_us if at_us is None else at_us))
-        if self._wanted is not None and (looks := self._wanted.by(request.feature_service)):
-            service = request.feature_service
-            self._wanted.put(
-                looks, Served(self.plan, service, now_us, at_us, selection, read.columns, keys, given, columns)
-            )
+        if kind.replace is not None:
+            columns[len(keys) :] = kind.replace(columns[len(keys) :])
+        body = ENCODERS[media_type](columns, reading_instant(columns, t_us), kind.names)
+        if looks and self._wanted is not None:
+            served = Served(self.plan, service, now_us, at_us, selection, read.columns, keys, given, columns)
+            self._wanted.put(looks, served)
         return body
 
-    def _policy(self, service: str | None, selection: Selection) -> Replace | None:
-        """What replaces values by the service's policy; worked out once a selection."""
-        if service is None:
-            return None
-        # The selection is kept with its policy: an id may be another's once it is let go.
-        found = self._policies.get(id(selection))
-        if found is None or found[0] is not selection:
-            if len(self._policies) >= _SELECTIONS:
-                self._policies.clear()
-            found = self._policies[id(selection)] = (selection, policy_of(self.plan, service, selection.outputs))
-        return found[1]
-
-    def _selection(self, request: FeatureRequest) -> Selection:
-        key = (request.feature_service, tuple(request.features), request.full_feature_names)
-        found = self._selections.get(key)
-        if found is None:
-            within(1, len(request.features), self._limits)
-            # The search for a similar name would take seconds for one of megabytes.
-            if any(len(name) > self._limits.text_chars for name in [*request.features, request.feature_service or ""]):
-                raise Refused(422, "too_large", f"a feature or service name longer than {self._limits.text_chars}")
-            found = select(
-                self.plan, request.features, request.feature_service, full_feature_names=request.full_feature_names
-            )
-            if len(self._selections) >= _SELECTIONS:
-                self._selections.clear()
-            self._selections[key] = found
-        return found
-
-    def _read(self, selection: Selection, keys: dict[str, list[object]], rows: int, at_us: int | None) -> OnlineResult:
+    async def _read(
+        self, selection: Selection, keys: dict[str, list[object]], rows: int, at_us: int | None
+    ) -> OnlineResult:
         if not selection.reads:
-            return OnlineResult(rows=rows, columns=())
+            return OnlineResult(rows, ())
         # Entityless views have no key column; the request's rows say how many answers are wanted.
-        return self._reader.read(selection.reads, keys or {"": [None] * rows}, at_us=at_us)
+        steps = self._reader.steps(selection.reads, keys or {"": [None] * rows}, at_us=at_us)
+        try:
+            names = next(steps)
+            while True:
+                names = steps.send(await self._fetcher.fetch(names))
+        except StopIteration as done:
+            read: OnlineResult = done.value
+            return read
 
     def _columns(
         self,
@@ -131,8 +187,7 @@ class Serving:
         given: dict[str, list[object]],
         rows: int,
     ) -> list[Answered]:
-        present = np.full(rows, Status.PRESENT, np.uint8)
-        none_us = np.zeros(rows, np.int64)
+        present, none_us = _plain(rows)
         values: dict[int, list[Any]] = {}
 
         def stored(place: int) -> list[Any]:
@@ -145,31 +200,30 @@ class Serving:
             inputs = given | {column: stored(place) for column, place in computation.inputs}
             for feature, made in run_on_demand(computation.view, inputs, rows).items():
                 computed[computation.name, feature] = made
-        columns = [
-            Answered(name, selection.join_keys[name], key_values, present, none_us, None)
-            for name, key_values in keys.items()
-        ]
+        columns = _join_keys(selection, keys, rows)
         for output in selection.outputs:
             if output.column >= 0:
-                column = read.columns[output.column]
-                # Numbers wait for the encoder: JSON of many is written from the stored bytes.
-                held = column.held if type(column.held) in (list, Numbers) else stored(output.column)
-                columns.append(
-                    Answered(
-                        output.name,
-                        output.dtype,
-                        held,
-                        column.statuses,
-                        column.event_us,
-                        column.instant_us,
-                    )
-                )
+                columns.append(Answered.of(read.columns[output.column], output.name))
             else:
                 made = computed[output.view, output.feature]
                 missing = np.fromiter((value is None for value in made), np.bool_, rows)
                 statuses = np.where(missing, np.uint8(Status.NULL_VALUE), present) if missing.any() else present
                 columns.append(Answered(output.name, output.dtype, made, statuses, none_us, None))
         return columns
+
+
+@lru_cache(maxsize=256)
+def _plain(rows: int) -> tuple[npt.NDArray[np.uint8], Instants]:
+    """Statuses and event times of that many given or computed values."""
+    present, none_us = np.full(rows, Status.PRESENT, np.uint8), np.zeros(rows, np.int64)
+    present.setflags(write=False)
+    none_us.setflags(write=False)
+    return present, none_us
+
+
+def _join_keys(selection: Selection, keys: dict[str, list[object]], rows: int) -> list[Answered]:
+    present, none_us = _plain(rows)
+    return [Answered(name, selection.join_keys[name], values, present, none_us, None) for name, values in keys.items()]
 
 
 class PlanWatch:

@@ -51,7 +51,7 @@ class WriteRoutes:
 
     async def body(self, request: Request) -> bytes:
         """The bytes of a request's body."""
-        return await read_body(request, self._limits.body_bytes)
+        return await read_body(request.headers, request.receive, self._limits.body_bytes)
 
     @property
     def plan(self) -> Plan:

@@ -20,6 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -43,6 +44,7 @@ FINGERPRINT = slice(16, 24)
 """Where a row tells its layout."""
 _HEAD = 24
 _SIGN = np.int64(-(1 << 63))
+_NUMERIC = frozenset({"INT32", "INT64", "FLOAT", "DOUBLE", "BOOL"})
 _HAS_NULLS = np.uint32(1 << 31)
 
 Mask = npt.NDArray[np.bool_]
@@ -57,6 +59,18 @@ class Rows:
     columns: dict[str, pa.Array]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Numeric:
+    """Features of one numeric type, as they lie in every row of a layout."""
+
+    kind: np.dtype[Any]
+    start: int
+    """Where in a row the first feature of that type lies."""
+    count: int
+    order: npt.NDArray[np.int64] | None
+    """Which of the `count` are wanted, in the wanted order; None: all, as they lie."""
+
+
 class RowCodec:
     """Encodes and decodes the rows of one view as its features are declared; stateless once made."""
 
@@ -69,6 +83,9 @@ class RowCodec:
         self._varying = self.features[len(self._fixed) :]
         self._types = {field.dtype for field in self.features}
         self._null_bytes = -(-len(self.features) // 8)
+        self._told = slice(TIMES, _HEAD + self._null_bytes)
+        self._without_nulls = self.fingerprint + bytes(self._null_bytes)
+        """What a row without nulls has there."""
         self._width = _HEAD + self._null_bytes + 4 * len(self._varying)
         self._place: dict[str, tuple[int, int]] = {}
         at = _HEAD + self._null_bytes
@@ -171,6 +188,35 @@ class RowCodec:
                 absent = np.zeros(count, np.bool_) if absent is None else absent
                 columns[field.name] = _varying_column(flat, at, ends[:, j] - begin, field.dtype, absent)
         return _instants(head[:, 0:8]), _instants(head[:, 8:16]), columns
+
+    def choose(self, names: Sequence[str]) -> "Numeric | None":
+        """How `block` finds those features; None where they are not numbers of one type."""
+        if self._varying:
+            return None
+        for dtype, members in self._blocks:
+            if dtype in _NUMERIC and set(names) <= set(members):
+                places = [members.index(name) for name in names]
+                order = None if places == list(range(len(members))) else np.array(places)
+                kind = np.dtype(np.bool_ if dtype == "BOOL" else FIXED[dtype][0])
+                return Numeric(kind, self._place[members[0]][0], len(members), order)
+        return None
+
+    def block(self, rows: Sequence[bytes], chosen: "Numeric") -> tuple[Ints, npt.NDArray[Any]] | None:
+        """Event times, and the chosen numbers by feature, then by row: what `numbers` gives, in a few calls.
+
+        None where a row has another layout or a null; layouts with features of varying width are not chosen.
+        """
+        count, width, told = len(rows), self._width, self._told
+        if (
+            list(map(len, rows)).count(width) != count
+            or [row[told] for row in rows].count(self._without_nulls) != count
+        ):
+            return None
+        data = b"".join(rows)
+        event_us = np.ndarray((count,), ">i8", data, 0, (width,)).astype(np.int64) ^ _SIGN
+        size = chosen.kind.itemsize
+        values: npt.NDArray[Any] = np.ndarray((chosen.count, count), chosen.kind, data, chosen.start, (size, width))
+        return event_us, np.ascontiguousarray(values) if chosen.order is None else values.take(chosen.order, 0)
 
     @cached_property
     def scalar(self) -> "ScalarCodec | None":

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.errors import NotExact, UsageError
-from featurestore.online.codec import FINGERPRINT, fingerprint_of
+from featurestore.online.codec import FINGERPRINT, Numeric, fingerprint_of
 from featurestore.online.keys import row_prefixes
 from featurestore.online.numbers import Numbers
-from featurestore.online.result import Column, Instants, Status
+from featurestore.online.result import Block, Column, Instants, Status
 from featurestore.online.scalar import Chosen
 from featurestore.online.schemas import Schemas
 from featurestore.online.types import NESTED, arrow_type, to_column
@@ -20,10 +22,26 @@ from featurestore.plan import Field, View
 
 Positions = npt.NDArray[np.int64]
 
-FEW = 24
-"""Up to this many entity rows are decoded one by one; above, columns are faster."""
+FEW, FEW_NUMBERS = 24, 6
+"""Up to this many entity rows are decoded one by one; above, columns are faster, those of one type of number sooner."""
+_BEGINNING = -(1 << 63)
 # Plain integers: an enum's members cost a look-up each.
 _PRESENT, _NULL_VALUE, _NOT_FOUND, _OUTSIDE_MAX_AGE = (int(status) for status in Status if status != Status.INCOMPLETE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    """A list of features of one view, worked out once for all requests that repeat it."""
+
+    names: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    nothing: tuple[None, ...]
+    choose: Chosen | None
+    """Of the declared layout, row by row; None where it has types that `struct` has not."""
+    numeric: Numeric | None
+    """Of the declared layout, all rows at once; None where the features are not numbers of one type."""
+    few: int
+    """Up to this many entity rows are decoded one by one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,8 +51,7 @@ class LatestView:
     view: View
     prefixes: tuple[bytes, ...]
     schemas: Schemas
-    chosen: dict[tuple[str, ...], tuple[Chosen, list[str], tuple[None, ...]]]
-    """What is worked out once for each list of features."""
+    wanted: dict[tuple[str, ...], _Wanted]
 
     @classmethod
     def of(cls, project: str, view: View, schemas: Schemas) -> "LatestView":
@@ -46,89 +63,113 @@ class LatestView:
         prefixes = self.prefixes
         return [prefixes[tag] + key for tag, key in zip(tags, keys, strict=True)]
 
-    def columns(
+    def parts(
         self,
         alias: str,
-        features: Sequence[str],
+        features: tuple[str, ...],
         held: Sequence[bytes | None],
-        place: Positions,
+        place: Sequence[int] | None,
         t_us: int,
         *,
         as_of: bool,
         now_us: int,
-    ) -> list[Column]:
-        """The columns of an answer: `held` are the fetched rows, `place` which of them each entity row is (-1: none).
+    ) -> Sequence[Block | Column]:
+        """The features of an answer; `held` are the fetched rows, `place` which of them each entity row is.
 
-        With `as_of`, t_us is an instant that somebody named: raises NotExact where a key holds a newer row, or may
-        have lost the row of that instant to its expiry.
+        -1 is none of them; without `place` the rows are the entity rows. With `as_of`, t_us is an instant that somebody
+        named: raises NotExact where a key holds a newer row, or may have lost the row of that instant to its expiry.
         """
-        if len(place) <= FEW and not as_of:
-            columns = self._few(alias, tuple(features), held, place, t_us)
-            if columns is not None:
-                return columns
+        wanted = self.wanted.get(features) or self._want(features)
+        if not as_of and held:
+            rows = held if place is None else [None if at < 0 else held[at] for at in place]
+            parts = self._few(alias, wanted, rows, t_us) if len(rows) <= wanted.few else None
+            if parts is None:
+                parts = self._at_once(alias, wanted, rows, t_us)
+            if parts is not None:
+                return parts
         return self._many(alias, features, held, place, t_us, as_of=as_of, now_us=now_us)
 
-    def _few(
-        self, alias: str, names: tuple[str, ...], held: Sequence[bytes | None], place: Positions, t_us: int
-    ) -> list[Column] | None:
-        """Row by row; None where a row needs the columns' way: of an older layout, of types that `struct` has not."""
+    def _want(self, names: tuple[str, ...]) -> _Wanted:
         declared = self.schemas.declared
+        dtypes = tuple(self.view.feature(name).dtype for name in names)
+        choose = None if declared.scalar is None else declared.scalar.choose(names)
+        numeric = declared.choose(names)
+        few = 0 if choose is None else FEW if numeric is None else FEW_NUMBERS
+        made = _Wanted(names, dtypes, (None,) * len(names), choose, numeric, few)
+        self.wanted[names] = made
+        return made
+
+    def _few(
+        self, alias: str, wanted: _Wanted, held: Sequence[bytes | None], t_us: int
+    ) -> Sequence[Block | Column] | None:
+        """Row by row; None where a row needs the columns' way: of an older layout, of types that `struct` has not."""
+        declared, choose = self.schemas.declared, wanted.choose
         scalar = declared.scalar
-        if scalar is None:
+        if scalar is None or choose is None:
             return None
-        chosen = self.chosen.get(names)
-        if chosen is None:
-            dtypes = [self.view.feature(name).dtype for name in names]
-            chosen = self.chosen[names] = (scalar.choose(names), dtypes, (None,) * len(names))
-        choose, dtypes, nothing = chosen
-        ttl_us = self.view.ttl_us
-        rows, events, instants, statuses = [], [], [], []
-        for at in place.tolist():
-            row = held[at] if at >= 0 else None
+        fingerprint, decode, oldest_us = declared.fingerprint, scalar.decode, t_us - self.view.ttl_us
+        if not self.view.ttl_us:
+            oldest_us = _BEGINNING
+        rows: list[tuple[Any, ...]] = []
+        events, statuses = [], []
+        some_null, late = False, False
+        for row in held:
             if row is None:
-                rows.append(nothing)
+                rows.append(wanted.nothing)
                 events.append(0)
-                instants.append(t_us)
                 statuses.append(_NOT_FOUND)
                 continue
-            if row[FINGERPRINT] != declared.fingerprint:
+            if row[FINGERPRINT] != fingerprint:
                 return None
-            event_us, values, _ = scalar.decode(row)
-            instant_us = max(event_us, t_us)
-            expired = ttl_us and event_us < instant_us - ttl_us
-            rows.append(nothing if expired else choose(values))
+            event_us, values, null = decode(row)
+            if event_us > t_us:
+                late = True
+            if event_us < oldest_us:
+                rows.append(wanted.nothing)
+                statuses.append(_OUTSIDE_MAX_AGE)
+            else:
+                rows.append(choose(values))
+                statuses.append(_PRESENT)
+                if null:
+                    some_null = True
             events.append(event_us)
-            instants.append(instant_us)
-            statuses.append(_OUTSIDE_MAX_AGE if expired else _PRESENT)
-        event = np.array(events, np.int64)
-        instant = np.array(instants, np.int64)
-        base = np.array(statuses, np.uint8)
-        columns = []
-        for name, dtype, found in zip(names, dtypes, zip(*rows, strict=True), strict=True):
-            told = base
-            if None in found:
-                told = np.array(
-                    [
-                        _NULL_VALUE if value is None and status == _PRESENT else status
-                        for value, status in zip(found, statuses, strict=True)
-                    ],
-                    np.uint8,
-                )
-            columns.append(Column(alias, name, dtype, list(found), told, event, instant))
-        return columns
+        instants = [max(event_us, t_us) for event_us in events] if late else None
+        oldest_us = min(events)
+        if not oldest_us:
+            oldest_us = min(filter(None, events), default=0)
+        block = Block(alias, wanted.names, wanted.dtypes, rows, bytes(statuses), events, instants, t_us, oldest_us)
+        return _without(block) if some_null else [block]
+
+    def _at_once(
+        self, alias: str, wanted: _Wanted, held: Sequence[bytes | None], t_us: int
+    ) -> Sequence[Block | Column] | None:
+        """All rows in a few calls; None unless all are there, fresh, of the declared layout and without nulls."""
+        if wanted.numeric is None or None in held:
+            return None
+        found = self.schemas.declared.block(cast("Sequence[bytes]", held), wanted.numeric)
+        if found is None:
+            return None
+        event_us, values = found
+        oldest_us = int(event_us.min())
+        if self.view.ttl_us and oldest_us < t_us - self.view.ttl_us:
+            return None
+        instants = np.maximum(event_us, t_us) if event_us.max() > t_us else None
+        statuses = bytes((_PRESENT,)) * len(event_us)
+        return [Block(alias, wanted.names, wanted.dtypes, values, statuses, event_us, instants, t_us, oldest_us)]
 
     def _many(
         self,
         alias: str,
         features: Sequence[str],
         held: Sequence[bytes | None],
-        place: Positions,
+        places: Sequence[int] | None,
         t_us: int,
         *,
         as_of: bool,
         now_us: int,
     ) -> list[Column]:
         """Column by column."""
+        place = np.arange(len(held)) if places is None else np.asarray(places, np.int64)
         fields = [self.view.feature(name) for name in features]
         there_rows = [row for row in held if row is not None]
         event, columns, lacking = self._decode(there_rows, fields)
@@ -229,6 +270,17 @@ class _Frame:
                     absent = lacking if self.place is None else lacking[self.place]
                     statuses[absent if self.gone is None else absent & ~self.gone] = Status.NOT_FOUND
         return Column(self.alias, field.name, field.dtype, values, statuses, self.event_us, self.instant_us)
+
+
+def _without(block: Block) -> list[Column]:
+    """A block some of whose values are null: columns of different statuses."""
+    columns = block.columns()
+    for place, (column, values) in enumerate(zip(columns, zip(*block.held, strict=True), strict=True)):
+        null_here = [value is None and told == _PRESENT for value, told in zip(values, block.statuses, strict=True)]
+        if any(null_here):
+            told = np.where(null_here, np.uint8(_NULL_VALUE), column.statuses)
+            columns[place] = msgspec.structs.replace(column, statuses=told)
+    return columns
 
 
 def _nulls(values: pa.Array) -> npt.NDArray[np.bool_] | None:

@@ -1,8 +1,8 @@
 """What are the features of these entities worth now? One round trip to the store for all views of a request."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,15 @@ from featurestore.errors import NotExact, StoreUnavailable, UsageError
 from featurestore.online.connection import StoreClient
 from featurestore.online.keys import EntityKeyCodec, row_tags
 from featurestore.online.latest import LatestView, Positions
-from featurestore.online.result import Column, OnlineResult
+from featurestore.online.result import Block, Column, OnlineResult
 from featurestore.online.schemas import Schemas
 from featurestore.online.windowed import ShardList, WindowedView
 from featurestore.plan import Plan, Projection, View
 
+Held: TypeAlias = Sequence[bytes | None]
+"""Values of the store, in the order of the keys asked for; None where there is none."""
+Steps: TypeAlias = Generator[list[bytes], Held, OnlineResult]
+"""A read without input and output: it yields keys, is sent their values, and returns the answer."""
 _ROUNDS = 10
 """How often a key that keeps receiving events ahead of the clock is read again, at its newest event."""
 _PLANS = 1024
@@ -45,6 +49,8 @@ class _ReadPlan:
     key_sets: tuple[tuple[EntityKeyCodec, dict[str, str]], ...]
     """Codec, and by join key the column of the entity rows, in the codec's order."""
     reads: tuple[_Read, ...]
+    latest: tuple[LatestView, ...]
+    """Of all reads, where they are latest values of the same entity keys: the most frequent and shortest way."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +58,8 @@ class _Keys:
     """The distinct entity keys of a request, and which of them each entity row is."""
 
     keys: list[bytes]
-    place: Positions
+    place: list[int] | None
+    """-1 for a row without a key; None: the keys are the rows."""
     tags: list[int]
 
 
@@ -62,7 +69,7 @@ class _Request:
 
     read: _Read
     keys: _Keys
-    held: Sequence[bytes | None] = ()
+    held: Held = ()
     shards: ShardList | None = None
     """Those that `held` was fetched by, for a windowed view."""
 
@@ -97,6 +104,16 @@ class OnlineReader:
         key holds something newer or its history may be gone. Raises UnknownName, UsageError for a missing or unfit
         key column, StaleStore for rows that nothing here can read, StoreUnavailable.
         """
+        return run(self.steps(projections, entity_rows, at_us=at_us), self._mget)
+
+    def steps(
+        self,
+        projections: Sequence[Projection],
+        entity_rows: Mapping[str, Sequence[object]],
+        *,
+        at_us: int | None = None,
+    ) -> Steps:
+        """What `read` does, whoever fetches."""
         now_us = self._clock()
         t_us = now_us if at_us is None else at_us
         if t_us > now_us:
@@ -104,19 +121,21 @@ class OnlineReader:
         rows = _row_count(entity_rows)
         plan = self._plan(projections)
         keys = [_distinct(codec, columns, entity_rows, rows) for codec, columns in plan.key_sets]
+        if plan.latest:
+            return (yield from _latest(plan, keys[0], rows, t_us, as_of=at_us is not None, now_us=now_us))
         requests = [_Request(read, keys[read.keys]) for read in plan.reads]
-        self._fetch(requests, t_us)
-        columns: list[Column] = []
+        yield from self._fetch(requests, t_us)
+        parts: list[Block | Column] = []
         for request in requests:
             projection = request.read.projection
             if latest := request.read.latest:
-                columns += latest.columns(
+                parts += latest.parts(
                     projection.name, projection.features, request.held, request.keys.place, t_us,
                     as_of=at_us is not None, now_us=now_us,
                 )  # fmt: skip
             elif windowed := request.read.windowed:
-                columns += self._windows(windowed, request, t_us, now_us, as_of=at_us is not None)
-        return OnlineResult(rows, tuple(columns))
+                parts += yield from self._windows(windowed, request, t_us, now_us, as_of=at_us is not None)
+        return OnlineResult(rows, parts)
 
     def _plan(self, projections: Sequence[Projection]) -> _ReadPlan:
         found = self._plans.get(id(projections))
@@ -141,7 +160,9 @@ class OnlineReader:
                     self._windowed.get(view.name),
                 )
             )
-        made = _ReadPlan(projections, tuple(key_sets.values()), tuple(reads))
+        latest = tuple(read.latest for read in reads if read.latest is not None)
+        alike = len(key_sets) == 1 and len(latest) == len(reads)
+        made = _ReadPlan(projections, tuple(key_sets.values()), tuple(reads), latest if alike else ())
         # A list may change under its identity.
         if isinstance(projections, tuple):
             if len(self._plans) >= _PLANS:
@@ -162,7 +183,7 @@ class OnlineReader:
         # Last: another thread that finds the codec finds the rest.
         self._codecs[view.name] = EntityKeyCodec(view.join_keys)
 
-    def _fetch(self, requests: Sequence[_Request], t_us: int) -> None:
+    def _fetch(self, requests: Sequence[_Request], t_us: int) -> Generator[list[bytes], Held, None]:
         """One MGET for everything; a second one for views whose list of shards is new to this reader."""
         pending = list(requests)
         for _ in range(_ROUNDS):
@@ -177,7 +198,7 @@ class OnlineReader:
                     request.shards = self._shards[windowed.view.name]
                     names.append(windowed.shards_key)
                     names += windowed.names(keys.keys, t_us, request.shards)
-            held = self._mget(names)
+            held = (yield names) if names else ()
             again = []
             for request, start, end in zip(pending, starts, [*starts[1:], len(held)], strict=True):
                 request.held = held[start:end]
@@ -192,7 +213,9 @@ class OnlineReader:
             pending = again
         raise StoreUnavailable("the shards of a view change faster than they can be read; ask again")
 
-    def _windows(self, view: WindowedView, request: _Request, t_us: int, now_us: int, *, as_of: bool) -> list[Column]:
+    def _windows(
+        self, view: WindowedView, request: _Request, t_us: int, now_us: int, *, as_of: bool
+    ) -> Generator[list[bytes], Held, list[Column]]:
         """The columns of a windowed view; every key at its own instant: t, or its newest event where that is later."""
         keys, shards = request.keys.keys, request.shards
         assert shards is not None
@@ -207,17 +230,46 @@ class OnlineReader:
             instant_us[late] = windows.newest_us[late]
             for instant in np.unique(instant_us[late]).tolist():
                 group = late[instant_us[late] == instant]
-                held = self._mget(view.names([keys[i] for i in group], instant, shards))
+                held = yield view.names([keys[i] for i in group], instant, shards)
                 windows = _replaced(windows, view.windows(len(group), instant, held, shards), group)
         else:
             raise StoreUnavailable(
                 f"keys of view {view.view.name!r} receive events faster than they are read; ask again"
             )
         projection = request.read.projection
-        return view.columns(projection.name, projection.features, windows, instant_us, request.keys.place, t_us, shards)
+        place = np.arange(len(keys)) if request.keys.place is None else np.array(request.keys.place, np.int64)
+        return view.columns(projection.name, projection.features, windows, instant_us, place, t_us, shards)
 
-    def _mget(self, names: list[bytes]) -> list[bytes | None]:
-        return cast("list[bytes | None]", self._client.mget(names)) if names else []
+    def _mget(self, names: list[bytes]) -> Held:
+        return cast(Held, self._client.mget(names))
+
+
+def _latest(plan: _ReadPlan, keys: _Keys, rows: int, t_us: int, *, as_of: bool, now_us: int) -> Steps:
+    """The latest values of the same keys in several views: every view gets its stretch of one MGET."""
+    tagged = [*zip(keys.tags, keys.keys, strict=True)]
+    count = len(tagged)
+    names = [prefixes[tag] + key for prefixes in (view.prefixes for view in plan.latest) for tag, key in tagged]
+    held = (yield names) if names else ()
+    parts: list[Block | Column] = []
+    start = 0
+    for view, read in zip(plan.latest, plan.reads, strict=True):
+        projection = read.projection
+        found = held[start : start + count]
+        start += count
+        parts += view.parts(
+            projection.name, projection.features, found, keys.place, t_us, as_of=as_of, now_us=now_us
+        )  # fmt: skip
+    return OnlineResult(rows, parts)
+
+
+def run(steps: Steps, fetch: Callable[[list[bytes]], Held]) -> OnlineResult:
+    """Takes a read to its end with what `fetch` gives for keys."""
+    try:
+        names = next(steps)
+        while True:
+            names = steps.send(fetch(names))
+    except StopIteration as done:
+        return cast(OnlineResult, done.value)
 
 
 def _replaced(windows: Windows, found: Windows, group: Positions) -> Windows:
@@ -262,7 +314,11 @@ def _distinct(
                 + (", ".join(sorted(entity_rows)) or "nothing")
             )
     encoded = codec.encode_rows([entity_rows[column] for column in columns.values()], rows)
-    numbers: dict[bytes, int] = {}
-    place = [-1 if key is None else numbers.setdefault(key, len(numbers)) for key in encoded]
-    keys = list(numbers)
-    return _Keys(keys, np.array(place, np.int64), row_tags(keys))
+    distinct = set(encoded)
+    if len(distinct) == rows and None not in distinct:
+        keys, place = cast("list[bytes]", encoded), None
+    else:
+        numbers: dict[bytes, int] = {}
+        place = [-1 if key is None else numbers.setdefault(key, len(numbers)) for key in encoded]
+        keys = list(numbers)
+    return _Keys(keys, place, row_tags(keys))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import msgspec
@@ -67,12 +68,58 @@ class Column(msgspec.Struct, frozen=True, eq=False, gc=False):
         return self.held if isinstance(self.held, list) else to_python(self.held, self.dtype)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class Block(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """All features of one view, where they share statuses and times: one object in place of a column for each."""
+
+    view: str
+    """The name the view goes by in this request."""
+    features: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    held: npt.NDArray[Any] | list[tuple[Any, ...]]
+    """Stored numbers of one type, by feature and then by row, none null; or Python values, a tuple for each row."""
+    statuses: bytes
+    """Of each row."""
+    event_us: Instants | list[int]
+    instant_us: Instants | list[int] | None
+    """None: `t_us` for every row."""
+    t_us: int
+    oldest_us: int
+    """The least event time there is; 0 where there is none."""
+
+    def columns(self) -> list[Column]:
+        """The block as columns."""
+        statuses = np.frombuffer(self.statuses, np.uint8)
+        event_us = np.asarray(self.event_us, np.int64)
+        if self.instant_us is None:
+            instant_us = np.full(len(statuses), self.t_us, np.int64)
+        else:
+            instant_us = np.asarray(self.instant_us, np.int64)
+        columns = []
+        by_feature = self.held if isinstance(self.held, np.ndarray) else zip(*self.held, strict=True)
+        for name, dtype, values in zip(self.features, self.dtypes, by_feature, strict=True):
+            held = Numbers(dtype, values) if isinstance(values, np.ndarray) else [*values]
+            columns.append(Column(self.view, name, dtype, held, statuses, event_us, instant_us))
+        return columns
+
+
+@dataclass(frozen=True, eq=False)
 class OnlineResult:
-    """The answer to one read: columns in the order of the projections and of their features."""
+    """The answer to one read, in the order of the projections and of their features."""
 
     rows: int
-    columns: tuple[Column, ...]
+    parts: Sequence[Block | Column]
+    """Views as blocks where that is possible, else a column for each feature."""
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """A column for each feature."""
+        columns: list[Column] = []
+        for part in self.parts:
+            if isinstance(part, Block):
+                columns += part.columns()
+            else:
+                columns.append(part)
+        return tuple(columns)
 
     def column(self, view: str, feature: str) -> Column:
         """The column of one feature; raises UnknownName."""

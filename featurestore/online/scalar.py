@@ -14,7 +14,8 @@ _TEXT = frozenset({"STRING", "JSON", "UUID", "TIME_UUID", "DECIMAL"})
 _BYTES = frozenset({"BYTES", "PDF_BYTES", "IMAGE_BYTES"})
 SCALAR_TYPES = _CODES.keys() | _TEXT | _BYTES
 """Types whose Python value is what `struct` gives, text or bytes."""
-_HEAD = 24
+HEAD_PARTS = 4
+"""Event time, created time, fingerprint, null bits: what comes before the values of an unpacked row."""
 _SIGN = 1 << 63
 
 Chosen = Callable[[Sequence[Any]], tuple[Any, ...]]
@@ -30,6 +31,9 @@ class ScalarCodec:
     """How many features are of fixed width."""
     text: tuple[bool, ...]
     """Of each feature of varying length: whether it is text, else bytes."""
+    unpack: Callable[[bytes], tuple[Any, ...]]
+    """Of a row that has the layout's size."""
+    no_nulls: bytes
 
     @classmethod
     def of(cls, features: tuple[Field, ...], null_bytes: int) -> "ScalarCodec":
@@ -38,42 +42,45 @@ class ScalarCodec:
         text = tuple(field.dtype in _TEXT for field in features if field.dtype not in _CODES)
         # Event time, created time, fingerprint, null bits; values; ends of the varying ones.
         layout = struct.Struct(f"<8s8s8s{null_bytes}s" + "".join(codes) + "I" * len(text))
-        return cls(features, layout, len(codes), text)
+        return cls(features, layout, len(codes), text, layout.unpack, bytes(null_bytes))
 
     def choose(self, names: Sequence[str]) -> Chosen:
-        """Picks the values of those features from a decoded row, in that order."""
+        """Picks the values of those features from what `decode` gives, in that order."""
         order = [field.name for field in self.features]
-        places = [order.index(name) for name in names]
+        places = [HEAD_PARTS + order.index(name) for name in names]
         if len(places) == 1:
             [only] = places
             return lambda row: (row[only],)
         return itemgetter(*places) if places else lambda _: ()
 
     def decode(self, row: bytes) -> tuple[int, Sequence[Any], bool]:
-        """Event time (us), the features' Python values in the codec's order, and whether any is null (None).
+        """Event time (us), four parts of the head and the features' Python values, and whether any is null (None).
 
-        The row has the codec's fingerprint. Raises StaleStore where it is torn.
+        The features are in the codec's order; `choose` knows their places. The row has the codec's fingerprint. Raises
+        StaleStore where it is torn.
         """
         try:
-            event, _, _, nulls, *values = self.layout.unpack_from(row)
+            whole: Sequence[Any] = self.unpack(row) if not self.text else self._with_text(row)
         except struct.error:
             raise _torn() from None
-        width = self.layout.size
-        if self.text:
-            ends, values = values[self.fixed :], values[: self.fixed]
-            begin = width
-            for end, text in zip(ends, self.text, strict=True):
-                data = row[begin : width + end]
-                values.append(data.decode() if text else data)
-                begin = width + end
-            width = begin
-        if len(row) != width:
+        event_us = int.from_bytes(whole[0]) - _SIGN
+        nulls = whole[HEAD_PARTS - 1]
+        if nulls == self.no_nulls:
+            return event_us, whole, False
+        bits = int.from_bytes(nulls, "little") << HEAD_PARTS
+        return event_us, [None if bits >> i & 1 else value for i, value in enumerate(whole)], True
+
+    def _with_text(self, row: bytes) -> list[Any]:
+        whole, begin = self.layout.unpack_from(row), self.layout.size
+        made = [*whole[: HEAD_PARTS + self.fixed]]
+        width = begin
+        for end, text in zip(whole[HEAD_PARTS + self.fixed :], self.text, strict=True):
+            data = row[begin : width + end]
+            made.append(data.decode() if text else data)
+            begin = width + end
+        if len(row) != begin:
             raise _torn()
-        event_us = int.from_bytes(event) - _SIGN
-        if not nulls.strip(b"\0"):
-            return event_us, values, False
-        bits = int.from_bytes(nulls, "little")
-        return event_us, [None if bits >> i & 1 else value for i, value in enumerate(values)], True
+        return made
 
 
 def _torn() -> StaleStore:

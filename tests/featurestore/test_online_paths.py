@@ -1,5 +1,6 @@
 """Whatever way a latest row takes, one by one or column by column, the answer is the same."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from featurestore.online.codec import RowCodec
 from featurestore.online.connection import StoreClient
 from featurestore.online.latest import LatestView
 from featurestore.online.numbers import Numbers
-from featurestore.online.result import Column
+from featurestore.online.result import Block, Column, OnlineResult
 from featurestore.online.schemas import Schemas
 from featurestore.plan import Field, JoinKey, Source, View
 
@@ -35,21 +36,22 @@ FIELDS = tuple(Field(name=f"{dtype.lower()}_{i}", dtype=dtype) for dtype in VALU
 EVENTS = st.sampled_from([NOW - TTL - 1, NOW - TTL, NOW - 1, NOW, NOW + 1, NOW + TTL])
 
 
-def view_of(store: Any, *, ttl_us: int) -> LatestView:
+def view_of(store: Any, *, ttl_us: int, fields: tuple[Field, ...] = FIELDS) -> LatestView:
     view = View(
         name="v",
         version=1,
         kind="latest",
         join_keys=(JoinKey(entity="e", name="e", dtype="INT64"),),
-        features=FIELDS,
+        features=fields,
         ttl_us=ttl_us,
         source=Source(name="v", path="x", timestamp_field="ts"),
     )
     return LatestView.of("p", view, Schemas(store, "p", view))
 
 
-def told(columns: list[Column]) -> list[object]:
+def told(parts: Sequence[Block | Column]) -> list[object]:
     """Everything an answer says; NaN equals NaN, 1 is not True, 0.0 is not -0.0."""
+    columns = OnlineResult(0, parts).columns
     return [
         (
             *(c.view, c.feature, c.dtype, repr(c.to_python()), str(c.values.type), repr(c.values.to_pylist())),
@@ -60,16 +62,23 @@ def told(columns: list[Column]) -> list[object]:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[list[bytes | None], list[int], list[str], int]:
+def cases(
+    draw: st.DrawFn,
+    fields: Sequence[Field] = FIELDS,
+    named: Sequence[Field] = FIELDS,
+    null: st.SearchStrategy[Any] | None = None,
+) -> tuple[list[bytes | None], list[int], list[str], int]:
     count = draw(st.integers(1, 4))
-    data = {f.name: draw(st.lists(st.none() | VALUES[f.dtype], min_size=count, max_size=count)) for f in FIELDS}
+    null = st.none() if null is None else null
+    data = {f.name: draw(st.lists(null | VALUES[f.dtype], min_size=count, max_size=count)) for f in fields}
     types = {"FLOAT": pa.float32(), "INT32": pa.int32(), "BYTES": pa.binary(), "STRING": pa.string()}
-    columns = {f.name: pa.array(data[f.name], types.get(f.dtype)) for f in FIELDS}
+    columns = {f.name: pa.array(data[f.name], types.get(f.dtype)) for f in fields}
     event_us = np.array(draw(st.lists(EVENTS, min_size=count, max_size=count)))
-    rows: list[bytes | None] = [*RowCodec(FIELDS).encode(columns, event_us, event_us)]
-    held = [row if draw(st.integers(0, 3)) else None for row in rows]
-    place = draw(st.lists(st.integers(-1, count - 1), min_size=1, max_size=6))
-    names = draw(st.lists(st.sampled_from([f.name for f in FIELDS]), min_size=1, max_size=5, unique=True))
+    rows: list[bytes | None] = [*RowCodec(fields).encode(columns, event_us, event_us)]
+    whole = draw(st.booleans())
+    held = [row if whole or draw(st.integers(0, 3)) else None for row in rows]
+    place = draw(st.lists(st.integers(0 if whole else -1, count - 1), min_size=1, max_size=6))
+    names = draw(st.lists(st.sampled_from([f.name for f in named]), min_size=1, max_size=5, unique=True))
     return held, place, names, draw(st.sampled_from([0, TTL]))
 
 
@@ -79,11 +88,35 @@ def test_rows_one_by_one_equal_rows_by_column(case: tuple[list[bytes | None], li
     """Values, types, statuses, times and instants are those of the columns' way."""
     held, place, names, ttl_us = case
     view = view_of(None, ttl_us=ttl_us)
-    where = np.array(place, np.int64)
-    few = view._few("a", tuple(names), held, where, NOW)
+    many = view._many("a", names, held, place, NOW, as_of=False, now_us=NOW)
+    rows = [None if at < 0 else held[at] for at in place]
+    wanted = view._want(tuple(names))
+    few = view._few("a", wanted, rows, NOW)
     assert few is not None
-    many = view._many("a", names, held, where, NOW, as_of=False, now_us=NOW)
     assert told(few) == told(many)
+
+
+@pytest.mark.parametrize("dtype", ["INT32", "INT64", "FLOAT", "DOUBLE", "BOOL"])
+def test_rows_all_at_once_equal_rows_by_column(dtype: str) -> None:
+    """Numbers of one type are decoded in a few calls, beside others of the view, and say what the columns say."""
+    others = {"DOUBLE": "INT32"}.get(dtype, "DOUBLE")
+    fields = (*(Field(name=f"a{i}", dtype=dtype) for i in range(3)), Field(name="b", dtype=others))
+    taken = 0
+
+    @settings(max_examples=60, deadline=None)
+    @given(cases(fields, fields[:3], st.nothing()))
+    def check(case: tuple[list[bytes | None], list[int], list[str], int]) -> None:
+        nonlocal taken
+        held, place, names, ttl_us = case
+        view = view_of(None, ttl_us=ttl_us, fields=fields)
+        rows = [None if at < 0 else held[at] for at in place]
+        found = view._at_once("a", view._want(tuple(names)), rows, NOW)
+        if found is not None:
+            taken += 1
+            assert told(found) == told(view._many("a", names, held, place, NOW, as_of=False, now_us=NOW))
+
+    check()
+    assert taken > 10
 
 
 @pytest.mark.parametrize("dtype", ["INT32", "INT64", "FLOAT", "DOUBLE", "BOOL"])
@@ -108,9 +141,9 @@ def test_a_torn_row_is_refused_both_ways(store: StoreClient) -> None:
     names = [field.name for field in FIELDS]
     nothing = {f.name: pa.nulls(1) for f in FIELDS}
     [row] = RowCodec(FIELDS).encode(nothing, np.array([NOW]), np.array([NOW]))
-    where = np.array([0])
+    wanted = view._want(tuple(names))
     for torn in (row[:-1], row + b"x", row[:30]):
         with pytest.raises(StaleStore, match="torn"):
-            view._few("a", tuple(names), [torn], where, NOW)
+            view._few("a", wanted, [torn], NOW)
         with pytest.raises(StaleStore, match="torn"):
-            view._many("a", names, [torn], where, NOW, as_of=False, now_us=NOW)
+            view._many("a", names, [torn], None, NOW, as_of=False, now_us=NOW)

@@ -1,0 +1,98 @@
+"""How is a request for features answered? Let in, decoded, permitted, read, written: on one path, however it came.
+
+The application calls this with the raw request; FastAPI's route of the same name, which documents it, calls the same.
+"""
+
+import logging
+import time
+from collections.abc import MutableMapping
+from typing import Any, NamedTuple
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from featurestore.api.answer import media_type
+from featurestore.api.body import read_body
+from featurestore.api.faults import answer_to, defect
+from featurestore.api.gate import Asking, Gate
+from featurestore.api.limits import Limits
+from featurestore.api.metrics import Metrics
+from featurestore.api.request import decode_request
+from featurestore.api.serving import PlanWatch
+from validation.errors import PlatformError
+
+PATH = "/get-online-features"
+_log = logging.getLogger(__name__)
+
+
+class Answer(NamedTuple):
+    """One response, as ASGI has it."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+class _Raw:
+    """A request before anybody has made an object of it; the first of several headers of one name counts."""
+
+    __slots__ = ("headers", "scope")
+
+    def __init__(self, scope: MutableMapping[str, Any]) -> None:
+        self.scope = scope
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+
+
+class FeaturesRoute:
+    """`POST /get-online-features`."""
+
+    def __init__(self, watch: PlanWatch, gate: Gate, limits: Limits, metrics: Metrics) -> None:
+        self._watch = watch
+        self._gate = gate
+        self._limits = limits
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, as ASGI has it; a caller who went away gets nothing."""
+        try:
+            status, headers, body = await self.respond(_Raw(scope), receive)
+        except ClientDisconnect:
+            return
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def respond(self, request: Asking, receive: Receive) -> Answer:
+        """The response to a request, one of the error shape for whatever fails; raises ClientDisconnect."""
+        started = time.perf_counter()
+        try:
+            body, wanted = await self._answer(request, receive)
+            answer = Answer(200, [(b"content-type", wanted.encode()), (b"content-length", b"%d" % len(body))], body)
+        except PlatformError as error:
+            failed = answer_to(error)
+            answer = Answer(failed.status_code, failed.raw_headers, bytes(failed.body))
+        except ClientDisconnect:
+            raise
+        except Exception:  # noqa: BLE001 - answered as a defect, logged with its traceback
+            # The outermost loop of a request: a defect of ours.
+            _log.exception("POST %s failed", PATH)
+            failed = defect()
+            answer = Answer(failed.status_code, failed.raw_headers, bytes(failed.body))
+        self._metrics.answered(answer.status, time.perf_counter() - started)
+        return answer
+
+    async def _answer(self, request: Asking, receive: Receive) -> tuple[bytes, str]:
+        """1. Let in. 2. Decode within limits. 3. Permit. 4. Read and write the answer."""
+        gate = self._gate
+        caller = gate.admit(request)
+        wanted = media_type(request.headers.get("accept"))
+        body = await read_body(request.headers, receive, self._limits.body_bytes)
+        asked = decode_request(body)
+        serving = self._watch.current
+        kind = serving.known(asked)
+        if kind is None or caller not in kind.permitted:
+            named = serving.names_of(asked, body)
+            rules = gate.permissions(serving.plan)
+            gate.allow(request, caller, lambda: rules.check_read(caller, named.features, named.feature_service))
+            kind = kind or serving.kind(asked, named)
+            kind.permit(caller)
+        return await serving.answer(kind, asked, wanted), wanted
