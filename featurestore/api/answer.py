@@ -148,10 +148,11 @@ def _block_json(block: Block, instant_us: int) -> bytes | None:
     if b"n" in written:
         return None
     tail = b'"statuses":' + _statuses(block.statuses) + b',"event_timestamps":' + _times(block.event_us)
-    if block.instant_us is not None:
-        tail += b',"instants":' + _times(block.instant_us)
-    elif block.t_us != instant_us:
-        tail += b',"instants":' + _times([block.t_us] * len(block.statuses))
+    instants = block.instant_us
+    if instants is None and block.t_us != instant_us:
+        instants = [block.t_us] * len(block.statuses)
+    if instants is not None and any(each != instant_us for each in instants):
+        tail += b',"instants":' + _times(instants)
     return b'{"values":[' + (between + tail + b'},{"values":[').join(values) + b"]," + tail + b"}"
 
 

@@ -20,6 +20,7 @@ from featurestore.errors import ConfigurationError, StoreUnavailable
 from featurestore.online.cluster import ClusterClient, slot_of
 from featurestore.online.connection import StoreClient, connect
 from featurestore.online.delete import delete_views
+from featurestore.online.fetch import fetcher
 from featurestore.online.keys import EntityKeyCodec, row_key, row_prefixes
 from featurestore.online.reader import OnlineReader
 from featurestore.online.server import _binary
@@ -92,9 +93,25 @@ def proves_itself(client: StoreClient) -> None:
     drivers = [*range(0, 200, 3), 777]
     for column in OnlineReader(client, PLAN, lambda: NOW).read(wanted, {"driver_id": drivers}).columns:
         assert column.to_python() == [*range(1000, 1200, 3), None]
+    assert on_a_loop(client, wanted, drivers) == [[*range(1000, 1200, 3), None]] * len(wanted)
     assert delete_views(client, "ml", ["a"]) == 201
     a, b = OnlineReader(client, PLAN, lambda: NOW).read(wanted, {"driver_id": [5]}).columns
     assert (a.to_python(), b.to_python()) == ([None], [1005])
+
+
+def on_a_loop(client: StoreClient, wanted: list[Projection], drivers: list[int]) -> list[list[object]]:
+    """The same read as an event loop does it."""
+
+    async def read() -> list[list[object]]:
+        one = fetcher(client)
+        steps = OnlineReader(client, PLAN, lambda: NOW).steps(wanted, {"driver_id": drivers})
+        held = await one.fetch(next(steps))
+        one.close()
+        with pytest.raises(StopIteration) as done:
+            steps.send(held)
+        return [column.to_python() for column in done.value.value.columns]
+
+    return asyncio.run(read())
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from featurestore.api.answer import Answered, feast_json, json_values
 from featurestore.online.numbers import Numbers
+from featurestore.online.result import Block
 
 KINDS = {"INT64": np.int64, "DOUBLE": np.float64, "FLOAT": np.float32, "BOOL": np.bool_}
 VALUES = {
@@ -53,6 +54,45 @@ def test_views_at_once_say_what_columns_say(columns: list[Answered]) -> None:
         assert result["event_timestamps"] == [
             f"1970-01-01T00:00:0{at // 1_000_000}Z" for at in column.event_us.tolist()
         ]
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> Block:
+    rows, features = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    one_type = draw(st.booleans())
+    dtypes = draw(st.lists(st.sampled_from(list(VALUES)), min_size=features, max_size=features))
+    if one_type:
+        dtypes = [draw(st.sampled_from(list(KINDS)))] * features
+        table = draw(st.tuples(*(st.tuples(*[VALUES[dtypes[0]]] * rows) for _ in dtypes)))
+        held: object = np.array(table, KINDS[dtypes[0]])
+    else:
+        held = [draw(st.tuples(*(st.none() | VALUES[dtype] for dtype in dtypes))) for _ in range(rows)]
+    instants = st.integers(0, 1 << 50)
+    event_us = draw(st.lists(instants, min_size=rows, max_size=rows))
+    late = draw(st.none() | st.lists(instants, min_size=rows, max_size=rows))
+    return Block(
+        "v",
+        tuple(f"f{i}" for i in range(features)),
+        tuple(dtypes),
+        held,
+        bytes(draw(st.lists(st.integers(1, 4), min_size=rows, max_size=rows))),
+        event_us if draw(st.booleans()) else np.array(event_us),
+        late if late is None or draw(st.booleans()) else np.array(late),
+        draw(instants),
+        0,
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(block=blocks(), same=st.booleans())
+def test_a_block_says_what_its_columns_say(block: Block, *, same: bool) -> None:
+    """A view written at once is to the byte what its columns are, one after the other."""
+    columns = [Answered.of(column, column.feature) for column in block.columns()]
+    instant_us = block.t_us if same else block.t_us - 1
+    names = json.dumps([*block.features], separators=(",", ":")).encode()
+    at_once = feast_json([block], instant_us, names)
+    assert at_once == feast_json(columns, instant_us)
+    assert json.loads(at_once)["metadata"]["feature_names"] == [*block.features]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
