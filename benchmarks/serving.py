@@ -1,15 +1,20 @@
 """How many requests a second does the feature API answer, next to stock Feast and to a floor?
 
     python -m benchmarks.serving [--seconds 3] [--rounds 3] [--connections 4] [--entities 1 10 100] [--no-stock]
+                                 [--shipped-seconds 25]
 
-50 DOUBLE features in 5 views of 1,000 entities, one worker each, the same Valkey, the same load (raw HTTP/1.1 over kept
-connections, one process). Stock is `feast serve` over Feast's own Redis online store. The floor takes the same request,
-gets the same rows with one MGET and answers their bytes as they are. Values of stock and ours are compared before any
-time is taken; rounds of all contenders alternate, so that ratios are of neighbours in time.
+50 DOUBLE features in 5 views of 1,000 entities, one worker each, the same Valkey, the same load. Stock is `feast serve`
+over Feast's own Redis online store; the floor takes the same request, gets the same rows with one MGET of the Redis
+client and answers their bytes as they are; the bare floor does so over our own connection. Values of stock and ours are
+compared before any time is taken; rounds of all contenders alternate, so that ratios are of neighbours in time.
+Processor time a request is of the server's processes alone and nearly the same on a busy machine.
+
+By default a worker of `feast serve` ends after 1,000 requests, and the next imports Feast before it answers. Both are
+measured: "stock" never restarts, "shipped" runs as it is for --shipped-seconds (0: not at all), restarts included. Then
+the latency of ours at half of its saturation, and how soon and how large one worker is.
 """
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -19,20 +24,21 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import httptools
 import numpy as np
 import pyarrow as pa
 import uvicorn
-import uvloop
 
+from benchmarks._load import Load, at_rate, post, saturate
 from featurestore.config import OnlineSettings
 from featurestore.online.connection import connect
+from featurestore.online.fetch import fetcher
 from featurestore.online.keys import EntityKeyCodec, row_key, row_prefixes
 from featurestore.online.server import EmbeddedServer
 from featurestore.online.writer import RowWriter
@@ -44,14 +50,6 @@ KEY = JoinKey(entity="driver", name="driver_id", dtype="INT64")
 NAMES = [[f"f{view}_{feature}" for feature in range(FEATURES)] for view in range(VIEWS)]
 REFS = [f"view_{view}:{name}" for view, names in enumerate(NAMES) for name in names]
 PATH = "/get-online-features"
-
-
-class Load(NamedTuple):
-    """What a load found."""
-
-    per_s: float
-    p50_ms: float
-    p99_ms: float
 
 
 def rows() -> list[pa.Table]:
@@ -123,9 +121,17 @@ def land_stock(repo: Path, port: int, tables: list[pa.Table]) -> None:
         store.write_to_online_store(f"view_{i}", df=tables[i].to_pandas())
 
 
-def floor(environ: dict[str, str]) -> Callable[..., Awaitable[None]]:
-    """The floor's application: body in, one MGET, the rows' bytes out."""
+class Server(NamedTuple):
+    """A running contender."""
+
+    port: int
+    pid: int
+
+
+def floor(environ: dict[str, str], kind: str) -> Callable[..., Awaitable[None]]:
+    """The floor's application: body in, one MGET, the rows' bytes out; the bare one asks over our own connection."""
     client = connect(OnlineSettings(url=environ["BENCH_URL"]), Path())
+    fetch = fetcher(client).fetch if kind == "bare" else None
     codec = EntityKeyCodec([KEY])
     prefixes = [row_prefixes(PROJECT, f"view_{i}") for i in range(VIEWS)]
 
@@ -140,8 +146,9 @@ def floor(environ: dict[str, str]) -> Callable[..., Awaitable[None]]:
                 break
         drivers = json.loads(body)["entities"]["driver_id"]
         keys = [codec.encode({"driver_id": driver}) or b"" for driver in drivers]
-        held = client.mget([row_key(prefix, key) for prefix in prefixes for key in keys])
-        answer = b"".join(held)
+        names = [row_key(prefix, key) for prefix in prefixes for key in keys]
+        held = client.mget(names) if fetch is None else await fetch(names)
+        answer = b"".join(row or b"" for row in held)
         headers = [(b"content-length", str(len(answer)).encode()), (b"content-type", b"application/octet-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
@@ -149,9 +156,9 @@ def floor(environ: dict[str, str]) -> Callable[..., Awaitable[None]]:
     return app
 
 
-def serve_floor() -> None:
+def serve_floor(kind: str) -> None:
     """Runs the floor in this process, as the API is run."""
-    app = floor(dict(os.environ))
+    app = floor(dict(os.environ), kind)
     uvicorn.run(app, host="127.0.0.1", port=int(os.environ["BENCH_PORT"]), access_log=False, lifespan="off")
 
 
@@ -163,7 +170,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(command: list[str], environ: dict[str, str], cwd: Path, port: int, log: Path) -> Iterator[int]:
-    """A server in a process of its own, answering on that port; stopped at the end."""
+    """The process of a server that answers on that port; stopped at the end."""
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=os.environ | environ, cwd=cwd, stdout=out, stderr=subprocess.STDOUT)
     try:
@@ -173,11 +180,27 @@ def running(command: list[str], environ: dict[str, str], cwd: Path, port: int, l
                 break
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{command[0]} did not start: {log.read_text()[-2000:]}")
-            time.sleep(0.1)
-        yield port
+            time.sleep(0.01)
+        yield process.pid
     finally:
         process.terminate()
         process.wait(30)
+
+
+def wait_until_ready(port: int) -> None:
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready"):
+                return
+        except urllib.error.HTTPError as error:
+            error.close()
+            time.sleep(0.01)
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) / 1024
 
 
 def body_of(drivers: list[int]) -> bytes:
@@ -197,74 +220,19 @@ def values(answer: Any) -> dict[str, list[Any]]:
     return {name: result["values"] for name, result in zip(names, answer["results"], strict=True)}
 
 
-class _Connection(asyncio.Protocol):
-    """Sends one request after another over one connection, and times each."""
-
-    def __init__(self, requests: list[bytes], until: float) -> None:
-        self.requests, self.until = requests, until
-        self.times: list[float] = []
-        self.done = asyncio.get_running_loop().create_future()
-        self.parser = httptools.HttpResponseParser(self)
-        self.sent_at = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._send()
-
-    def data_received(self, data: bytes) -> None:
-        self.parser.feed_data(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_exception(error or ConnectionError("the server closed a connection"))
-
-    def on_message_complete(self) -> None:
-        self.times.append(time.perf_counter() - self.sent_at)
-        status = self.parser.get_status_code()
-        if status != 200:
-            self.done.set_exception(RuntimeError(f"status {status}"))
-            self.transport.close()
-        elif time.perf_counter() >= self.until:
-            self.done.set_result(None)
-            self.transport.close()
-        else:
-            # The parser cannot be used again inside its own callback.
-            self.parser = httptools.HttpResponseParser(self)
-            asyncio.get_running_loop().call_soon(self._send)
-
-    def _send(self) -> None:
-        self.sent_at = time.perf_counter()
-        self.transport.write(self.requests[len(self.times) % len(self.requests)])
-
-
-async def load(port: int, entities: int, connections: int, seconds: float) -> Load:
-    """That many connections, each with one request in flight, for that long."""
+def requests_of(entities: int) -> list[bytes]:
     rng = np.random.default_rng(entities)
-    head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-    requests = []
-    for _ in range(64):
-        body = body_of(rng.choice(DRIVERS, entities, replace=False).tolist())
-        requests.append((head % len(body)).encode() + body)
-    loop = asyncio.get_running_loop()
-    start = time.perf_counter()
-    until = start + seconds
-    made = [
-        (await loop.create_connection(lambda: _Connection(requests, until), "127.0.0.1", port))[1]
-        for _ in range(connections)
-    ]
-    await asyncio.gather(*(connection.done for connection in made))
-    elapsed = time.perf_counter() - start
-    times = sorted(taken for connection in made for taken in connection.times)
-    return Load(len(times) / elapsed, 1e3 * times[len(times) // 2], 1e3 * times[int(len(times) * 0.99)])
+    return [post(PATH, body_of(rng.choice(DRIVERS, entities, replace=False).tolist())) for _ in range(64)]
 
 
-def measure(ports: dict[str, int], entities: int, options: argparse.Namespace) -> dict[str, list[Load]]:
-    found: dict[str, list[Load]] = {name: [] for name in ports}
-    for port in ports.values():
-        uvloop.run(load(port, entities, options.connections, min(1.0, options.seconds)))
+def measure(servers: dict[str, Server], entities: int, options: argparse.Namespace) -> dict[str, list[Load]]:
+    requests = requests_of(entities)
+    found: dict[str, list[Load]] = {name: [] for name in servers}
+    for server in servers.values():
+        saturate(*server, requests, options.connections, min(1.0, options.seconds))
     for _ in range(options.rounds):
-        for name, port in ports.items():
-            found[name].append(uvloop.run(load(port, entities, options.connections, options.seconds)))
+        for name, server in servers.items():
+            found[name].append(saturate(*server, requests, options.connections, options.seconds))
     return found
 
 
@@ -273,12 +241,29 @@ def report(found: dict[str, list[Load]], entities: int) -> None:
     print(f"{entities} entities")
     for name, loads in found.items():
         middle = [statistics.median(column) for column in zip(*loads, strict=True)]
-        ratios = [mine.per_s / other.per_s for mine, other in zip(ours, loads, strict=True)]
-        versus = "" if name == "ours" else f"   ours is {statistics.median(ratios):.2f} times this"
-        print(
-            f"  {name:6} {middle[0]:8.0f} requests/s   p50 {middle[1]:7.2f} ms   p99 {middle[2]:7.2f} ms{versus}",
-            flush=True,
+        line = (
+            f"  {name:8}{middle[0]:7.0f} requests/s   p50 {middle[1]:7.2f} ms   p99 {middle[2]:7.2f} ms"
+            f"   processor {middle[3]:6.0f} us"
         )
+        if name != "ours":
+            per_s = statistics.median(mine.per_s / other.per_s for mine, other in zip(ours, loads, strict=True))
+            cpu = statistics.median(other.cpu_us / mine.cpu_us for mine, other in zip(ours, loads, strict=True))
+            line += f"   ours {per_s:.2f} times the requests, {cpu:.2f} by processor time"
+        print(line, flush=True)
+
+
+def report_shipped(server: Server, ours: list[Load], entities: int, options: argparse.Namespace) -> None:
+    load = saturate(*server, requests_of(entities), options.connections, options.shipped_seconds, reconnect=True)
+    ratio = statistics.median(each.per_s for each in ours) / load.per_s
+    print(
+        f"  shipped {load.per_s:7.0f} requests/s, restarts included   ours {ratio:.2f} times the requests", flush=True
+    )
+
+
+def report_half(server: Server, ours: list[Load], entities: int, seconds: float) -> None:
+    per_s = statistics.median(each.per_s for each in ours) / 2
+    load = at_rate(*server, requests_of(entities), per_s, seconds)
+    print(f"  ours at {per_s:.0f} requests/s: p50 {load.p50_ms:.2f} ms   p99 {load.p99_ms:.2f} ms", flush=True)
 
 
 def main() -> None:
@@ -288,6 +273,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--entities", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--no-stock", action="store_true")
+    parser.add_argument("--shipped-seconds", type=float, default=25.0)
     options = parser.parse_args()
     tables = rows()
     with tempfile.TemporaryDirectory() as name, EmbeddedServer(Path(name)) as server, contextlib.ExitStack() as stack:
@@ -298,39 +284,43 @@ def main() -> None:
         admin.config_set("port", redis_port)
         url = f"redis://127.0.0.1:{redis_port}/0"
         land_ours(folder / "ours", url, tables)
-        environ = {
-            "FEATURESTORE_REPO": str(folder / "ours"),
-            "BENCH_URL": url,
-            "FEATURESTORE_REDIS_URL": url,
-            "FEATURESTORE_API_OPEN": "1",
-        }
+        environ = {"BENCH_URL": url, "FEATURESTORE_REDIS_URL": url}
+        binaries = Path(sys.executable).parent
 
-        def start(name: str, command: list[str], port: int) -> int:
+        def start(name: str, *command: str | Path, port_option: str = "--port") -> Server:
+            port = free_port()
             own = environ | {"BENCH_PORT": str(port)}
-            return stack.enter_context(running(command, own, Path.cwd(), port, folder / f"{name}.log"))
+            words = [*map(str, command), *([port_option, str(port)] if port_option else [])]
+            pid = stack.enter_context(running(words, own, Path.cwd(), port, folder / f"{name}.log"))
+            return Server(port, pid)
 
-        ports: dict[str, int] = {}
-        port = free_port()
-        serve = [sys.executable, "-m", "uvicorn", "--factory", "featurestore.api.process:application", "--port"]
-        ports["ours"] = start("ours", [*serve, str(port), "--no-access-log"], port)
-        port = free_port()
-        code = "from benchmarks.serving import serve_floor; serve_floor()"
-        ports["floor"] = start("floor", [sys.executable, "-c", code], port)
+        begun = time.perf_counter()
+        ours = start("ours", binaries / "featurestore", "serve", "--repo", folder / "ours", "--open")
+        wait_until_ready(ours.port)
+        ready_s = time.perf_counter() - begun
+        servers = {"ours": ours}
+        for kind in ("floor", "bare"):
+            code = f"from benchmarks.serving import serve_floor; serve_floor({kind!r})"
+            servers[kind] = start(kind, sys.executable, "-c", code, port_option="")
+        shipped = None
         if not options.no_stock:
             land_stock(folder / "stock", redis_port, tables)
-            port = free_port()
-            feast = [str(Path(sys.executable).with_name("feast")), "-c", str(folder / "stock"), "serve"]
-            # Its worker would start anew after 1,000 requests, and the figures with it.
-            alone = ["--workers", "1", "--max-requests", "1000000"]
-            ports["stock"] = start("stock", [*feast, "--port", str(port), "--no-access-log", *alone], port)
+            feast = [binaries / "feast", "-c", folder / "stock", "serve", "--no-access-log", "--workers", "1"]
+            servers["stock"] = start("stock", *feast, "--max-requests", "1000000")
+            if options.shipped_seconds:
+                shipped = start("shipped", *feast)
             for entities in options.entities:
                 drivers = list(range(entities))
-                ours, stock = values(ask(ports["ours"], drivers)), values(ask(ports["stock"], drivers))
-                if ours != stock:
+                if values(ask(ours.port, drivers)) != values(ask(servers["stock"].port, drivers)):
                     raise SystemExit(f"{entities} entities: values differ; no time is taken")
             print("values agree")
         for entities in options.entities:
-            report(measure(ports, entities, options), entities)
+            found = measure(servers, entities, options)
+            report(found, entities)
+            if shipped is not None:
+                report_shipped(shipped, found["ours"], entities, options)
+            report_half(ours, found["ours"], entities, options.seconds)
+        print(f"one worker: ready {ready_s:.2f} s after its start, {resident_mb(ours.pid):.0f} MB after all this")
 
 
 if __name__ == "__main__":
