@@ -116,12 +116,10 @@ def feast_json(parts: Sequence[Answered | Block], instant_us: int, names: bytes 
     results += _columns_json(columns, instant_us, statuses, times)
     if names is None:
         names = orjson.dumps([part.name for part in parts if isinstance(part, Answered)])
-    return b"".join(
-        (
-            *(b'{"results":[', b",".join(results), b'],"metadata":{"feature_names":', names),
-            *(b',"instant":"', rfc3339(instant_us).encode(), b'"}}'),
-        )
-    )
+    # Joined with what comes before and after: a large answer is not copied once more.
+    results[0] = b'{"results":[' + results[0]
+    results[-1] += b'],"metadata":{"feature_names":' + names + b',"instant":"' + rfc3339(instant_us).encode() + b'"}}'
+    return b",".join(results)
 
 
 def _block_json(block: Block, instant_us: int) -> bytes | None:

@@ -8,7 +8,8 @@ Clusters, whose reads are split by node, are asked through the client.
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import chain
 from typing import Any, Protocol, TypeAlias, cast
 
 import hiredis
@@ -237,12 +238,13 @@ def _command(*words: bytes) -> bytes:
     >>> _command(b"GET", b"a")
     b'*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\na\\r\\n'
     """
-    heads, parts = _HEADS, [b"*%d" % len(words)]
-    for word in words:
-        length = len(word)
-        parts += (heads[length] if length < 1024 else b"\r\n$%d\r\n" % length, word)
-    parts.append(b"\r\n")
-    return b"".join(parts)
+    lengths = [*map(len, words)]
+    heads: Iterable[bytes]
+    if max(lengths) < len(_HEADS):
+        heads = map(_HEADS.__getitem__, lengths)
+    else:
+        heads = (b"\r\n$%d\r\n" % length for length in lengths)
+    return b"".join((b"*%d" % len(words), *chain.from_iterable(zip(heads, words, strict=True)), b"\r\n"))
 
 
 def _tls(options: dict[str, Any], connection_class: type) -> ssl.SSLContext | None:

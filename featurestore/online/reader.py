@@ -246,9 +246,10 @@ class OnlineReader:
 
 def _latest(plan: _ReadPlan, keys: _Keys, rows: int, t_us: int, *, as_of: bool, now_us: int) -> Steps:
     """The latest values of the same keys in several views: every view gets its stretch of one MGET."""
-    tagged = [*zip(keys.tags, keys.keys, strict=True)]
-    count = len(tagged)
-    names = [prefixes[tag] + key for prefixes in (view.prefixes for view in plan.latest) for tag, key in tagged]
+    count = len(keys.keys)
+    names: list[bytes] = []
+    for view in plan.latest:
+        names += view.names(keys.keys, keys.tags)
     held = (yield names) if names else ()
     parts: list[Block | Column] = []
     start = 0
