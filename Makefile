@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
-.PHONY: demo test test-nightly test-kafka lint bench clean setup
+.PHONY: demo test test-nightly test-kafka lint lint-contracts bench clean setup
 
 setup: $(STAMP)
 
@@ -33,6 +33,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The contracts as another tool reads the standard. Its pins are not ours: it has an environment of its own.
+lint-contracts: $(STAMP)
+	test -x .venv-datacontract/bin/datacontract || { $(PYTHON) -m venv .venv-datacontract && .venv-datacontract/bin/python -m pip install --quiet --disable-pip-version-check 'datacontract-cli>=1.2,<2'; }
+	DATACONTRACT=.venv-datacontract/bin/datacontract $(BIN)/python -m pytest -m nightly tests/validation/test_standard.py
+
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks
 
@@ -41,4 +46,4 @@ $(BENCH_STAMP): $(STAMP)
 	@touch $@
 
 clean:
-	rm -rf .venv data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-datacontract data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -79,3 +79,23 @@ def produce(
         f"{done.messages:,} messages acknowledged in topic {done.topic!r} "
         f"({done.partitions} partitions, {done.seconds:.1f} s, {rate:,.0f}/s)"
     )
+
+
+@stream.command()
+def sample(
+    topic: Annotated[str, typer.Argument(help="Topic to look at.")],
+    bootstrap_servers: Servers,
+    output: Annotated[Path, typer.Option(help="File to write, one JSON object a line (.jsonl). Never overwrites.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many of the newest messages at most.")] = 1_000,
+) -> None:
+    """Write the newest JSON messages of a topic to a file: what `contract init` infers a first contract from."""
+    import os
+
+    from streaming.sample import write_sample
+    from streaming.source.kafka import KafkaSettings, security_from
+    from streaming.source.sample import newest_values
+
+    settings = KafkaSettings(bootstrap_servers, security_from(os.environ))
+    written, others = write_sample(newest_values(settings, topic, rows), output)
+    left = f", {others} messages were no JSON objects" if others else ""
+    typer.echo(f"{output}: {written} messages of topic {topic!r}{left}; next: featurestore contract init {output}")

@@ -80,6 +80,10 @@ def judge_command(
     violations: Annotated[
         Path | None, typer.Option("--violations", help="Fold the violations into the store below this folder.")
     ] = None,
+    data_docs: Annotated[
+        Path | None,
+        typer.Option("--data-docs", help="Keep suite and verdict in this Great Expectations project, and render it."),
+    ] = None,
 ) -> None:
     """Judge a file by its contract, without any server.
 
@@ -115,23 +119,46 @@ def judge_command(
         sarif.write_bytes(sarif_of(outcome.report, uri=file.as_posix(), lines=lines_of(file, rows)))
     for line in outcome.lines:
         typer.echo(line)
+    if data_docs is not None:
+        from validation.data_docs import DataDocs  # takes seconds: the library itself
+
+        docs = DataDocs(data_docs)
+        docs.add_suite(meant)
+        run = outcome.report.report_id
+        docs.add_verdict(meant.at("producer"), outcome.verdict, run=run, origin=file.name, now_us=now_us)
+        typer.echo(f"Data Docs: {docs.render()}")
     raise typer.Exit(_exit_code(outcome.verdict, fail_on))
 
 
 @contract_app.command("export")
 def export_command(
-    path: Annotated[Path, typer.Argument(help="A contract file.")],
+    path: Annotated[Path, typer.Argument(help="A contract file, or a folder of them.")],
     *,
-    to: Annotated[Literal["great-expectations"], typer.Option("--to", help="The form to export to.")],
+    to: Annotated[Literal["great-expectations", "data-docs"], typer.Option("--to", help="The form to export to.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The Great Expectations project of data-docs.")
+    ] = None,
 ) -> None:
-    """Print a contract as a Great Expectations suite (JSON)."""
+    """Print a contract as a Great Expectations suite (JSON), or render suites as its Data Docs."""
     import json
 
     from validation.contract import load_contract
+    from validation.errors import ContractError
     from validation.suite import suite_of
 
-    forms = {"great-expectations": suite_of}
-    typer.echo(json.dumps(forms[to](load_contract(path)).to_json_dict(), indent=2, ensure_ascii=False))
+    contracts = [load_contract(file) for file in _contract_files([path])]
+    if to == "great-expectations":
+        for contract in contracts:
+            typer.echo(json.dumps(suite_of(contract).to_json_dict(), indent=2, ensure_ascii=False))
+        return
+    if output is None:
+        raise ContractError("--to data-docs needs --output FOLDER, the project to render")
+    from validation.data_docs import DataDocs
+
+    docs = DataDocs(output)
+    for contract in contracts:
+        docs.add_suite(contract)
+    typer.echo(f"Data Docs: {docs.render()}")
 
 
 @quarantine_app.command("list")

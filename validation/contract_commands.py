@@ -14,7 +14,9 @@ Plan = Annotated[Path | None, typer.Option("--plan", help="A plan file: name vie
 
 
 def init_command(
-    file: Annotated[Path, typer.Argument(help="A file of rows: .parquet, .csv, .jsonl.")],
+    file: Annotated[
+        Path, typer.Argument(help="A file of rows (.parquet, .csv, .jsonl), or a table: a folder of Parquet.")
+    ],
     *,
     source: Annotated[str | None, typer.Option("--source", help="The source; default: the file's name.")] = None,
     owner: Annotated[str, typer.Option("--owner", help="The team that keeps the promise.")] = "",

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import yaml
 
 from validation.check import ARRIVAL
@@ -22,6 +23,8 @@ from validation.instant import to_us
 
 ENUMERATION: Final = 12
 """The most distinct texts that are taken for an enumeration."""
+TABLE_ROWS: Final = 1_000_000
+"""The most rows of a table that are looked at."""
 _REPEATS: Final = 5
 """How many rows there must be per distinct text for it to be one."""
 _LOGICAL: Final[Mapping[str, str]] = {
@@ -42,13 +45,28 @@ _NUMBER: Final = re.compile(r"-?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[Nn]
 
 
 def read_sample(path: Path) -> pa.Table:
-    """The rows of a .parquet, .csv or .jsonl file with the types that their values show; raises UnreadableData."""
+    """The rows of a .parquet, .csv or .jsonl file with the types that their values show; raises UnreadableData.
+
+    Of a folder of Parquet files (a table; partition folders become columns) the first `TABLE_ROWS` rows.
+    """
+    if path.is_dir():
+        return _read_table(path)
     bare = Contract(name="", version="", source="", columns=(), rules=())
     table = read_data(path, bare)
     # CSV has texts alone; elsewhere a text of digits is a text, and only instants have no form of their own.
     csv = Path(path).suffix.lower() == ".csv"
     columns = [Column(name=name, logical_type=_shown(table.column(name), csv=csv)) for name in table.column_names]
     return read_data(path, Contract(name="", version="", source="", columns=tuple(columns), rules=()))
+
+
+def _read_table(folder: Path) -> pa.Table:
+    try:
+        table = pads.dataset(folder, format="parquet", partitioning="hive")
+        if not table.files:
+            raise UnreadableData(f"{folder}: the folder holds no Parquet files (*.parquet)")
+        return table.head(TABLE_ROWS)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UnreadableData(f"{folder}: the table cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _shown(column: pa.ChunkedArray, *, csv: bool = False) -> str:

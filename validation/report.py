@@ -174,6 +174,33 @@ def _violation(rule: Rule, told: RuleVerdict, masked: frozenset[str], samples: i
     )
 
 
+def masked(verdict: Verdict, contract: Contract) -> Verdict:
+    """The verdict without a value of a column that is kept out of reports."""
+    hidden = frozenset(column.name for column in contract.columns if column.masked)
+    about = {rule.id: bool(hidden & set(_named(rule))) for rule in contract.rules}
+    return msgspec.structs.replace(
+        verdict,
+        rules=tuple(
+            msgspec.structs.replace(
+                told,
+                observed=None if about.get(told.rule_id) else told.observed,
+                reason=MASK if told.reason and about.get(told.rule_id) else told.reason,
+                samples=tuple(
+                    msgspec.structs.replace(
+                        sample,
+                        values={
+                            name: MASK if name in hidden and value is not None else value
+                            for name, value in sample.values.items()
+                        },
+                    )
+                    for sample in told.samples
+                ),
+            )
+            for told in verdict.rules
+        ),
+    )
+
+
 def _allowed(rule: Rule, told: RuleVerdict) -> int | None:
     """The most failures with which the share of good rows is still `mostly`."""
     if told.unexpected is None or told.evaluated is None:

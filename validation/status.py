@@ -6,12 +6,13 @@ from typing import Final
 
 import msgspec
 
+from validation.check import Aggregate, Expectation, RowCheckable, Unique
 from validation.contract import BOUNDARIES, MODES, Boundary, Contract
 from validation.reach import Reach
 
 KEPT_BY: Final[Mapping[Boundary, str]] = {
     "producer": "kept by `featurestore contract test`",
-    "event": "kept by `featurestore stream run`",
+    "event": "kept by `featurestore stream run`: event by event, rules about many over windows of arrival",
     "source": "kept by materialization, by whichever way: over the rows about to be loaded",
     "training": "kept by `featurestore dataset build`; verdicts stand in the manifest",
     "online_write": "kept by writes through the API: quarantine and block refuse the row",
@@ -30,7 +31,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     applies: bool
     """Whether rows of the source cross this boundary: an event needs a stream, the last four a latest-value view."""
     modes: dict[str, int]
-    """Mode -> rules; of events only the rules that one event and its arrival decide."""
+    """Mode -> rules; of events and answers those alone that can be judged there."""
 
 
 def status(contracts: Mapping[str, Contract], reach: Reach | None = None) -> list[Kept]:
@@ -55,10 +56,25 @@ def status(contracts: Mapping[str, Contract], reach: Reach | None = None) -> lis
 
 
 def _modes(contract: Contract, boundary: Boundary) -> dict[str, int]:
-    by_row = boundary in {"event", "online_write", "online_serve"}
     counts: Counter[str] = Counter(
         rule.mode_at(boundary)
         for rule, meaning in zip(contract.rules, contract.expectations(), strict=True)
-        if not by_row or meaning.by_row
+        if _judged(meaning, boundary)
     )
     return {mode: counts[mode] for mode in MODES if counts[mode]}
+
+
+def _judged(meaning: Expectation, boundary: Boundary) -> bool:
+    """Whether a rule can be judged at a boundary: events one by one or over windows, writes and answers row by row."""
+    match boundary:
+        case "event":
+            over_windows = isinstance(meaning.check, Unique) or (
+                isinstance(meaning.check, Aggregate) and meaning.check.column is not None
+            )
+            return isinstance(meaning.check, RowCheckable) or over_windows
+        case "online_write":
+            return meaning.by_row
+        case "online_serve":
+            return isinstance(meaning.check, RowCheckable)
+        case _:
+            return True

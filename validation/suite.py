@@ -170,7 +170,8 @@ class ResultForm:
                 result=_summary(told[rule_id], check),
                 exception_info={
                     "raised_exception": told[rule_id].outcome == "broken",
-                    "exception_traceback": None,
+                    # Data Docs shows a traceback of every exception: there is none, so it shows the reason.
+                    "exception_traceback": told[rule_id].reason or None,
                     "exception_message": told[rule_id].reason or None,
                 },
             )

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from streaming.source.kafka import KafkaSettings, KafkaSource
+from streaming.source.publisher import Publisher
+from validation.inference import infer, read_sample
 
 pytestmark = pytest.mark.xdist_group("kafka")
 COMMAND = [sys.executable, "-c", "from streaming.commands import app; app()", "stream"]
@@ -74,3 +77,37 @@ def test_commands_import_lightly() -> None:
     code = f"import sys, streaming.commands; print(sorted({slow} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_topics_newest_messages_become_a_file_for_a_contract(tmp_path: Path) -> None:
+    """Those at the ends of its partitions; what is no JSON object is counted; a contract is inferred from the rest."""
+    target = tmp_path / "clicks.jsonl"
+    with broker_process() as address:
+        publisher = Publisher(KafkaSettings(address), "clicks", partitions=1)
+        for n in range(100):
+            value = b"no json" if n == 99 else msgspec.json.encode({"who": f"k{n}", "n": n})
+            publisher.send(None, value, timestamp_us=n)
+        publisher.flush()
+        publisher.close()
+        command = [
+            *COMMAND,
+            "sample",
+            "clicks",
+            "--output",
+            str(target),
+            "--rows",
+            "20",
+            "--bootstrap-servers",
+            address,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        again = subprocess.run(command, capture_output=True, text=True, check=False)
+        missing = [word if word != "clicks" else "klicks" for word in command]
+        missing[missing.index(str(target))] = str(tmp_path / "none.jsonl")
+        unknown = subprocess.run(missing, capture_output=True, text=True, check=False)
+    assert "19 messages of topic 'clicks', 1 messages were no JSON objects" in done.stdout
+    assert sorted(msgspec.json.decode(line)["n"] for line in target.read_bytes().splitlines()) == list(range(80, 99))
+    assert "exists already" in again.stderr
+    assert "did you mean 'clicks'" in unknown.stderr
+    document = infer(read_sample(target), source="clicks")
+    assert [each["name"] for each in document["schema"][0]["properties"]] == ["who", "n"]
