@@ -113,8 +113,24 @@ class Columns:
     exact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """The columns look as they did in a reference: no alarm among them, in all rows or in any segment."""
+
+    columns: tuple[str, ...]
+    reference: str
+    """A training set's folder, a file, or a folder of Parquet files."""
+    segments: tuple[str, ...] = ()
+    time_column: str | None = None
+    block_hours: float | None = None
+    family_rate: float = 0.05
+    seed: int = 0
+    minimums: tuple[tuple[str, float], ...] = ()
+    """Measure -> the least effect that counts, where it is not the usual one."""
+
+
 RowCheckable = Null | Between | InSet | Matches | OfType | Pair | Across
-Check = RowCheckable | Unique | Aggregate | Columns
+Check = RowCheckable | Unique | Aggregate | Columns | Drift
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +192,8 @@ def _columns(check: Check | None) -> tuple[str, ...]:
             return columns
         case Aggregate(column):
             return () if column is None else (column,)
+        case Drift(columns, segments=segments, time_column=time_column):
+            return (*columns, *segments, *([] if time_column is None else [time_column]))
         case _:
             return (check.column,)
 

@@ -18,6 +18,7 @@ from validation.check import (
     Columns,
     Compare,
     Condition,
+    Drift,
     Expectation,
     Group,
     Ignore,
@@ -209,6 +210,38 @@ def _column_set(a: Arguments) -> Columns:
     return Columns(a.column_list("column_set"), exact is True)
 
 
+def _drift(columns: Callable[[Arguments], tuple[str, ...]]) -> Callable[[Arguments], Drift]:
+    def build(a: Arguments) -> Drift:
+        named, reference = columns(a), a.take("reference")
+        if not isinstance(reference, str) or not reference:
+            raise a.wrong("reference", reference, "the path of a training set, a file or a folder")
+        time_column, hours = a.take("time_column"), a.number("block_hours")
+        if time_column is not None and a.types.get(str(time_column)) != "timestamp":
+            raise a.wrong("time_column", time_column, "a column of instants (timestamp)")
+        if hours is not None and (hours <= 0 or time_column is None):
+            raise a.wrong("block_hours", hours, "hours above 0, with a time_column")
+        rate, seed = a.number("family_rate"), a.integer("seed")
+        if rate is not None and not 0 < rate < 1:
+            raise a.wrong("family_rate", rate, "a share between 0 and 1")
+        least = [(name, a.number(name)) for name in ("wasserstein_sd", "cohens_w", "missing", "new")]
+        for name, value in least:
+            if value is not None and value <= 0:
+                raise a.wrong(name, value, "the least effect that counts, above 0")
+        segments = a.column_list("segments") if a.left.get("segments") is not None else ()
+        return Drift(
+            named,
+            reference,
+            segments,
+            None if time_column is None else str(time_column),
+            hours,
+            0.05 if rate is None else rate,
+            seed or 0,
+            tuple((name, float(value)) for name, value in least if value is not None),
+        )
+
+    return build
+
+
 COMPILED: Final[Mapping[str, Callable[[Arguments], Check]]] = {
     "expect_column_values_to_not_be_null": lambda a: Null(a.column(), null=False),
     "expect_column_values_to_be_null": lambda a: Null(a.column(), null=True),
@@ -234,9 +267,12 @@ COMPILED: Final[Mapping[str, Callable[[Arguments], Check]]] = {
     "expect_table_row_count_to_be_between": _row_count,
     "expect_table_row_count_to_equal": _row_count_equal,
     "expect_column_to_exist": _exists,
+    "expect_column_to_not_drift": _drift(lambda a: (a.column(),)),
+    "expect_table_to_not_drift": _drift(lambda a: a.column_list("columns")),
     "expect_table_columns_to_match_set": _column_set,
 }
-"""Expectation type -> how its arguments become a Check. `…_ahead_of_b` is ours; `validation.suite` gives it to GE."""
+"""Expectation type -> how its arguments become a Check. `…_ahead_of_b` and `…_to_not_drift` are ours, given to
+GE by `validation.suite`."""
 
 JUDGED_BY_GE: Final = frozenset(
     f"expect_{name}"
@@ -287,7 +323,7 @@ def parse_expectation(type_: str, arguments: Mapping[str, object], types: Mappin
     mostly = taken.number("mostly") if isinstance(check, RowCheckable | Unique) else None
     if mostly is not None and not 0 <= mostly <= 1:
         raise taken.wrong("mostly", mostly, "a share between 0 and 1")
-    where = taken.take("row_condition") if not isinstance(check, Columns) else None
+    where = taken.take("row_condition") if not isinstance(check, Columns | Drift) else None
     condition = None if where is None else _condition(taken, where)
     taken.finish()
     return Expectation(type_, check, 1.0 if mostly is None else float(mostly), condition)

@@ -90,6 +90,10 @@ def _great_expectations(item: Place, column: str | None) -> Stated:
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise place.error(f"found type {name!r} and kwargs {arguments!r}; expected an expectation type and a mapping")
     takes_column = name.startswith(("expect_column_", "expect_select_column")) and "_pair_" not in name
+    reference = arguments.get("reference")
+    if name.endswith("_to_not_drift") and isinstance(reference, str):
+        # A contract's reference lies relative to the contract, whoever reads it from where.
+        arguments = {**arguments, "reference": (item.file.parent / reference).resolve().as_posix()}
     if column is not None and takes_column and not {"column", "column_list"} & set(arguments):
         arguments = {"column": column, **arguments}
     return Stated(name, arguments, _dimension(name))

@@ -17,18 +17,21 @@ from great_expectations.core.expectation_validation_result import (
     ExpectationSuiteValidationResult,
     ExpectationValidationResult,
 )
+from great_expectations.core.metric_domain_types import MetricDomainTypes
 from great_expectations.data_context.types.base import (
     DataContextConfig,
     InMemoryStoreBackendDefaults,
     ProgressBarsConfig,
 )
 from great_expectations.execution_engine import PandasExecutionEngine
-from great_expectations.expectations.expectation import ColumnPairMapExpectation
+from great_expectations.expectations.expectation import BatchExpectation, ColumnPairMapExpectation
 from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 from great_expectations.expectations.metrics.map_metric_provider import (
     ColumnPairMapMetricProvider,
     column_pair_condition_partial,
 )
+from great_expectations.expectations.metrics.metric_provider import metric_value
+from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
 
 from validation.check import (
     ARRIVAL,
@@ -38,6 +41,7 @@ from validation.check import (
     Between,
     Check,
     Columns,
+    Drift,
     Expectation,
     InSet,
     Null,
@@ -45,10 +49,15 @@ from validation.check import (
     Unique,
 )
 from validation.contract import Contract, Rule
+from validation.drift.rule import drift_of
 from validation.instant import to_us
 from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, stated
 
 SAMPLES: Final = 20
+_DRIFT_KEYS: Final = (
+    *("column", "columns", "reference", "segments", "time_column", "block_hours", "family_rate", "seed"),
+    *("wasserstein_sd", "cohens_w", "missing", "new"),
+)
 _EXACT_FLOAT: Final = 2**53
 """Integers up to here are exact as floats."""
 
@@ -75,6 +84,63 @@ class ExpectColumnPairValuesAToNotBeAheadOfB(ColumnPairMapExpectation):  # type:
     ignore_row_if: str = "either_value_is_missing"
     map_metric: ClassVar[str] = "column_pair_values.not_ahead"
     success_keys: ClassVar[tuple[str, ...]] = ("column_A", "column_B", "tolerance_s", "ignore_row_if", "mostly")
+
+
+class TableDrift(TableMetricProvider):  # type: ignore[misc]  # untyped library
+    """The metric behind the two expectations about drift."""
+
+    metric_name = "table.drift"
+    value_keys = _DRIFT_KEYS
+
+    @metric_value(engine=PandasExecutionEngine)  # type: ignore[untyped-decorator]
+    def _pandas(
+        cls,  # noqa: N805  # the library's names
+        execution_engine: PandasExecutionEngine,
+        metric_domain_kwargs: dict[str, Any],
+        metric_value_kwargs: dict[str, Any],
+        metrics: dict[str, Any],  # noqa: ARG002
+        runtime_configuration: dict[str, Any],  # noqa: ARG002
+    ) -> Any:
+        rows, _, _ = execution_engine.get_compute_domain(metric_domain_kwargs, domain_type=MetricDomainTypes.TABLE)
+        given = {name: value for name, value in metric_value_kwargs.items() if value is not None}
+        column = given.pop("column", None)
+        columns = [column] if column else [*given.pop("columns")]
+        read = [*columns, *given.get("segments", ()), *filter(None, [given.get("time_column")])]
+        table = pa.Table.from_pandas(rows[list(dict.fromkeys(read))], preserve_index=False)
+        return drift_of(table, columns=columns, **given)
+
+
+class ExpectTableToNotDrift(BatchExpectation):  # type: ignore[misc]  # untyped library
+    """Expect no drift of `columns` from a reference: see docs/drift.md."""
+
+    reference: str
+    columns: list[str] | None = None
+    segments: list[str] | None = None
+    time_column: str | None = None
+    block_hours: float | None = None
+    family_rate: float = 0.05
+    seed: int = 0
+    wasserstein_sd: float | None = None
+    cohens_w: float | None = None
+    missing: float | None = None
+    new: float | None = None
+    metric_dependencies: ClassVar[tuple[str, ...]] = ("table.drift",)
+    success_keys: ClassVar[tuple[str, ...]] = _DRIFT_KEYS
+
+    def _validate(
+        self,
+        metrics: dict[str, Any],
+        runtime_configuration: dict[str, Any] | None = None,  # noqa: ARG002
+        execution_engine: Any = None,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        told = metrics["table.drift"]
+        return {"success": not told["drifted"], "result": {"observed_value": told}}
+
+
+class ExpectColumnToNotDrift(ExpectTableToNotDrift):
+    """Expect no drift of `column` from a reference: see docs/drift.md."""
+
+    column: str
 
 
 def suite_of(contract: Contract) -> gx.ExpectationSuite:
@@ -227,7 +293,7 @@ def _unexpected(sample: Sample, check: Check | None) -> Any:
             return values[column]
         case Across(columns) | Unique(columns):
             return {column: values[column] for column in columns}
-        case None | Aggregate() | Columns():
+        case None | Aggregate() | Columns() | Drift():
             return dict(values)
         case _:
             return values[check.column]

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from validation.check import ARRIVAL, INSTANTS, Across, Columns, Expectation, Null, Pair, RowCheckable, Unique
+from validation.check import ARRIVAL, INSTANTS, Across, Columns, Drift, Expectation, Null, Pair, RowCheckable, Unique
 from validation.compiled.relation import CHUNK, Numbers, QueriedRows, Relation, TableRows
 from validation.compiled.rows import BROKEN, FILTERED, MISSING, RowCheck, compile_rows
 from validation.compiled.sql import Selection, kind
@@ -93,6 +93,8 @@ class BatchCheck:
                 judged[rule.id] = broken(rule, f"no column {absent[0]!r} in the batch; {found}")
             elif meaning.check is None:
                 left.append(rule)
+            elif isinstance(meaning.check, Drift):
+                judged[rule.id] = _drift(rule, meaning.check, relation)
             elif rule.id in small:
                 judged[rule.id] = small[rule.id]
             elif not statement.add(rule, meaning):
@@ -293,6 +295,16 @@ def _columns(rule: Rule, check: Columns, names: Sequence[str]) -> RuleVerdict:
     present = set(names)
     success = present == set(check.names) if check.exact else present >= set(check.names)
     return stated(rule, success=success, observed=sorted(present), rows=None)
+
+
+def _drift(rule: Rule, check: Drift, relation: Relation) -> RuleVerdict:
+    # SciPy takes half a second to import: only contracts with a rule about drift wait for it.
+    from validation.drift.rule import judge_drift
+
+    names = [name for name in relation.schema.names if name in {*check.columns, *check.segments, check.time_column}]
+    pieces = [piece for _, piece in relation.batches(names)]
+    table = pa.concat_tables(pieces) if pieces else relation.schema.empty_table().select(names)
+    return judge_drift(rule, check, table.select(names))
 
 
 def compile_batch(contract: Contract, *, python_rows: int = SMALL) -> BatchCheck:

@@ -103,7 +103,7 @@ def _groups(
     order = np.argsort(keys, kind="stable")
     arranged = keys[order]
     starts = np.flatnonzero(np.r_[True, arranged[1:] != arranged[:-1]]) if count else np.zeros(0, np.int64)
-    ends = np.r_[starts[1:], count]
+    ends = np.r_[starts[1:], count] if count else starts
     slices = [
         (
             labels[codes[order[start]]],
