@@ -18,6 +18,7 @@ from featurestore.clock import Clock
 from featurestore.online.connection import StoreClient
 from streaming.commit import Claim, ShardStore
 from streaming.pipeline import Judged
+from streaming.source.records import TopicPartition
 from streaming.standing import PartitionStanding, Standing
 from streaming.worker import Worker
 
@@ -90,6 +91,11 @@ class StreamMetrics(Collector):
     def standing(self) -> Standing | None:
         """How far the present worker is; None before there is one."""
         return None if self._worker is None else self._worker.standing()
+
+    def held(self) -> tuple[TopicPartition, ...]:
+        """The partitions in this process's hands."""
+        standing = self.standing()
+        return () if standing is None else tuple(each.partition for each in standing.partitions)
 
     def committed(self, seconds: float) -> None:
         """Count one commit."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from featurestore.config import Settings
     from featurestore.online.connection import StoreClient
     from featurestore.plan import Plan, View
+    from streaming.compactor import Compactor
     from streaming.health import Pulse
     from streaming.metrics import StreamMetrics
     from streaming.outbox import Outbox
@@ -42,6 +43,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(run)
     app.command()(status)
+    app.command()(compact)
 
 
 def run(
@@ -83,6 +85,9 @@ def run(
             help="Resolves schema ids of messages: a folder of files named by id, or an http address.",
         ),
     ] = None,
+    compact_s: Annotated[
+        float, typer.Option(min=0, help="How often small files are looked for, to make large ones of them; 0: never.")
+    ] = 60.0,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -109,6 +114,7 @@ def run(
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
     from streaming.cluster import kafka_source, outbox_of
+    from streaming.compactor import Compactor, compacting
     from streaming.health import Pulse
     from streaming.metrics import StreamMetrics
     from streaming.plan_watch import PlanWatch
@@ -127,10 +133,16 @@ def run(
     outbox = outbox_of(settings, stream_views(plans.load(), topics or [])) if dead_letters else None
     sinks = partial(build_sinks, settings, clock=clock, flush_s=flush_s, flush_rows=flush_rows, outbox=outbox)
     again = True
-    with _stop_on_signals() as stop, _served(metrics_host, metrics_port, registry, pulse, metrics):
+    compactor: Compactor | None = None
+    with (
+        _stop_on_signals() as stop,
+        _served(metrics_host, metrics_port, registry, pulse, metrics),
+        compacting(lambda: compactor, metrics.held, every_s=compact_s),
+    ):
         while again:
             plan = plans.load()
             views = stream_views(plan, topics or [])
+            compactor = build_compactor(settings, plan, views)
             source, appeared = kafka_source(
                 settings,
                 plan,
@@ -167,6 +179,29 @@ def run(
     if outbox is not None:
         outbox.close()
     typer.echo(summary(metrics.counters))
+
+
+def compact(
+    topics: Topics = None,
+    *,
+    repo: Repo = HERE,
+    grace_s: Annotated[
+        float, typer.Option(min=0, help="How long files that are no longer needed stay for those who read them.")
+    ] = 900.0,
+) -> None:
+    """Make few large files of the many small ones of event log and quarantine; workers do it by themselves, bit by bit.
+
+    Nobody needs to stop for it: what is read is the same before, after and in between.
+    """
+    from featurestore.online.connection import connect
+    from featurestore.plan_store import PlanStore
+
+    settings = settings_of(repo)
+    client = connect(settings.online, settings.data_dir, start=False)
+    plan = PlanStore(client, settings.project).load()
+    compactor = build_compactor(settings, plan, stream_views(plan, topics or []))
+    for done in compactor.run(fan_in=2, grace_s=grace_s):
+        typer.echo(f"{done.topic}: {done.written} files written, {done.deleted} superseded ones deleted")
 
 
 def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
@@ -235,6 +270,16 @@ def stream_views(plan: "Plan", topics: Sequence[str]) -> "tuple[View, ...]":
             f"project {plan.project!r} has no stream views; declare a StreamFeatureView over a KafkaSource and apply"
         )
     return views
+
+
+def build_compactor(settings: "Settings", plan: "Plan", views: "Sequence[View]") -> "Compactor":
+    """What compacts the files of these views' topics."""
+    from streaming.compactor import Compactor
+    from streaming.decode import by_topic
+    from streaming.in_force import contracts_by_topic
+
+    contracts = contracts_by_topic(plan, by_topic(views))
+    return Compactor(settings.event_log, settings.data_dir / "quarantine", views, contracts)
 
 
 def build_worker(

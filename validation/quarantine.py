@@ -51,7 +51,7 @@ SCHEMA: Final = pa.schema(
 
 CONTRACT: Final = "contract"
 """The reason of rows that break rules."""
-_NAME: Final = re.compile(r"(?P<origin>[^/]+)-(?P<partition>\d+)-(?P<first>\d+)-(?P<last>\d+)\.parquet")
+FILE_NAME: Final = re.compile(r"(?P<origin>[^/]+)-(?P<partition>\d+)-(?P<first>\d+)-(?P<last>\d+)\.parquet")
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +103,7 @@ class QuarantineSink:
         if len(set(offsets)) != len(offsets) or any(not first <= offset <= last for offset in offsets):
             raise ValueError(f"offsets {offsets} are not distinct offsets of {first}..{last}")
         path = self.folder / f"{quote(origin.id, safe='')}-{origin.partition}-{first}-{last}.parquet"
-        earlier = _read(path) if partly and path.exists() else SCHEMA.empty_table()
+        earlier = read_file(path) if partly and path.exists() else SCHEMA.empty_table()
         earlier = earlier.filter(pc.invert(pc.is_in(earlier.column("offset"), pa.array(offsets, pa.int64()))))
         if not rejected and not earlier.num_rows:
             path.unlink(missing_ok=True)
@@ -124,7 +124,7 @@ class QuarantineSink:
     def next_offset(self, origin: Origin) -> int | None:
         """The first offset after the contiguous ranges stored of an origin; None without any."""
         prefix = quote(origin.id, safe="")
-        names = [_NAME.fullmatch(path.name) for path in self.folder.glob("*.parquet")]
+        names = [FILE_NAME.fullmatch(path.name) for path in self.folder.glob("*.parquet")]
         ranges = sorted(
             (int(name["first"]), int(name["last"]))
             for name in names
@@ -183,10 +183,10 @@ def read_quarantine(folder: Path, source: str | None = None) -> pa.Table:
     if source is not None and source not in sources:
         raise ContractError(f"{folder}: nothing of source {source!r} is in quarantine; {did_you_mean(source, sources)}")
     tables = [
-        _read(path)
+        read_file(path)
         for name in ([source] if source is not None else sources)
         for path in sorted((folder / quote(name, safe="")).glob("*.parquet"))
-        if _NAME.fullmatch(path.name)
+        if FILE_NAME.fullmatch(path.name)
     ]
     if not tables:
         return SCHEMA.empty_table()
@@ -198,7 +198,8 @@ def read_quarantine(folder: Path, source: str | None = None) -> pa.Table:
     return whole.filter(pa.array(first, pa.bool_()))
 
 
-def _read(path: Path) -> pa.Table:
+def read_file(path: Path) -> pa.Table:
+    """The rows of one file; raises PlatformError where it is torn."""
     try:
         return pq.read_table(path, schema=SCHEMA, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:

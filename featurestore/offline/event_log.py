@@ -9,6 +9,10 @@ what was consumed, rejected records and holes included, so that the next write s
 the range alone: the same range written again replaces itself. A range counts as stored when all its parts are there;
 ranges may overlap after a crash, and readers take each (topic id, partition, offset) once.
 
+Compaction (`featurestore.offline.compaction`) writes adjacent ranges again as one, its parts cut by day and by bucket
+of the message key (`…-<part>of<parts>-b<bucket>of<buckets>.parquet`). Once such a range is stored, readers leave out
+the files of the ranges within it, which are deleted later: a reader that listed them meanwhile still finds them.
+
 Rows are the event's columns, untransformed, with `_topic_id` (string), `_partition` (int32), `_offset` (int64) and
 `_arrival` (timestamp[us, UTC]).
 """
@@ -47,7 +51,8 @@ PROVENANCE: Final = pa.schema(
 """The columns that every row of an event log carries beside the event's own."""
 
 _NAME = re.compile(
-    r"(?P<topic>.+)-(?P<partition>\d+)-(?P<first>\d+)-(?P<last>\d+)-(?P<part>\d+)of(?P<parts>\d+)\.parquet"
+    r"(?P<topic>.+)-(?P<partition>\d+)-(?P<first>\d+)-(?P<last>\d+)-(?P<part>\d+)of(?P<parts>\d+)"
+    r"(?:-b(?P<bucket>\d+)of(?P<buckets>\d+))?\.parquet"
 )
 _DAY_US = 86_400_000_000
 _WRITERS = 8
@@ -63,22 +68,30 @@ class OffsetRange(msgspec.Struct, frozen=True, order=True):
 
 
 class EventFile(msgspec.Struct, frozen=True, order=True):
-    """One file of an event log: part `part` of `parts` (from 1) of a range."""
+    """One file of an event log: part `part` of `parts` (from 1) of a range.
+
+    Of `buckets` buckets of message keys it holds number `bucket` (from 0); one bucket is all keys.
+    """
 
     range: OffsetRange
     part: int
     parts: int
     path: Path
+    bucket: int = 0
+    buckets: int = 1
 
 
-def file_name(covered: OffsetRange, part: int, parts: int) -> str:
+def file_name(covered: OffsetRange, part: int, parts: int, *, bucket: int = 0, buckets: int = 1) -> str:
     """The file's name within its day's folder.
 
     >>> file_name(OffsetRange("a-b", 3, 10, 19), 1, 2)
     'a-b-3-10-19-1of2.parquet'
+    >>> file_name(OffsetRange("a-b", 3, 10, 19), 1, 2, bucket=1, buckets=4)
+    'a-b-3-10-19-1of2-b1of4.parquet'
     """
     topic = quote(covered.topic_id, safe="")
-    return f"{topic}-{covered.partition}-{covered.first}-{covered.last}-{part}of{parts}.parquet"
+    keys = f"-b{bucket}of{buckets}" if buckets > 1 else ""
+    return f"{topic}-{covered.partition}-{covered.first}-{covered.last}-{part}of{parts}{keys}.parquet"
 
 
 def parse_name(path: Path) -> EventFile | None:
@@ -92,7 +105,14 @@ def parse_name(path: Path) -> EventFile | None:
         return None
     first, last = int(match["first"]), int(match["last"])
     covered = OffsetRange(unquote(match["topic"]), int(match["partition"]), first, last)
-    return EventFile(covered, int(match["part"]), int(match["parts"]), path)
+    return EventFile(
+        covered,
+        int(match["part"]),
+        int(match["parts"]),
+        path,
+        int(match["bucket"] or 0),
+        int(match["buckets"] or 1),
+    )
 
 
 def write_events(
@@ -141,7 +161,7 @@ def read_events(folder: Path, *, columns: Sequence[str] | None = None, schema: p
     wanted = None if columns is None else [*dict.fromkeys([*columns, *identity])]
     parts, known = [], set[str]()
     for file in files:
-        part, names = _read_part(file.path, wanted)
+        part, names = read_part(file.path, wanted)
         parts.append(part)
         known.update(names)
     if columns is not None:
@@ -150,7 +170,7 @@ def read_events(folder: Path, *, columns: Sequence[str] | None = None, schema: p
                 raise SourceError(f"the event log {folder} has no column {column!r}; {did_you_mean(column, known)}")
     table: pa.Table = pa.concat_tables(parts, promote_options="permissive")
     if overlapping:
-        table = _each_offset_once(table)
+        table = each_offset_once(table)
     return table if columns is None else table.select(list(columns))
 
 
@@ -168,16 +188,47 @@ def pinned(rows: pa.Table, ranges: Sequence[OffsetRange]) -> pa.Table:
 
 
 def event_files(folder: Path) -> tuple[EventFile, ...]:
-    """The files of a topic's folder, ordered by range and part; none where the folder does not exist."""
+    """The files that a reader of a topic's folder needs, ordered by range and part; none without the folder."""
+    return needed(every_file(folder))
+
+
+def every_file(folder: Path) -> tuple[EventFile, ...]:
+    """All files of a topic's folder, those included that compaction has superseded and not deleted yet."""
     return tuple(sorted(file for path in folder.glob("day=*/*.parquet") if (file := parse_name(path)) is not None))
 
 
-def stored_ranges(folder: Path) -> tuple[OffsetRange, ...]:
-    """The ranges whose parts are all stored, in order."""
+def needed(files: Sequence[EventFile]) -> tuple[EventFile, ...]:
+    """The files without those of a range that lies within another one whose parts are all there; the order stays.
+
+    >>> [small, large] = [EventFile(OffsetRange("t", 0, 0, last), 1, 1, Path(str(last))) for last in (9, 99)]
+    >>> needed([small, large]) == (large,)
+    True
+    """
+    within: set[OffsetRange] = set()
+    widest: OffsetRange | None = None
+    stored = complete_ranges(files)
+    # By first offset, the longest first: a range lies within another exactly where the widest so far ends behind it.
+    every = {file.range for file in files}
+    for each in sorted(every, key=lambda r: (r.topic_id, r.partition, r.first, -r.last)):
+        same = widest is not None and (widest.topic_id, widest.partition) == (each.topic_id, each.partition)
+        if same and widest is not None and each.last <= widest.last:
+            within.add(each)
+        elif each in stored and (not same or widest is None or each.last > widest.last):
+            widest = each
+    return tuple(file for file in files if file.range not in within)
+
+
+def complete_ranges(files: Iterable[EventFile]) -> frozenset[OffsetRange]:
+    """The ranges of which every part is among the files."""
     seen: dict[tuple[OffsetRange, int], set[int]] = {}
-    for file in event_files(folder):
+    for file in files:
         seen.setdefault((file.range, file.parts), set()).add(file.part)
-    return tuple(sorted({covered for (covered, parts), there in seen.items() if len(there) == parts}))
+    return frozenset(covered for (covered, parts), there in seen.items() if len(there) == parts)
+
+
+def stored_ranges(folder: Path) -> tuple[OffsetRange, ...]:
+    """The ranges whose parts are all stored, in order, without those that compaction has made one of."""
+    return tuple(sorted(complete_ranges(event_files(folder))))
 
 
 def next_offset(folder: Path, topic_id: str, partition: int) -> int | None:
@@ -261,7 +312,8 @@ def _with_provenance(events: pa.Table, covered: OffsetRange) -> pa.Table:
     return table
 
 
-def _read_part(path: Path, wanted: Sequence[str] | None) -> tuple[pa.Table, list[str]]:
+def read_part(path: Path, wanted: Sequence[str] | None) -> tuple[pa.Table, list[str]]:
+    """A file's columns among `wanted` (None: all), and the names of all that it has; raises SourceError."""
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
@@ -271,7 +323,8 @@ def _read_part(path: Path, wanted: Sequence[str] | None) -> tuple[pa.Table, list
     return table, names
 
 
-def _each_offset_once(table: pa.Table) -> pa.Table:
+def each_offset_once(table: pa.Table) -> pa.Table:
+    """The rows without those whose (topic id, partition, offset) another one has; by ascending offset."""
     order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in (TOPIC_ID, PARTITION, OFFSET)])
     ordered = table.select([TOPIC_ID, PARTITION, OFFSET]).take(order)
     first = np.ones(len(table), dtype=bool)

@@ -115,10 +115,13 @@ def scan_parquet(
         return _scan_dataset(*remote, name=name, columns=columns)
     root = local_path(path, repo)
     files = parquet_files(root, name=name)
+    log = [event for file in files if (event := event_log.parse_name(file)) is not None]
+    is_log = len(log) == len(files)
+    if is_log:
+        log = sorted(event_log.needed(log), key=lambda event: event.path)
+        files = tuple(event.path for event in log)
     schemas = _footers(files, name)
     rows = sum(count for _, count in schemas)
-    log = [event_log.parse_name(file) for file in files]
-    is_log = all(log)
     wanted = list(dict.fromkeys(columns))
     hive = partition_columns(_above_pattern(root), files)
     if any(column in schema.names for schema, _ in schemas for column in hive):
@@ -134,7 +137,7 @@ def scan_parquet(
     numbered = f"(SELECT *, {row} FROM {sql})"
     if hive:
         schema = _with_hive_types(schema, sql, hive, name)
-    if is_log and event_log.overlaps(file for file in log if file is not None):
+    if is_log and event_log.overlaps(log):
         identity = ", ".join(
             identifier(column) for column in (event_log.TOPIC_ID, event_log.PARTITION, event_log.OFFSET)
         )
