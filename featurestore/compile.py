@@ -31,6 +31,7 @@ from featurestore.plan import (
     definitions_digest,
 )
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
+from featurestore.plugins.feast_sources import READ, lake_table, source_path
 from featurestore.plugins.topics import topic_of
 from featurestore.plugins.transforms import transform_of
 from featurestore.topic_schema import declared_columns
@@ -181,13 +182,15 @@ def _join_keys(view: FeatureView, entities: Sequence[Entity]) -> tuple[JoinKey, 
 
 def _source(view: FeatureView) -> Source:
     batch = view.batch_source
-    if not isinstance(batch, FileSource):
+    table = lake_table(batch)
+    if not isinstance(batch, FileSource) and table is None:
         found = "none" if batch is None else type(batch).__name__
-        raise DefinitionError(f"view {view.name!r}: its batch source is {found}; expected a FileSource (Parquet)")
+        raise DefinitionError(f"view {view.name!r}: its batch source is {found}; what is read: {READ}")
     stream = view.stream_source
     return Source(
         name=batch.name,
-        path=batch.path,
+        path=source_path(batch),
+        table=table,
         timestamp_field=batch.timestamp_field,
         created_field=batch.created_timestamp_column or None,
         field_mapping=dict(batch.field_mapping or {}),

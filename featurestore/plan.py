@@ -55,6 +55,19 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The topic of events that were set aside (tag `dead_letters`); None: `NAME.dead`; empty: there is none."""
 
 
+class LakeTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table whose log says which of its files count."""
+
+    format: Literal["delta", "iceberg"]
+    name: str = ""
+    """Iceberg: namespace.table in the catalog."""
+    catalog: str = ""
+    properties: dict[str, str] = {}
+    """What the library is given to open the catalog, or the store of a Delta table; no secrets."""
+    token_env: str = ""
+    """The environment variable that holds the catalog's token."""
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the rows of a view are kept offline."""
 
@@ -66,6 +79,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     field_mapping: dict[str, str] = {}
     """Column name in the file -> name in the view; applied before the join."""
     topic: Topic | None = None
+    table: LakeTable | None = None
+    """What lies there, where it is more than Parquet files."""
     push: str = ""
     """The push source that feeds the view; empty where none does."""
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from featurestore.clock import Clock
 from featurestore.dataset.digest import parquet_digest, table_digest
-from featurestore.dataset.identity import differences, identify
+from featurestore.dataset.identity import changes, identify
 from featurestore.dataset.manifest import (
     ColumnSummary,
     FileIdentity,
@@ -175,8 +175,7 @@ def verify(folder: Path, *, plan: Plan, repo: Path, retrieve: Retrieve, fallback
         if source is None:
             changed.append(f"source {before.name} is no longer used")
             continue
-        within = before.ranges if before.kind == "event log" else None
-        changed += differences(before, identify(source, repo, within=within))
+        changed += changes(before, source, repo)
     entity_rows = _entity_rows(folder)
     if table_digest(entity_rows) != manifest.entity_rows.sha256:
         changed.append(f"entity rows: {folder / ENTITY_ROWS} changed")

@@ -7,18 +7,25 @@ from featurestore.dataset.digest import file_digest, multiset_digest
 from featurestore.dataset.manifest import FileIdentity, SourceIdentity
 from featurestore.errors import SourceError
 from featurestore.offline.event_log import OffsetRange, event_files, pinned, read_events
+from featurestore.offline.lake import snapshot_of
 from featurestore.plan import Source
 
 
-def identify(source: Source, repo: Path, *, within: Sequence[OffsetRange] | None = None) -> SourceIdentity:
-    """The identity of a source as it is now; raises SourceError where nothing is at its path.
+def identify(source: Source, repo: Path, *, like: SourceIdentity | None = None) -> SourceIdentity:
+    """The identity of a source as it is now; raises SourceError where nothing is there.
 
-    A source with a topic is an event log; any other is a file or a folder of Parquet files. `within` looks at those
-    offsets of an event log alone.
+    A source with a table is one of Delta Lake or Iceberg, one with a topic an event log; any other is a file or a
+    folder of Parquet files. `like` looks at what that identity pins alone: its offsets, or its snapshot.
     """
     path = repo / source.path
+    if source.table is not None:
+        at = None if like is None or like.kind != "table" else like.snapshot
+        found = snapshot_of(source.table, source.path, repo=repo, name=f"source {source.name!r}", snapshot=at)
+        return SourceIdentity(
+            name=source.name, path=source.path, kind="table", table=found.table, snapshot=found.snapshot
+        )
     if source.topic is not None:
-        return _event_log(source, path, within)
+        return _event_log(source, path, None if like is None or like.kind != "event log" else like.ranges)
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not path.exists() or not files:
         raise SourceError(f"source {source.name!r}: nothing at {path}; land the data, or mend the path")
@@ -27,8 +34,23 @@ def identify(source: Source, repo: Path, *, within: Sequence[OffsetRange] | None
     )
 
 
+def changes(before: SourceIdentity, source: Source, repo: Path) -> list[str]:
+    """What of the pinned source is no longer what it was, a line each; empty where all is."""
+    try:
+        now = identify(source, repo, like=before)
+    except SourceError as error:
+        return [str(error)]
+    return differences(before, now)
+
+
 def differences(before: SourceIdentity, now: SourceIdentity) -> list[str]:
     """What changed between two identities of one source, a line each; empty where nothing did."""
+    if before.kind != now.kind:
+        return [f"source {before.name}: it was {before.kind} and is {now.kind}"]
+    if before.kind == "table":
+        if (before.table, before.snapshot) != (now.table, now.snapshot):
+            return [f"source {before.name}: another table took its place"]
+        return []
     if before.kind == "event log":
         if before.rows_digest != now.rows_digest or before.ranges != now.ranges:
             return [f"source {before.name}: the events at the pinned offsets are not what they were"]

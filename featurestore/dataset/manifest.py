@@ -24,15 +24,19 @@ class SourceIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """What a source held when it was read.
 
     Files are pinned one by one. An event log is pinned by offset ranges and a digest that ignores the order of rows,
-    so that compacting its files changes nothing and appended events are not read again.
+    so that compacting its files changes nothing and appended events are not read again. A table of Delta Lake or
+    Iceberg is pinned by a snapshot, which never changes and is read for as long as the table keeps it.
     """
 
     name: str
     path: str
-    kind: Literal["files", "event log"]
+    kind: Literal["files", "event log", "table"]
     files: tuple[FileIdentity, ...] = ()
     ranges: tuple[OffsetRange, ...] = ()
     rows_digest: str = ""
+    table: str = ""
+    """The identity of a table of Delta Lake or Iceberg, which another of its name does not have."""
+    snapshot: str = ""
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):

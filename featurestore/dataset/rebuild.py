@@ -48,6 +48,7 @@ def retriever(
             as_known=as_known,
             full_feature_names=full_feature_names,
             pins={name: identity.ranges for name, identity in pins.items() if identity.kind == "event log"},
+            snapshots={name: identity.snapshot for name, identity in pins.items() if identity.kind == "table"},
             limits=limits,
             on_view=on_view,
         )

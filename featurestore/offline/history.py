@@ -34,6 +34,7 @@ def historical_features(
     as_known: bool = False,
     full_feature_names: bool = False,
     pins: Mapping[str, Sequence[OffsetRange]] | None = None,
+    snapshots: Mapping[str, str] | None = None,
     limits: Limits | None = None,
     on_view: Callable[[str], None] | None = None,
 ) -> pa.Table:
@@ -41,19 +42,21 @@ def historical_features(
 
     Features are in their declared types' Arrow form (`featurestore.online.types`) and in the order of the projections.
     Request columns of on-demand views are taken from the entity rows. `pins` names, per source, the offset ranges of
-    its event log that may be read; others are read whole. `on_view` hears each view's name once it is joined. Raises
-    UsageError and SourceError before any work is done.
+    its event log that may be read, `snapshots` the snapshot of its table; others are read whole, as they are. `on_view`
+    hears each view's name once it is joined. Raises UsageError and SourceError before any work is done.
     """
     rows = EntityRows(entity_rows, timestamp)
     latest, windowed = [], []
     for projection in _with_inputs(plan, projections):
         view = plan.view(projection.view)
         names = {feature: _column(projection, feature) for feature in projection.features}
+        snapshot = (snapshots or {}).get(view.source.name)
         if view.kind == "windowed":
-            scan = _scan_of_events(view, repo, (pins or {}).get(view.source.name))
+            scan = _scan_of_events(view, repo, (pins or {}).get(view.source.name), snapshot, limits)
             windowed.append(WindowedView(view, projection, scan, names))
         else:
-            latest.append(as_of_view(view, projection, scan_of(view, repo=repo), names))
+            scan = scan_of(view, repo=repo, snapshot=snapshot, limits=limits)
+            latest.append(as_of_view(view, projection, scan, names))
     check_joined(rows, latest, windowed)
     columns = joined_features(rows, latest, windowed, as_known=as_known, limits=limits, on_view=on_view).columns
     asked = rows.normalized()
@@ -81,11 +84,13 @@ def _column(projection: Projection, feature: str) -> str:
     return f"{_INPUT}{projection.name}__{feature}"
 
 
-def _scan_of_events(view: View, repo: Path, pins: Sequence[OffsetRange] | None) -> Scan | None:
+def _scan_of_events(
+    view: View, repo: Path, pins: Sequence[OffsetRange] | None, snapshot: str | None, limits: Limits | None
+) -> Scan | None:
     """The events of a windowed view, at the pinned offsets where some are named; None: none was logged yet."""
-    if view.source.topic is not None and not event_files(repo / view.source.path):
+    if view.source.table is None and view.source.topic is not None and not event_files(repo / view.source.path):
         return None
-    scan = scan_of(view, repo=repo)
+    scan = scan_of(view, repo=repo, snapshot=snapshot, limits=limits)
     return scan if pins is None else at_offsets(scan, pins)
 
 

@@ -1,13 +1,13 @@
 """What does a source hold, and how does SQL read it?
 
-A source is a Parquet file, a folder of them (hive-partitioned or not), an event log, or a table of Delta Lake or
-Iceberg. Looking at it reads footers only: everything that can be wrong with it (missing, torn, empty, no Parquet, a
-column that is gone) is found before any work is done, with one line that names it. A `Scan` pins the files found:
-files that appear later are not read half-way through.
+A source is a Parquet file, a folder of them (hive-partitioned or not) or an event log; tables of Delta Lake and Iceberg
+are opened by `featurestore.offline.lake`. Looking at it reads footers only: everything that can be wrong with it
+(missing, torn, empty, no Parquet, a column that is gone) is found before any work is done, with one line that names it.
+A `Scan` pins the files found: files that appear later are not read half-way through.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from featurestore.errors import SourceError, UsageError
+from featurestore.errors import SourceError
 from featurestore.offline import event_log
 from featurestore.offline.connection import first_line
 from featurestore.offline.sql_types import identifier, literal
@@ -167,17 +167,6 @@ def at_offsets(scan: Scan, ranges: Sequence[event_log.OffsetRange]) -> Scan:
     ]
     sql = f"(SELECT * FROM {scan.sql} WHERE {' OR '.join(within) or 'FALSE'})"
     return msgspec.structs.replace(scan, sql=sql, files=(), parts=(), numbered="")
-
-
-def scan_delta(path: str | Path, *, repo: Path, name: str, options: Mapping[str, str] | None = None) -> Scan:
-    """A Delta Lake table in its newest version; raises UsageError where the `deltalake` package is missing."""
-    try:
-        from deltalake import DeltaTable  # type: ignore[import-not-found,unused-ignore] # optional, for Delta sources
-    except ImportError as error:
-        raise UsageError(f"{name} is a Delta table: install the package deltalake to read it") from error
-    place = str(path) if _scheme(str(path)) else str(local_path(path, repo))
-    dataset = DeltaTable(place, storage_options=dict(options or {})).to_pyarrow_dataset()
-    return Scan(name=name, schema=dataset.schema, sql="{source}", relation=dataset)
 
 
 def local_path(path: str | Path, repo: Path) -> Path:

@@ -14,6 +14,7 @@ from featurestore.errors import UnknownName
 from featurestore.offline.asof_view import AsOfView, Feature, Key
 from featurestore.offline.connection import Limits, connection
 from featurestore.offline.event_log import PROVENANCE
+from featurestore.offline.lake import scan_lake
 from featurestore.offline.sources import Scan, scan_parquet, scan_table
 from featurestore.offline.sql_types import identifier
 from featurestore.plan import Projection, View
@@ -71,18 +72,27 @@ def with_made(rows: pa.Table, made: Transformed, renamed: Mapping[str, str]) -> 
     return rows.filter(pa.array(worked))
 
 
-def scan_of(view: View, *, repo: Path, missing_columns: MissingColumns = "error") -> Scan:
+def scan_of(
+    view: View,
+    *,
+    repo: Path,
+    missing_columns: MissingColumns = "error",
+    snapshot: str | None = None,
+    limits: Limits | None = None,
+) -> Scan:
     """The view's source as it stands now; raises SourceError where it is missing, torn, or lacks a column.
 
-    The events of a view of latest values have gone through its function.
+    A table is read at `snapshot` where one is named. The events of a view of latest values have gone through its
+    function.
     """
-    scan = scan_parquet(
-        view.source.path,
-        repo=repo,
-        name=f"source {view.source.name!r} of view {view.name!r}",
-        columns=needed_columns(view),
-        missing_columns=missing_columns,
-    )
+    source, columns = view.source, needed_columns(view)
+    name = f"source {source.name!r} of view {view.name!r}"
+    if source.table is None:
+        scan = scan_parquet(source.path, repo=repo, name=name, columns=columns, missing_columns=missing_columns)
+    else:
+        scan = scan_lake(
+            source.table, source.path, repo=repo, name=name, columns=columns, snapshot=snapshot, limits=limits
+        )
     return transformed_scan(view, scan)
 
 

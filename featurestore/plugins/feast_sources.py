@@ -1,6 +1,5 @@
 """What kind of place does a Feast data source name, and how is it read?"""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,47 +8,64 @@ from feast.data_format import DeltaFormat
 from feast.infra.offline_stores.file_source import FileSource
 
 from featurestore.errors import UsageError
-from featurestore.offline.sources import Scan, scan_delta, scan_parquet, scan_table
+from featurestore.offline.connection import Limits
+from featurestore.offline.lake import scan_lake
+from featurestore.offline.sources import Scan, scan_parquet
 from featurestore.offline.stored import MissingColumns
+from featurestore.plan import LakeTable
+
+READ = "FileSource (Parquet, Delta Lake) and IcebergSource"
 
 
-def scan_source(source: Any, *, repo: Path, columns: Iterable[str], missing_columns: MissingColumns, name: str) -> Scan:
+def scan_source(
+    source: Any,
+    *,
+    repo: Path,
+    columns: Iterable[str],
+    missing_columns: MissingColumns,
+    name: str,
+    limits: Limits | None = None,
+) -> Scan:
     """A FileSource (Parquet or Delta Lake) or an IcebergSource as it stands now; raises UsageError and SourceError."""
-    wanted = list(columns)
-    if isinstance(source, FileSource):
-        if isinstance(source.file_format, DeltaFormat):
-            options = {"AWS_ENDPOINT_URL": source.s3_endpoint_override} if source.s3_endpoint_override else {}
-            return _with_columns(scan_delta(source.path, repo=repo, name=name, options=options), wanted)
-        filesystem = None
-        if source.path.startswith("s3://"):
-            credentials = source.resolve_credentials()
-            filesystem, _ = FileSource.create_filesystem_and_path(source.path, source.s3_endpoint_override, credentials)
-        return scan_parquet(
-            source.path, repo=repo, name=name, columns=wanted, missing_columns=missing_columns, filesystem=filesystem
-        )
-    if type(source).__name__ == "IcebergSource":
-        return _with_columns(_scan_iceberg(source, name), wanted)
-    raise UsageError(
-        f"{name} is a {type(source).__name__}; this store reads FileSource (Parquet, Delta Lake) and IcebergSource"
+    wanted = list(dict.fromkeys(columns))
+    table = lake_table(source)
+    if table is not None:
+        return scan_lake(table, source_path(source), repo=repo, name=name, columns=wanted, limits=limits)
+    if not isinstance(source, FileSource):
+        raise UsageError(f"{name} is a {type(source).__name__}; this store reads {READ}")
+    filesystem = None
+    if source.path.startswith("s3://"):
+        credentials = source.resolve_credentials()
+        filesystem, _ = FileSource.create_filesystem_and_path(source.path, source.s3_endpoint_override, credentials)
+    return scan_parquet(
+        source.path, repo=repo, name=name, columns=wanted, missing_columns=missing_columns, filesystem=filesystem
     )
 
 
-def _scan_iceberg(source: Any, name: str) -> Scan:
-    try:
-        from pyiceberg.catalog import load_catalog  # type: ignore[import-not-found,unused-ignore]  # optional
-    except ImportError as error:
-        raise UsageError(f"{name} is an Iceberg table: install the package pyiceberg to read it") from error
-    if source.catalog_type != "rest":
-        catalog = source.get_catalog_client()
-    else:
-        token = os.environ.get(source.token_env_var or "")
-        options = {"type": "rest", "uri": source.endpoint, "warehouse": source.warehouse}
-        catalog = load_catalog(source.catalog_name, **options, **({"token": token} if token else {}))
-    table = catalog.load_table(f"{source.namespace}.{source.iceberg_table}")
-    return scan_table(table.scan().to_arrow(), name=name)
+def source_path(source: Any) -> str:
+    """Where a source's files lie; empty where a catalog knows."""
+    return str(getattr(source, "path", None) or "")
 
 
-def _with_columns(scan: Scan, wanted: Iterable[str]) -> Scan:
-    for column in wanted:
-        scan.column(column, role="column")
-    return scan
+def lake_table(source: Any) -> LakeTable | None:
+    """The table of Delta Lake or Iceberg that a source names; None where it names files, or what is not read here."""
+    if isinstance(source, FileSource):
+        if not isinstance(source.file_format, DeltaFormat):
+            return None
+        endpoint = source.s3_endpoint_override
+        return LakeTable(format="delta", properties={"AWS_ENDPOINT_URL": endpoint} if endpoint else {})
+    # By its name: the class is in a part of Feast that not every Feast has.
+    if type(source).__name__ != "IcebergSource":
+        return None
+    properties = {"type": source.catalog_type, **source.catalog_properties}
+    if source.endpoint:
+        properties.setdefault("uri", source.endpoint)
+    if source.warehouse:
+        properties.setdefault("warehouse", source.warehouse)
+    return LakeTable(
+        format="iceberg",
+        name=f"{source.namespace}.{source.iceberg_table}",
+        catalog=source.catalog_name,
+        properties=properties,
+        token_env=source.token_env_var or "",
+    )

@@ -29,6 +29,7 @@ from featurestore.offline.sources import Scan, local_path
 from featurestore.plan import Field
 from featurestore.plugins.definitions import is_windowed
 from featurestore.plugins.entity_df import entities_of_range, entity_table, timestamp_column
+from featurestore.plugins.feast_sources import lake_table
 from featurestore.plugins.requested import any_file, limits_of, prepared, requested, scan_of, value_types
 from featurestore.plugins.retrieval_job import DuckDBRetrievalJob
 
@@ -182,6 +183,10 @@ class DuckDBOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast ships no 
         """
         source = feature_view.batch_source
         name = f"source {source.name!r} of view {feature_view.name!r}"
+        if (lake := lake_table(source)) is not None:
+            raise UsageError(
+                f"{name} is a table ({lake.format}): its own library writes it; rows are appended to folders of Parquet"
+            )
         if is_windowed(feature_view):
             raise UsageError(f"{name} is an event log; events reach it through their topic")
         append_to_source(local_path(source.path, Path(config.repo_path)), table, name=name)
@@ -207,7 +212,7 @@ class DuckDBOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast ships no 
         An event log may be missing: nothing has arrived yet.
         """
         named = [data_source.timestamp_field, data_source.created_timestamp_column]
-        if getattr(data_source, "path", None) is None:
+        if getattr(data_source, "path", None) is None and lake_table(data_source) is None:
             return
         log_is_empty = data_source.created_timestamp_column == ARRIVAL and not any_file(data_source, config)
         if not log_is_empty:

@@ -18,7 +18,7 @@ from featurestore.offline.sources import Scan, local_path
 from featurestore.offline.stored import as_of_view, needed_columns, transformed_scan
 from featurestore.plan import Field, Projection, Transform, View
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
-from featurestore.plugins.feast_sources import scan_source
+from featurestore.plugins.feast_sources import lake_table, scan_source
 from featurestore.plugins.topics import HORIZON, topic_of
 from featurestore.plugins.transforms import transform_of
 from featurestore.plugins.views import latest_view
@@ -131,10 +131,14 @@ def scan_of(source: Any, config: RepoConfig, columns: Iterable[str], view: str |
         columns=columns,
         missing_columns=config.offline_store.missing_columns,
         name=f"source {source.name!r}" + (f" of view {view!r}" if view else ""),
+        limits=limits_of(config),
     )
 
 
 def any_file(source: Any, config: RepoConfig) -> bool:
+    """Whether anything was written to a source yet; a table was made by somebody."""
+    if lake_table(source) is not None:
+        return True
     root = local_path(source.path, Path(config.repo_path))
     return root.is_file() or any(root.rglob("*.parquet"))
 

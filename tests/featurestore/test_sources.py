@@ -14,7 +14,7 @@ from featurestore.offline.asof_view import AsOfView, Feature, Key
 from featurestore.offline.connection import Limits, connection, query
 from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.pull import newest_rows, rows_between
-from featurestore.offline.sources import Scan, scan_delta, scan_parquet
+from featurestore.offline.sources import Scan, scan_parquet
 from featurestore.plan import Field
 
 US = pa.timestamp("us", "UTC")
@@ -149,16 +149,6 @@ def test_an_event_log_is_read_once_per_offset_and_may_grow(tmp_path: Path) -> No
     found = read(scan(tmp_path, "f", "late"))
     assert sorted(found["_offset"].to_pylist()) == list(range(9))
     assert found["late"].null_count in {3, 6}
-
-
-def test_delta_says_what_to_install() -> None:
-    """An optional library is named where it is missing."""
-    pytest.importorskip("pyarrow")
-    try:
-        import deltalake  # noqa: F401
-    except ImportError:
-        with pytest.raises(UsageError, match="install the package deltalake"):
-            scan_delta("x", repo=Path("/"), name="source 's'")
 
 
 def test_user_sql_is_relative_to_the_repo_and_its_errors_are_usage(tmp_path: Path) -> None:
