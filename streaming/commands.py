@@ -5,17 +5,19 @@ from typing import Annotated
 
 import typer
 
+from streaming.publish_command import publish_command
 from streaming.replay_command import replay_command
 from streaming.verify_command import verify
 from streaming.worker_commands import add_to
-from validation.groups import quarantine_app
+from validation.groups import contract_app, quarantine_app
 
 stream = typer.Typer(no_args_is_help=True, help="Events: a broker for the laptop, producing, consuming.")
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(stream, name="stream")
 app.command()(verify)
 add_to(stream)
-# Commands of the group below that need a broker: only this package has one.
+# Commands of the packages below that need a broker: only this one has it.
+contract_app.command("publish")(publish_command)
 quarantine_app.command("replay")(replay_command)
 
 Servers = Annotated[

@@ -66,6 +66,8 @@ class Tally:
         """Notes that an event, counted already, broke rules; `row` has its columns as keys or attributes."""
         for rule_id in rule_ids:
             meaning = self._meanings.get(rule_id)
+            if meaning is not None and not meaning.by_row:
+                continue  # a share of many events: `validation.arrival_windows` judges it
             if meaning is None:  # of another version of the contract, which judged this event
                 self._reasons[rule_id] = CONTRACT
             if self._count(rule_id):
@@ -103,13 +105,10 @@ class Tally:
         partition: int,
         affected: Affected | None = None,
     ) -> ViolationReport | None:
-        """The report on all that was counted; None where no rule is broken.
-
-        A rule with `mostly` is broken where its share of the range is.
-        """
+        """The report on all that was counted; None where no rule is broken."""
         unwritten = [_unwritten(rule_id, reason) for rule_id, reason in sorted(self._reasons.items())]
         rules = [rule for rule in (*self.contract.rules, *unwritten) if rule.id in self._failed]
-        told = tuple(each for rule in rules if (each := self._verdict(rule)).outcome == "failed")
+        told = tuple(map(self._verdict, rules))
         if not told:
             return None
         verdict = Verdict(
@@ -139,13 +138,12 @@ class Tally:
         )
 
     def _verdict(self, rule: Rule) -> RuleVerdict:
-        meaning = self._meanings.get(rule.id)
         return counted(
             rule,
             rows=self.evaluated,
             evaluated=self.evaluated,
             unexpected=self._failed[rule.id],
-            mostly=1.0 if meaning is None else meaning.mostly,
+            mostly=1.0,
             samples=tuple(self._samples[rule.id]),
         )
 

@@ -29,6 +29,8 @@ from validation.verdict import Outcome, Sample
 
 KEPT: Final = 1_000
 _LOG = logging.getLogger(__name__)
+_LOSSES: Final = 1_000
+"""Lines pushed out of which the numbers are known."""
 _REMEMBERED: Final = 64
 """Reports whose repetition is noticed."""
 
@@ -121,7 +123,7 @@ class News(msgspec.Struct, frozen=True):
     changes: tuple[tuple[str, Mark, Folded], ...]
     """Source, mark and violation, by source and number."""
     lost: int
-    """Lines that were pushed out before they were seen; exact up to the last `KEPT` of a source."""
+    """Lines that were pushed out before they were seen; exact up to the last 1,000 of a source."""
     marks: dict[str, Mark]
     """By source, the mark once all of it has been seen."""
 
@@ -244,7 +246,7 @@ def _make_room(shelf: _Shelf) -> None:
     while len(shelf.violations) > KEPT:
         oldest = next(iter(shelf.violations))
         shelf.pushed_out.append(shelf.violations.pop(oldest).number)
-    shelf.pushed_out = shelf.pushed_out[-KEPT:]
+    shelf.pushed_out = shelf.pushed_out[-_LOSSES:]
     shelf.judged = dict(list(shelf.judged.items())[-KEPT:])
 
 
