@@ -58,10 +58,11 @@ class Reports(msgspec.Struct, frozen=True):
         for judged in batches:
             count(judged, tally)
         report = tally.report(
+            report_id=f"{tally.contract.source}-{_origin(partition)}",
             now_us=self.clock(),
-            topic=partition.topic,
-            topic_id=partition.topic_id,
-            partition=partition.partition,
+            origin=partition.topic,
+            origin_id=partition.topic_id,
+            origin_partition=partition.partition,
             affected=self.affected.get(partition.topic),
         )
         if report is not None:

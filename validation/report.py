@@ -104,6 +104,7 @@ def report_of(
     samples: int = SAMPLES,
     affected: tuple[str, ...] = (),
     unwritten: Sequence[Rule] = (),
+    action: str = "",
 ) -> ViolationReport:
     """The report of a verdict: the rules that failed or broke, the most severe and most frequent first.
 
@@ -140,7 +141,7 @@ def report_of(
         event_window=event_window,
         violations=tuple(found),
         affected=affected,
-        action=_action(verdict, quarantined),
+        action=action or _action(verdict, quarantined),
         replay=f"featurestore quarantine replay {contract.source}" if quarantined else "",
     )
 

@@ -1,4 +1,4 @@
-"""What did a run of events break? Counts and a few samples, however many events there are.
+"""What did a run of events, or of rows written one request after the other, break? Counts and a few samples.
 
 Beside the contract's rules there are some that no contract needs to state: an event can be read, has a key and a time,
 is not dated ahead of its arrival. Their ids are `event_` and the reason for which such an event is set aside.
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from validation.check import ARRIVAL
-from validation.contract import Contract, Rule
+from validation.contract import Boundary, Contract, Rule
 from validation.instant import iso
 from validation.quarantine import CONTRACT
 from validation.report import MASK, SAMPLES, ViolationReport, report_of
@@ -41,7 +41,7 @@ class _Extent:
 
 
 class Tally:
-    """Counts of one range of offsets; `contract` is the one of the boundary `event`."""
+    """Counts of rows one after the other; `contract` is the one of their boundary."""
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
@@ -61,6 +61,12 @@ class Tally:
             self.evaluated += len(offsets)
             self._offsets.add(int(offsets[0]), int(offsets[-1]))
             self._times.add(int(ts_us.min()), int(ts_us.max()))
+
+    def written(self, count: int, ts_us: Sequence[int]) -> None:
+        """Counts rows that have no offsets, and their event times."""
+        self.evaluated += count
+        if ts_us:
+            self._times.add(min(ts_us), max(ts_us))
 
     def broke(self, rule_ids: Sequence[str], offset: int, row: Any) -> None:
         """Notes that an event, counted already, broke rules; `row` has its columns as keys or attributes."""
@@ -99,13 +105,16 @@ class Tally:
     def report(
         self,
         *,
+        report_id: str,
         now_us: int,
-        topic: str,
-        topic_id: str,
-        partition: int,
+        boundary: Boundary = "event",
+        origin: str,
+        origin_id: str = "",
+        origin_partition: int | None = None,
         affected: Affected | None = None,
+        action: str = "",
     ) -> ViolationReport | None:
-        """The report on all that was counted; None where no rule is broken."""
+        """The report on all that was counted, under this id and the range of offsets; None where no rule is broken."""
         unwritten = [_unwritten(rule_id, reason) for rule_id, reason in sorted(self._reasons.items())]
         rules = [rule for rule in (*self.contract.rules, *unwritten) if rule.id in self._failed]
         told = tuple(map(self._verdict, rules))
@@ -118,23 +127,24 @@ class Tally:
             rows=self.evaluated,
             rules=told,
         )
-        first, last = self._offsets.edges
         known = [self._meanings[each.rule_id].columns for each in told if each.rule_id in self._meanings]
         columns = frozenset(name for names in known for name in names)
+        first, last = self._offsets.edges
         return report_of(
             verdict,
             self.contract,
-            report_id=f"{self.contract.source}-{topic_id}-{partition}-{first}-{last}",
+            report_id=f"{report_id}-{first}-{last}" if self._offsets else report_id,
             now_us=now_us,
-            boundary="event",
-            origin=topic,
-            origin_id=topic_id,
-            origin_partition=partition,
-            origin_range=(first, last),
+            boundary=boundary,
+            origin=origin,
+            origin_id=origin_id,
+            origin_partition=origin_partition,
+            origin_range=(first, last) if self._offsets else None,
             event_window=(iso(self._times.edges[0]), iso(self._times.edges[1])) if self._times else None,
             quarantined=self.quarantined,
             affected=() if affected is None else affected(None if unwritten else columns),
             unwritten=unwritten,
+            action=action,
         )
 
     def _verdict(self, rule: Rule) -> RuleVerdict:

@@ -22,6 +22,8 @@ class ViewRules:
     check: RowCheck
     rules: tuple[Rule, ...]
     """In the order of the check's bits."""
+    contract: Contract
+    """With these rules alone."""
 
     @property
     def columns(self) -> tuple[tuple[str, ...], ...]:
@@ -38,7 +40,8 @@ def rules_of(plan: Plan, view: View, names: Collection[str]) -> ViewRules | None
     rules = tuple(rule for rule in contract.rules if rule.mode in _REFUSING and _decided(rule, contract, names))
     if not rules:
         return None
-    return ViewRules(compile_rows(msgspec.structs.replace(contract, rules=rules)), rules)
+    contract = msgspec.structs.replace(contract, rules=rules)
+    return ViewRules(compile_rows(contract), rules, contract)
 
 
 def columns_of_rule(rule: Rule) -> tuple[str, ...]:

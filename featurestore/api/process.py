@@ -34,6 +34,7 @@ from featurestore.api.serve_log import ServeLogLook
 from featurestore.api.served_rules import ContractLook
 from featurestore.api.staleness import staleness_of
 from featurestore.api.worker_metrics import exposed_registry
+from featurestore.api.write_reports import WriteReports
 from featurestore.api.writes import Writes, appender
 from featurestore.clock import system_clock
 from featurestore.config import Settings, load_settings
@@ -74,10 +75,13 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
     metrics = Metrics(own, partial(exposed_registry, environ, own))
     violations = ViolationStore(settings.data_dir / "violations")
     contracts = ContractLook(violations.record, metrics, clock, writer=str(os.getpid()))
+    reports = WriteReports(violations.record, clock, writer=str(os.getpid()))
     served = ServeLogLook(ServeLog(workspace(settings).served, clock, writer=str(os.getpid())))
 
     def writes(plan: Plan) -> Writes:
-        return Writes(plan, lambda view: RowWriter(client, plan.project, view, clock=clock), append, clock, limits)
+        return Writes(
+            plan, lambda view: RowWriter(client, plan.project, view, clock=clock), append, clock, limits, reports.judged
+        )
 
     return create_app(
         plans=PlanStore(client, settings.project),
@@ -90,7 +94,7 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
         writes=writes,
         materializer=Materializer(settings.repo, settings.data_dir, environ),
         staleness=staleness_of(client, clock),
-        again=Again([contracts, served], metrics),
+        again=Again([contracts, served, reports], metrics),
         violations=violations,
         limits=limits,
     )

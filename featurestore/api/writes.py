@@ -15,6 +15,7 @@ from featurestore.api.contract_rules import ViewRules, rules_of
 from featurestore.api.faults import Refused
 from featurestore.api.limits import Limits
 from featurestore.api.rows import columns_of, rows_for
+from featurestore.api.write_reports import WrittenRows
 from featurestore.clock import Clock
 from featurestore.errors import UnknownName, UsageError
 from featurestore.online.materialize import timestamp_names
@@ -63,13 +64,21 @@ class Writes:
     """
 
     def __init__(
-        self, plan: Plan, writer: Callable[[View], Writer], append: Append, clock: Clock, limits: Limits
+        self,
+        plan: Plan,
+        writer: Callable[[View], Writer],
+        append: Append,
+        clock: Clock,
+        limits: Limits,
+        judged: Callable[[Plan, WrittenRows], None] = lambda _plan, _rows: None,
     ) -> None:
+        """`judged` hears of all rows that a contract was asked about."""
         self._plan = plan
         self._make = writer
         self._append = append
         self._clock = clock
         self._limits = limits
+        self._judged = judged
         self._writers: dict[str, Writer] = {}
         self._rules: dict[str, ViewRules | None] = {}
 
@@ -138,6 +147,8 @@ class Writes:
         ]
         rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
         masks = rules.check.check(rows, [now_us] * len(rows))
+        event = names[table.column_names.index(timestamp_names(view.source)[0])]
+        self._judged(self._plan, WrittenRows(view, rules.contract, rows, list(map(rules.check.ids, masks)), event))
         if any(masks):
             broken = [rule.id for bit, rule in enumerate(rules.rules) if any(mask >> bit & 1 for mask in masks)]
             numbers = [str(number) for number, mask in enumerate(masks) if mask]

@@ -158,7 +158,7 @@ def test_a_rule_about_most_events_is_told_by_others():
     tally = Tally(msgspec.structs.replace(CONTRACT, rules=tuple(rules)))
     tally.accepted(judged(0, 100).offsets, judged(0, 100).ts_us)
     tally.broke([rules[0].id], 0, {"amount": 2})
-    assert tally.report(now_us=0, topic=TOPIC, topic_id="t", partition=0) is None
+    assert tally.report(report_id="r", now_us=0, origin=TOPIC) is None
 
 
 def test_a_million_violations_make_a_small_report():
@@ -166,7 +166,7 @@ def test_a_million_violations_make_a_small_report():
     tally = Tally(CONTRACT)
     for offset in range(1_000_000):
         tally.set_aside("contract", "", ("amount_range",), offset, {"amount": -1}, START_US)
-    report = tally.report(now_us=0, topic=TOPIC, topic_id="t", partition=0)
+    report = tally.report(report_id="r", now_us=0, origin=TOPIC)
     assert report is not None
     assert (report.violations[0].failed, len(report.violations[0].samples)) == (1_000_000, 5)
     assert len(report.encode()) < 4_000
@@ -177,7 +177,7 @@ def test_a_topic_without_a_contract_is_reported_too(tmp_path):
     pipeline = TopicPipeline(VIEWS)
     tally = Tally(msgspec.structs.replace(CONTRACT, rules=(), owner=""))
     count(pipeline.judge(Batch(TOPIC, "id-1", 0, tuple(RECORDS[:100]), 0, 100)), tally)
-    report = tally.report(now_us=0, topic=TOPIC, topic_id="t", partition=0)
+    report = tally.report(report_id="r", now_us=0, origin=TOPIC)
     assert report is not None
     assert report.producer == ""
     reports = RangeSink(Reports(ViolationStore(tmp_path), {}, {}, lambda: 0), lambda: 0)
