@@ -69,7 +69,9 @@ def digest_of(path: Path) -> str:
 
 
 def _parquet(path: Path, _: Contract) -> pa.Table:
-    return pq.read_table(path, partitioning=None)
+    table = pq.read_table(path, partitioning=None)
+    table.validate(full=True)  # text of no encoding would stop whoever looks at it later
+    return table
 
 
 def _csv(path: Path, contract: Contract) -> pa.Table:

@@ -146,7 +146,13 @@ def test_export_gives_a_suite_that_great_expectations_reads(contracts: Path) -> 
     assert suite["expectations"][0]["severity"] == "critical"
 
 
-@pytest.mark.parametrize("module", ["validation.commands", "validation.compiled.rows", "validation.compiled.batch"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("validation.commands", "validation.compiled.rows", "validation.compiled.batch"),
+        *("streaming.worker", "streaming.rule_windows"),
+    ],
+)
 def test_what_must_be_light_imports_nothing_heavy(module: str) -> None:
     """Neither Feast nor Great Expectations nor pandas; the commands not even Arrow or YAML."""
     heavy = ["feast", "great_expectations", "pandas"] + (["pyarrow", "yaml"] if module.endswith("commands") else [])

@@ -6,6 +6,7 @@ the row function, of the DuckDB statement and of Great Expectations are compared
 
 import datetime as dt
 import math
+import random
 from itertools import product
 from typing import Any
 
@@ -76,8 +77,15 @@ def table(data: dict[str, list[Any]]) -> pa.Table:
     return pa.table({name: pa.array(naive[name], TYPES[name]) for name in COLUMNS})
 
 
+def many(rows: int) -> dict[str, list[Any]]:
+    """So many rows of the same dirt, each column shuffled for itself."""
+    draw = random.Random(11)
+    return {name: [draw.choice(values) for _ in range(rows)] for name, values in DIRTY.items()}
+
+
 TABLES = {
     "dirty": table(DIRTY),
+    "many": table(many(3_000)),
     "clean": table(CLEAN),
     "empty": table({name: [] for name in COLUMNS}),
     "all null": table({name: [None] * 4 for name in COLUMNS}),
