@@ -152,7 +152,7 @@ def _version(view: View, previous: Plan | None) -> int:
         getattr(before, name) == getattr(view, name)
         for name in ("kind", "join_keys", "columns", "aggregations", "transform", "partitions")
     )
-    same = same and _deduplication(before) == _deduplication(view)
+    same = same and _deduplication(before) == _deduplication(view) and _homes(before) == _homes(view)
     return before.version if same or view.kind == "latest" else before.version + 1
 
 
@@ -160,6 +160,12 @@ def _deduplication(view: View) -> tuple[str | None, int] | None:
     """The event id and its horizon, where repeats are left out."""
     topic = view.source.topic
     return None if topic is None or topic.event_id_horizon_us is None else (topic.event_id, topic.event_id_horizon_us)
+
+
+def _homes(view: View) -> int | None:
+    """Among how many partitions the events of a key have one; None where they may lie anywhere."""
+    topic = view.source.topic
+    return topic.partitions if topic is not None and view.partitions == "keyed" else None
 
 
 def _join_keys(view: FeatureView, entities: Sequence[Entity]) -> tuple[JoinKey, ...]:

@@ -51,6 +51,9 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How long after an event that counted its repeats are duplicates (tag `event_id_horizon_s`); None: all count."""
     key_column: str | None = None
     """The column whose value is the message key (tag `message_key`): views of that key alone may be keyed."""
+    partitions: int | None = None
+    """How many partitions it has, where that is declared (tag `partitions`): events of keyed views that lie in another
+    than their key's are set aside, and readers look into that one alone."""
     dead_letters: str | None = None
     """The topic of events that were set aside (tag `dead_letters`); None: `NAME.dead`; empty: there is none."""
 

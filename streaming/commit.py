@@ -32,6 +32,7 @@ from streaming.shard_state import BlockWrite
 
 NOT_YET: Final = 2**63 - 1
 """`complete_from_us` of a shard that nobody has claimed yet: no window is complete."""
+_AS_IT_IS: Final = -1
 _ANY_US: Final = 2**61
 _SAY_AGAIN_MS: Final = 600_000
 """A block that has its expiry keeps it; one that expires sooner is told again: it may be gone, and would come back."""
@@ -122,6 +123,8 @@ class Registered(msgspec.Struct, frozen=True):
     partition: int
     complete_from_us: int | None
     """Windows that reach before it lack events; None: it has seen every event there ever was."""
+    home: int | None = None
+    """Among so many partitions every event of the shard lies where its key belongs; None: that is not known."""
 
 
 class Control(msgspec.Struct, frozen=True):
@@ -263,15 +266,33 @@ class ShardStore:
             self._writers[known] = writer
         self._run(lambda: writer.write(rows, event_timestamp=view.source.timestamp_field, created=ARRIVAL))
 
-    def register(self, shard: Shard, complete_from_us: int, *, only_new: bool = False) -> None:
-        """List the shard for readers, or correct its `complete_from_us` (0: ever); repeating it changes nothing."""
+    def register(
+        self, shard: Shard, complete_from_us: int, *, only_new: bool = False, home: int | None = _AS_IT_IS
+    ) -> None:
+        """List the shard for readers, or correct its `complete_from_us` (0: ever); repeating it changes nothing.
+
+        Its `home` stays what it is, None for a shard that was not listed, unless another is given.
+        """
+        self._list(shard, complete_from_us or None, only_new=only_new, home=home)
+
+    def scatter(self, shard: Shard) -> None:
+        """Tell readers that keys may be in the shard whose partition is another."""
+        self._list(shard, _AS_IT_IS, only_new=False, home=None)
+
+    def _list(self, shard: Shard, complete_from_us: int | None, *, only_new: bool, home: int | None) -> None:
         key = shards_key(shard.project, shard.view, shard.version)
-        entry = Registered(shard.topic_id, shard.partition, complete_from_us or None)
         while True:
             held = self._run(self._client.get, key) or b""
             listed = msgspec.json.decode(held, type=list[Registered]) if held else []
-            others = [item for item in listed if (item.topic_id, item.partition) != (entry.topic_id, entry.partition)]
-            if entry in listed or (only_new and len(others) < len(listed)):
+            others = [item for item in listed if (item.topic_id, item.partition) != (shard.topic_id, shard.partition)]
+            known = next((item for item in listed if item not in others), None)
+            entry = Registered(
+                shard.topic_id,
+                shard.partition,
+                (known.complete_from_us if known else NOT_YET) if complete_from_us == _AS_IT_IS else complete_from_us,
+                (known.home if known else None) if home == _AS_IT_IS else home,
+            )
+            if entry == known or (only_new and known is not None):
                 return
             ordered = sorted([*others, entry], key=lambda item: (item.topic_id, item.partition))
             if self._run(self._replace, [key], [held, msgspec.json.encode(ordered)]):

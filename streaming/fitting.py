@@ -33,11 +33,13 @@ class Fitting:
         self._producer = {column.name: raw.get(column.name, column.name) for column in view.columns}
         self._layout = TileLayout.of(view) if view.kind == "windowed" else None
         self._view = view
+        self._bounded = any("max_bytes" in item.params for item in view.aggregations)
+        """Whether there is text that may not fit what is kept of it."""
         made = {field.name for field in view.transform.outputs} if view.transform is not None else set()
         self._summed = frozenset(self._producer[item.column] for item in view.aggregations if item.column not in made)
 
     def fit(self, judged: Judged) -> Judged:
-        """The same events with the columns of the view, without those that its sums could not hold."""
+        """The same events with the columns of the view, without those that its tiles could not hold."""
         schema = judged.events.schema
         lacking = [
             name
@@ -53,14 +55,15 @@ class Fitting:
             worked = np.ones(len(judged.ts_us), np.bool_)
             worked[list(result.failed)] = False
             judged = msgspec.structs.replace(judged, made={**judged.made, transform: result.columns}).only(worked)
-        if self._layout is None or (transform is None and self._summed <= judged.summed):
+        known = transform is None and self._summed <= judged.summed
+        if self._layout is None or (known and not self._bounded):
             return judged
         columns = {name: judged.events[raw].combine_chunks() for name, raw in self._producer.items()}
         made = judged.of(self._view)
         if made is not None:
             columns |= {name: made[name].combine_chunks() for name in made.column_names}
-        large = self._layout.too_large(columns)
-        return judged if large is None else judged.only(~large)
+        found = [mask for mask in (self._layout.too_large(columns), self._layout.too_long(columns)) if mask is not None]
+        return judged.only(~np.logical_or.reduce(found)) if found else judged
 
     def _completed(self, events: pa.Table, lacking: list[str]) -> pa.Table:
         for name in lacking:

@@ -7,6 +7,7 @@ from featurestore.plan import View
 from streaming.commit import NOT_YET, Claim, ShardStore
 from streaming.decode import is_instant
 from streaming.fitting import Fitting
+from streaming.homes import Homes
 from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, ViewPipeline
 from streaming.seen_ids import SeenChange, SeenIds
 from streaming.shard_state import SLOTS_KEPT, BlockWrite, Change, ShardState
@@ -32,6 +33,9 @@ class HeldShard:
         self._fitting = Fitting(pipeline.view)
         self._state = ShardState(claim.shard, slots_kept=slots_kept)
         self._seen = SeenIds.of(pipeline, claim.shard) if isinstance(pipeline, ViewPipeline) else None
+        self._homes = Homes.of(pipeline.view, claim.shard.partition)
+        self._scattered = False
+        """Whether this process has found an event elsewhere than its key belongs."""
         self._store = store
         self._clock = clock
         self._counters = counters
@@ -68,6 +72,10 @@ class HeldShard:
                 once = self._seen.once(rest, claim.spans, self._store.read_seen, now_us=self._clock())
                 rest, seen = once.judged, once.change
             partials = self.pipeline.partials(rest, now_us=self._clock())
+            if self._homes is not None and not self._scattered and not self._homes.hold(partials.keys):
+                # Before the commit: no reader may look past these events.
+                self._store.scatter(claim.shard)
+                self._scattered = True
             change = self._state.merge(partials, self._store.read, slack_us=self.pipeline.slack_us)
             writes = change.writes
             self._counters["slots"] += change.slots

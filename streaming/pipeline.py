@@ -7,7 +7,7 @@ partials into what is stored is `streaming.shard_state`'s work, writing them is 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -20,9 +20,11 @@ import pyarrow.compute as pc
 from featurestore.aggregation.tiles import SPAN, Level, TileLayout
 from featurestore.offline.event_log import ARRIVAL, OFFSET
 from featurestore.online.keys import EntityKeyCodec
+from featurestore.online.partitioner import partition_of
 from featurestore.plan import Transform, View
 from featurestore.transform import transformed
 from streaming.decode import Decoder, is_instant
+from streaming.homes import partitions_of
 from streaming.schema_registry import SchemaRegistry
 from streaming.source.records import Batch, Record
 from streaming.source.replayed import judged_before
@@ -43,6 +45,8 @@ TRANSFORM: Final = "transform_failed"
 """The function of a view that reads the topic raised an error, or made something else than it is declared to."""
 TOO_LONG: Final = "too_long"
 """Text or bytes longer than a view keeps of them."""
+WRONG_PARTITION: Final = "wrong_partition"
+"""Of a topic whose number of partitions is declared: not the partition of the message key."""
 CONTRACT: Final = "contract"
 _KEYS_KEPT = 200_000
 
@@ -152,6 +156,7 @@ class TopicPipeline:
         self.contract = contract
         self._rules = None if contract is None else compile_rows(contract.at("event"))
         self._tolerance_us = ahead_tolerance_us
+        self._homes = next((count for view in views if (count := partitions_of(view)) is not None), None)
         self._layouts = [
             (view, TileLayout.of(view)) for view in views if view.kind == "windowed" and view.transform is None
         ]
@@ -171,8 +176,12 @@ class TopicPipeline:
             pa.field(ARRIVAL, pa.timestamp("us", "UTC"))
         )
 
-    def judge(self, batch: Batch) -> Judged:
-        """Accept or set aside every record of the batch."""
+    def judge(self, batch: Batch, count: Callable[[str], int] | None = None) -> Judged:
+        """Accept or set aside every record of the batch.
+
+        `count` tells how many partitions a topic has now; it is asked where a record lies in another partition than its
+        key's. Where the topic has grown that is no fault: its keyed views are read from all partitions then.
+        """
         records = batch.records
         found = self.decoder.decode(records)
         rejected = [Rejected(records[bad.index], bad.reason, bad.detail) for bad in found.malformed]
@@ -196,6 +205,12 @@ class TopicPipeline:
                 f"dated {ahead_us / 1e6:.3f} s after its arrival; at most {self._tolerance_us / 1e6:g} s are allowed"
             )
             rejected.append(Rejected(records[found.index[row]], AHEAD, detail, ts_us=int(found.ts_us[row])))
+        away = self._away(batch, found.index, count)
+        if away is not None:
+            for place in found.index[away & keep].tolist():
+                detail = f"partition {batch.partition} is not that of key {records[place].key!r} among {self._homes}"
+                rejected.append(Rejected(records[place], WRONG_PARTITION, detail))
+            keep &= ~away
         for view, layout in self._layouts:
             for reason, mask, detail in _unfit(view, layout, _columns(view, events)):
                 places = found.index[mask & keep].tolist()
@@ -240,6 +255,18 @@ class TopicPipeline:
             summed=self._summed,
             made=made,
         )
+
+    def _away(self, batch: Batch, index: Ints, count: Callable[[str], int] | None) -> npt.NDArray[np.bool_] | None:
+        """Which rows lie in another partition than their key's; None where none does, or the topic has grown."""
+        homes = self._homes
+        if homes is None or batch.replayed:
+            return None
+        places = index.tolist()
+        keys = [batch.records[place].key for place in places]
+        away = np.array([bool(key) and partition_of(key or b"", homes) != batch.partition for key in keys], np.bool_)
+        if not away.any() or (count is not None and count(batch.topic) != homes):
+            return None
+        return away
 
     def _transformed(
         self,

@@ -20,12 +20,20 @@ class Takeover:
         self._start_over = start_over
 
     def claim(
-        self, partition: TopicPartition, shard: Shard, beginning: int, end: Callable[[], int], *, plan_version: int
+        self,
+        partition: TopicPartition,
+        shard: Shard,
+        beginning: int,
+        end: Callable[[], int],
+        *,
+        plan_version: int,
+        home: int | None,
     ) -> tuple[Claim, int]:
         """The claim, and from which offset on readers may take the shard for whole.
 
         A shard that begins is behind: until it has reached `end`, what is the topic's end now, windows would be too
-        small. Raises StateLost where the store lost what it held of the shard.
+        small. `home` is how many partitions the topic of a keyed view is declared to have. Raises StateLost where the
+        store lost what it held of the shard.
         """
         token = self._new_token()
         claim = self._store.claim(shard, token=token, plan_version=plan_version)
@@ -42,7 +50,8 @@ class Takeover:
                 shard, token=token, plan_version=plan_version, start=beginning, complete_from_us=complete
             )
             assert claim is not None  # with `start`, the hash is made
-            self._store.register(shard, NOT_YET)
+            # Nothing lies in it yet: from here on it is known where the events of its keys lie.
+            self._store.register(shard, NOT_YET, home=home)
         self._record.add(partition.topic, shard)
         listed = self._store.registered(shard.project, shard.view, shard.version)
         known = {(entry.topic_id, entry.partition): entry.complete_from_us for entry in listed}

@@ -39,8 +39,11 @@ class Verdicts:
             if self._wanted is not None and self._in_force.propose(self._wanted):
                 self._wanted = None
 
-    def judge(self, batch: Batch) -> Iterator[tuple[Judged, int]]:
-        """The batch in pieces, one for each definitions that are in force in it, with the plan version of those."""
+    def judge(self, batch: Batch, count: Callable[[str], int] | None = None) -> Iterator[tuple[Judged, int]]:
+        """The batch in pieces, one for each definitions that are in force in it, with the plan version of those.
+
+        `count` tells how many partitions a topic has now.
+        """
         for piece in self._in_force.pieces(batch.source, batch.position_before, batch.position_after):
             part = batch
             if (piece.first, piece.after) != (batch.position_before, batch.position_after):
@@ -50,7 +53,7 @@ class Verdicts:
                     position_before=piece.first,
                     position_after=piece.after,
                 )
-            yield self._pipeline(piece.definitions).judge(part), piece.definitions.plan_version
+            yield self._pipeline(piece.definitions).judge(part, count), piece.definitions.plan_version
 
     def _pipeline(self, definitions: Definitions) -> TopicPipeline:
         digest = definitions.digest

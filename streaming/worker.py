@@ -29,6 +29,7 @@ from streaming.claim_record import ClaimRecord
 from streaming.commit import NOT_YET, Fenced, ShardStore
 from streaming.decode import by_topic
 from streaming.held_shard import HeldShard
+from streaming.homes import partitions_of
 from streaming.in_force import definitions_of
 from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, ViewPipeline
 from streaming.schema_registry import SchemaRegistry
@@ -309,6 +310,7 @@ class Worker:
             beginning,
             lambda: self._source.end_offsets([partition])[partition],
             plan_version=self._plan.version,
+            home=partitions_of(pipeline.view),
         )
         return HeldShard(
             pipeline,
@@ -329,7 +331,13 @@ class Worker:
             self.counters["strays"] += 1
             self._again(batch.source)
             return 0
-        for judged, plan_version in self._verdicts[batch.topic].judge(batch):
+        try:
+            verdicts = list(self._verdicts[batch.topic].judge(batch, self._partition_count))
+        except _RECOVERABLE as error:
+            self._again(batch.source)
+            self._recover(error)
+            return 0
+        for judged, plan_version in verdicts:
             try:
                 for shard in held.shards:
                     shard.fold(judged, plan_version)
@@ -346,6 +354,9 @@ class Worker:
             if self._on_committed is not None:
                 self._on_committed(judged)
         return len(batch.records)
+
+    def _partition_count(self, topic: str) -> int:
+        return len(self._source.partitions_of(topic))
 
     def _again(self, partition: TopicPartition) -> None:
         """Drop all that is cached of a partition; the next turn claims it, if it is still ours then."""

@@ -146,6 +146,11 @@ class EntityKeyCodec:
         self._head = head
         self._types = [(key.name, key.dtype) for key in self.join_keys]
 
+    @property
+    def value_at(self) -> int:
+        """Where in a key of one join key its value begins."""
+        return len(self._head) + 8
+
     def encode(self, values: Mapping[str, object]) -> bytes | None:
         """The key of one entity row; None where a key value is null (no such entity).
 

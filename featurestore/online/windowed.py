@@ -13,8 +13,9 @@ from featurestore.aggregation.results import Told
 from featurestore.aggregation.tiles import HEAD
 from featurestore.aggregation.windows import window_start
 from featurestore.errors import NotExact, StaleStore
-from featurestore.online.keys import Shard, shards_key, tile_key
+from featurestore.online.keys import EntityKeyCodec, Shard, shards_key, tile_key
 from featurestore.online.numbers import Numbers
+from featurestore.online.partitioner import KEY_TYPES, message_key, partition_of
 from featurestore.online.result import Column, Instants, Status
 from featurestore.plan import Aggregation, View
 
@@ -29,6 +30,8 @@ class ShardState(msgspec.Struct, frozen=True):
     partition: int
     complete_from_us: int | None = None
     """The event time from which on the shard has seen every event; None: from the beginning of time."""
+    home: int | None = None
+    """Among so many partitions every event of the shard lies where its key belongs; None: that is not known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +42,13 @@ class ShardList:
     states: tuple[ShardState, ...]
     prefixes: Mapping[int, tuple[bytes, ...]]
     """By hop, one a shard."""
+    homes: tuple[tuple[int, ...], ...] = ()
+    """Of a keyed view: by partition of a key, the shards that hold it, as many for each; none: all shards do."""
+
+    @property
+    def per_key(self) -> int:
+        """How many shards are merged for one key."""
+        return len(self.homes[0]) if self.homes else len(self.states)
 
     @property
     def complete_from_us(self) -> int:
@@ -56,13 +66,17 @@ class WindowedView:
     shards_key: bytes
     declared: Mapping[str, tuple[Aggregation, str]]
     """By feature: its aggregation and its type."""
+    key_head: int = 0
+    """Of a keyed view: where in a serialized key its value begins; 0: the view is spread."""
 
     @classmethod
     def of(cls, project: str, view: View) -> "WindowedView":
         """The view of that project."""
         types = {field.name: field.dtype for field in view.features}
         declared = {each.feature: (each, types[each.feature]) for each in view.aggregations if each.feature in types}
-        return cls(project, view, WindowReader.of(view), shards_key(project, view.name, view.version), declared)
+        keyed = view.partitions == "keyed" and view.join_keys[0].dtype in KEY_TYPES
+        head = EntityKeyCodec(view.join_keys).value_at if keyed else 0
+        return cls(project, view, WindowReader.of(view), shards_key(project, view.name, view.version), declared, head)
 
     def shards(self, raw: bytes | None) -> ShardList:
         """The stored list of shards; empty where nothing was streamed yet. Raises StaleStore where it is torn."""
@@ -75,18 +89,43 @@ class WindowedView:
             ) from error
         view = self.view
         shards = [Shard(self.project, view.name, view.version, state.topic_id, state.partition) for state in states]
+        partitions = view.source.topic.partitions if view.source.topic else None
+        homes = _homes(states, partitions) if self.key_head and partitions else ()
         hops = [*(level.hop_us for level in self.reader.layout.levels), HEAD]
-        return ShardList(raw, states, {hop_us: tuple(shard.tile_prefix(hop_us) for shard in shards) for hop_us in hops})
+        return ShardList(
+            raw, states, {hop_us: tuple(shard.tile_prefix(hop_us) for shard in shards) for hop_us in hops}, homes
+        )
 
     def names(self, keys: Sequence[bytes], t_us: int, shards: ShardList) -> list[bytes]:
         """The store's keys of all tiles that these entity keys may need at t: by key, block, then shard."""
         blocks = self.reader.blocks(t_us)
+        if shards.homes:
+            return self._names_at_home(keys, blocks, shards)
         stems = [tile_key(prefix, block, b"") for hop_us, block in blocks for prefix in shards.prefixes[hop_us]]
         return [stem + key for key in keys for stem in stems]
 
+    def _names_at_home(
+        self, keys: Sequence[bytes], blocks: Sequence[tuple[int, int]], shards: ShardList
+    ) -> list[bytes]:
+        """The same, of the partition in which each key's events lie."""
+        partitions, dtype = len(shards.homes), self.view.join_keys[0].dtype
+        stems: dict[int, list[bytes]] = {}
+        names: list[bytes] = []
+        for key in keys:
+            home = partition_of(message_key(key, self.key_head, dtype), partitions)
+            own = stems.get(home)
+            if own is None:
+                own = stems[home] = [
+                    tile_key(shards.prefixes[hop_us][shard], block, b"")
+                    for hop_us, block in blocks
+                    for shard in shards.homes[home]
+                ]
+            names += [stem + key for stem in own]
+        return names
+
     def windows(self, count: int, t_us: int, held: Sequence[bytes | None], shards: ShardList) -> Windows:
         """The values of `count` entity keys at t, from what was fetched by `names`."""
-        return self.reader.merge(t_us, count, held, len(shards.states))
+        return self.reader.merge(t_us, count, held, shards.per_key)
 
     def refuse_inexact(self, newest_us: Instants, t_us: int, now_us: int) -> None:
         """Raises NotExact where values as of t cannot be known any more."""
@@ -158,6 +197,28 @@ class WindowedView:
                     statuses[gone] = Status.NOT_FOUND
             columns.append(Column(alias, name, dtype, held, statuses, newest_us, instants))
         return columns
+
+
+def _homes(states: Sequence[ShardState], partitions: int) -> tuple[tuple[int, ...], ...]:
+    """By partition of a key the places of the shards that can hold it: of each topic its own partition's.
+
+    A topic that has other partitions than those (it grew, or it is one of replays), or holds an event elsewhere, is
+    looked through as a whole.
+    """
+    by_topic: dict[str, dict[int, int]] = {}
+    for place, state in enumerate(states):
+        by_topic.setdefault(state.topic_id, {})[state.partition] = place
+    own: list[dict[int, int]] = []
+    all_of: list[int] = []
+    for found in by_topic.values():
+        settled = all(states[place].home == partitions for place in found.values())
+        if settled and set(found) == set(range(partitions)):
+            own.append(found)
+        else:
+            all_of += found.values()
+    if not own:
+        return ()
+    return tuple((*(found[partition] for found in own), *all_of) for partition in range(partitions))
 
 
 def _incomplete(aggregation: Aggregation, instants: Instants, since_us: int) -> npt.NDArray[np.bool_]:

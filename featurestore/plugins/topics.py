@@ -1,6 +1,8 @@
 """Which topic does a Feast KafkaSource stand for, and what do its tags say of it?
 
 message_key: COLUMN              the column whose value is the message key
+partitions: NUMBER               how many the topic has; with message_key, where an event of a key must lie
+partitioner: murmur2_random      how producers place keys; there is no other here
 event_id: COLUMN                 the column that identifies an event
 event_id_horizon_s: SECONDS      how long its repeats are duplicates; without it all of them count
 dead_letters: TOPIC              where events go that were set aside; `off`: nowhere; without it, `<topic>.dead`
@@ -26,6 +28,7 @@ _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _FORMATS: Final = {"JsonFormat": "json", "AvroFormat": "avro", "ProtoFormat": "protobuf"}
 _ID_TYPES: Final = ("STRING", "BYTES", "INT32", "INT64")
 _LONGEST_S: Final = 366 * 86_400
+_MOST_PARTITIONS: Final = 100_000
 
 
 def topic_of(stream: Any, repo: Path) -> Topic:  # Feast ships no types for it
@@ -53,10 +56,27 @@ def topic_of(stream: Any, repo: Path) -> Topic:  # Feast ships no types for it
         wire_format=cast('Literal["plain", "confluent"]', wire),
         event_id=tags.get("event_id"),
         key_column=tags.get("message_key"),
+        partitions=_partitions(stream.name, tags),
         dead_letters=_dead_letters(stream.name, options.topic, tags),
     )
     horizon_us = _horizon_us(stream.name, tags, declared_columns(topic))
     return msgspec.structs.replace(topic, event_id_horizon_us=horizon_us)
+
+
+def _partitions(source: str, tags: Mapping[str, str]) -> int | None:
+    partitioner, text = tags.get("partitioner", "murmur2_random"), tags.get("partitions")
+    if partitioner != "murmur2_random":
+        raise DefinitionError(
+            f"source {source!r}: tag partitioner is {partitioner!r}; expected murmur2_random, Kafka's Java client's"
+        )
+    if text is None:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_PARTITIONS or "message_key" not in tags:
+        raise DefinitionError(
+            f"source {source!r}: tag partitions is {text!r}; expected a number from 1 to {_MOST_PARTITIONS}, beside "
+            "the tag message_key"
+        )
+    return int(text)
 
 
 def _dead_letters(source: str, topic: str, tags: Mapping[str, str]) -> str | None:

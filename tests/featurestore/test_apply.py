@@ -133,6 +133,13 @@ def test_a_horizon_of_event_ids_starts_a_new_version(repo):
     assert plan.view("spending").version == 2
 
 
+def test_a_declared_number_of_partitions_starts_a_new_version(repo):
+    """Among how many partitions a key has one is known of events from the first on, or not at all."""
+    assert apply(repo()).plan.view("spending").version == 1
+    view = apply(repo((TAGS, TAGS + ', "partitions": "4", "partitioner": "murmur2_random"'))).plan.view("spending")
+    assert (view.source.topic.partitions, view.partitions, view.version) == (4, "keyed", 2)
+
+
 FUNCTION = """
 @stream_feature_view(
     entities=[card], source=taps, timestamp_field="ts", ttl=timedelta(0), mode="python",
@@ -241,6 +248,9 @@ def test_avro_and_protobuf_topics_are_compiled_whole(repo):
         ((TAGS, '"event_id_horizon_s": "60"'), "without tag event_id"),
         ((TAGS, '"event_id": "fare", "event_id_horizon_s": "60"'), "'fare' is DOUBLE"),
         ((TAGS, '"event_id": "uid", "event_id_horizon_s": "soon"'), "'soon'"),
+        ((TAGS, TAGS + ', "partitions": "0"'), "from 1 to"),
+        ((TAGS, '"partitions": "4"'), "beside the tag message_key"),
+        ((TAGS, TAGS + ', "partitioner": "consistent"'), "expected murmur2_random"),
         ((TAGS, '"event_id": "uid", "event_id_horizon_s": "0"'), "more than 0"),
         ((TAGS, '"event_id": "uid", "event_id_horizon_s": "1e9"'), "366 days"),
         ((TAGS, '"event_id": "uid", "event_id_horizon_s": "NaN"'), "'NaN'"),
