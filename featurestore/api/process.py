@@ -3,6 +3,7 @@
 uvicorn calls `application` once in every worker; this is the one place of the API that reads the environment.
 """
 
+import gc
 import os
 import sys
 import time
@@ -83,7 +84,7 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
             plan, lambda view: RowWriter(client, plan.project, view, clock=clock), append, clock, limits, reports.judged
         )
 
-    return create_app(
+    app = create_app(
         plans=PlanStore(client, settings.project),
         reader=lambda plan: OnlineReader(client, plan, clock),
         store=client,
@@ -98,6 +99,10 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
         violations=violations,
         limits=limits,
     )
+    # What is in memory now stays: the collector's full passes over it cost a sixth of all processor time.
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def _gate(environ: Mapping[str, str], settings: Settings, client: StoreClient) -> Gate:
