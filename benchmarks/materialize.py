@@ -1,22 +1,30 @@
 """How fast do rows get online, next to stock Feast and to raw SETs of the same bytes?
 
-    python -m benchmarks.materialize [--rows 50000] [--features 10] [--runs 3] [--no-stock]
+    python -m benchmarks.materialize [--rows 50000] [--features 10] [--runs 3] [--no-stock] [--no-memory]
 
-Stock is `FeatureStore.write_to_online_store` of Feast's own Redis store, the step of its materialization that we
-replace; ours is `RowWriter.write` with the rule that the newest row wins; raw is pipelined SET of the very bytes that
-ours stores, 1,000 a round trip. Each run writes into an emptied store on the same Valkey.
+Two comparisons on the same Valkey, each run into an emptied store, values compared first. The write step: ours is
+`RowWriter.write` with the rule that the newest row wins, stock `FeatureStore.write_to_online_store` of its own Redis
+store, raw is pipelined SET of the very bytes that ours stores, 1,000 a round trip. The whole: Feast's
+`FeatureStore.materialize` over the same Parquet file, with our stores and engine and with Feast's (file, Redis, local).
+Then the peak memory of ours at 1, 10 and 40 times the rows, each in a process of its own.
 """
 
 import argparse
+import contextlib
+import multiprocessing
+import os
+import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.serving import KEY, PROJECT, free_port
 from featurestore.config import OnlineSettings
@@ -61,29 +69,78 @@ def raw(client: StoreClient, pairs: list[tuple[bytes, bytes]]) -> None:
         pipeline.execute()
 
 
-def stock(folder: Path, port: int, names: list[str], table: pa.Table) -> Callable[[], None]:
-    """Writes the table with Feast."""
-    # Slow to import; only this contender needs it.
-    from datetime import timedelta
-
+def feast_repo(folder: Path, settings: str, names: list[str], path: Path) -> Any:
+    """A Feast repo with one view of the file, applied."""
+    # Slow to import; the write step of ours needs none of it.
     from feast import Entity, FeatureStore, FeatureView, FileSource
     from feast import Field as FeastField
     from feast.types import Float64
     from feast.value_type import ValueType
 
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "feature_store.yaml").write_text(
-        f"project: {PROJECT}\nprovider: local\nregistry: registry.db\nentity_key_serialization_version: 3\n"
-        f"online_store:\n  type: redis\n  connection_string: localhost:{port}\n"
+        f"project: {PROJECT}\nprovider: local\nregistry: registry.db\nentity_key_serialization_version: 3\n{settings}"
     )
-    frame = table.to_pandas()
-    frame.to_parquet(folder / "rows.parquet")
     store = FeatureStore(repo_path=str(folder))
     driver = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64)
-    source = FileSource(name="rows", path=str(folder / "rows.parquet"), timestamp_field="event_timestamp")
+    source = FileSource(name="rows", path=str(path), timestamp_field="event_timestamp")
     schema = [FeastField(name=name, dtype=Float64) for name in names]
     store.apply([driver, FeatureView(name="v", entities=[driver], ttl=timedelta(0), schema=schema, source=source)])
-    return lambda: store.write_to_online_store("v", df=frame)
+    return store
+
+
+def ours_yaml(port: int) -> str:
+    return (
+        "offline_store:\n  type: featurestore.plugins.DuckDBOfflineStore\n"
+        f"online_store:\n  type: featurestore.plugins.RedisOnlineStore\n  connection: redis://127.0.0.1:{port}/0\n"
+        "batch_engine:\n  type: featurestore.plugins.ArrowEngine\n"
+    )
+
+
+def stock_yaml(port: int) -> str:
+    return f"online_store:\n  type: redis\n  connection_string: localhost:{port}\n"
+
+
+def materialize(store: Any) -> None:
+    """All of history; Feast prints progress bars, which are not what is measured."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stderr(nowhere),
+        contextlib.redirect_stdout(nowhere),
+    ):
+        store.materialize(datetime(2000, 1, 1, tzinfo=UTC), datetime.now(UTC))
+
+
+def peak_mb(folder: Path, port: int, names: list[str], path: Path) -> tuple[float, float]:
+    """Peak memory before and after one materialization; for a process of its own."""
+    store = feast_repo(folder, ours_yaml(port), names, path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    materialize(store)
+    return before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def compare(contenders: dict[str, Callable[[], object]], client: StoreClient, options: argparse.Namespace) -> None:
+    """Runs alternate, so that ratios are of neighbours in time."""
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(options.runs):
+        for name, write in contenders.items():
+            client.flushall()
+            start = time.perf_counter()
+            write()
+            taken[name].append(time.perf_counter() - start)
+    for name, times in taken.items():
+        ratio = statistics.median(other / mine for other, mine in zip(times, taken["ours"], strict=True))
+        middle = statistics.median(times)
+        print(f"  {name:6} {options.rows / middle:10.0f} rows/s   {middle:6.2f} s   ours is {ratio:.2f} times this")
+
+
+def check(client: StoreClient, view: View, table: pa.Table, names: list[str]) -> None:
+    """Whether the store holds the table."""
+    plan = Plan(project=PROJECT, version=1, digest="", created_us=0, views={"v": view})
+    wanted = [Projection(view="v", features=tuple(names))]
+    read = OnlineReader(client, plan, now_us).read(wanted, {"driver_id": range(table.num_rows)})
+    if any(column.to_python() != table.column(column.feature).to_pylist() for column in read.columns):
+        raise SystemExit("values differ; no time is taken")
 
 
 def main() -> None:
@@ -92,6 +149,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=10)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--no-stock", action="store_true")
+    parser.add_argument("--no-memory", action="store_true")
     options = parser.parse_args()
     names = [f"f{i}" for i in range(options.features)]
     table = table_of(options.rows, names)
@@ -114,25 +172,32 @@ def main() -> None:
             "ours": lambda: writer.write(table, event_timestamp="event_timestamp"),
             "raw": lambda: raw(client, pairs),
         }
+        folder = Path(name)
+        pq.write_table(table, folder / "rows.parquet")
+        ours = feast_repo(folder / "ours", ours_yaml(port), names, folder / "rows.parquet")
+        whole: dict[str, Callable[[], object]] = {"ours": lambda: materialize(ours)}
         if not options.no_stock:
-            contenders["stock"] = stock(Path(name) / "stock", port, names, table)
-        contenders["ours"]()
-        plan = Plan(project=PROJECT, version=1, digest="", created_us=0, views={"v": view})
-        wanted = [Projection(view="v", features=tuple(names))]
-        read = OnlineReader(client, plan, now_us).read(wanted, {"driver_id": range(options.rows)})
-        if any(column.to_python() != table.column(column.feature).to_pylist() for column in read.columns):
-            raise SystemExit("values differ; no time is taken")
-        taken: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(options.runs):
-            for name, write in contenders.items():
+            stock = feast_repo(folder / "stock", stock_yaml(port), names, folder / "rows.parquet")
+            frame = table.to_pandas()
+            contenders["stock"] = lambda: stock.write_to_online_store("v", df=frame)
+            whole["stock"] = lambda: materialize(stock)
+        for write in (contenders["ours"], whole["ours"]):
+            client.flushall()
+            write()
+            check(client, view, table, names)
+        print(f"{options.rows} rows of {options.features} features, values agree\nthe write step")
+        compare(contenders, client, options)
+        print("Feast's materialize")
+        compare(whole, client, options)
+        if not options.no_memory:
+            spawn = multiprocessing.get_context("spawn")
+            for times in (1, 10, 40):
                 client.flushall()
-                start = time.perf_counter()
-                write()
-                taken[name].append(time.perf_counter() - start)
-        for name, times in taken.items():
-            ratio = statistics.median(other / mine for other, mine in zip(times, taken["ours"], strict=True))
-            middle = statistics.median(times)
-            print(f"{name:6} {options.rows / middle:10.0f} rows/s   {middle:6.2f} s   ours is {ratio:.2f} times this")
+                path = folder / f"rows{times}.parquet"
+                pq.write_table(table_of(times * options.rows, names), path)
+                with spawn.Pool(1) as pool:
+                    before, after = pool.apply(peak_mb, (folder / f"memory{times}", port, names, path))
+                print(f"  {times * options.rows:9} rows: peak memory {after:5.0f} MB, {before:.0f} MB before it")
 
 
 if __name__ == "__main__":

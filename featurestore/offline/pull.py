@@ -52,10 +52,12 @@ def newest_rows(
     *,
     fields: Sequence[Field],
     limits: Limits,
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[pa.Table, int]:
     """The row of each key with the greatest (event_ts, created_ts) within the bounds; a NULL key is nobody's.
 
-    Of equal ones the greatest bytes of `fields` win; the number beside the table says for how many keys these differed.
+    `share` is (i, n): the i-th of n parts of all keys, whole keys each. Of equal rows the greatest bytes of `fields`
+    win; the number beside the table says for how many keys these differed.
 
     >>> from featurestore.offline.sources import scan_table
     >>> rows = pa.table({"id": [1, 1, 2], "ts": pa.array([0, 5, 5], pa.timestamp("us")), "f": [1, 2, 3]})
@@ -72,6 +74,8 @@ def newest_rows(
         made = instant(created, scan.column(created, role="created timestamp column"), place=scan.name)
     present = [f"{identifier(key)} IS NOT NULL" for key in keys]
     where = " AND ".join([_between(scan, timestamp, start_us, end_us), f"{ts} IS NOT NULL", *present])
+    if share[1] > 1 and keys:
+        where += f" AND hash({', '.join(map(identifier, keys))}) % {share[1]} = {share[0]}"
     with connection(limits) as session:
         source = scan.register(session, "source")
         newest = session.sql(_newest_sql(source, keys, wanted, ts, made, where)).to_arrow_table()
@@ -80,6 +84,15 @@ def newest_rows(
         winners = settle(newest, {aliases[field.name]: field for field in fields})
     rows = winners.rows.select(list(names)).rename_columns(list(names.values()))
     return rows.cast(schema), len(winners.differing)
+
+
+def count_rows(scan: Scan, *, limits: Limits) -> int:
+    """How many rows a source holds, read where nothing else tells."""
+    if scan.rows is not None:
+        return scan.rows
+    with connection(limits) as session:
+        [(count,)] = session.sql(f"SELECT count(*) FROM {scan.register(session, 'source')}").fetchall()
+    return int(count)
 
 
 def entities_between(

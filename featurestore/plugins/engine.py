@@ -2,7 +2,8 @@
 
 # ruff: noqa: ARG002 - Feast's signatures have more than we need
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,10 @@ from pydantic import ConfigDict, Field
 from featurestore.config import data_dir
 from featurestore.errors import ConfigurationError
 from featurestore.offline.connection import Limits
+from featurestore.offline.pull import count_rows
 from featurestore.offline.sources import Scan, scan_table
 from featurestore.online.materialize import materialize_table
+from featurestore.online.writer import WriteResult
 from featurestore.plugins.definitions import is_windowed
 from featurestore.plugins.offline_store import DuckDBOfflineStore, newest, optional_us
 from featurestore.plugins.online_store import RedisOnlineStore
@@ -28,6 +31,8 @@ from featurestore.plugins.source_contract import SourceContracts
 from featurestore.plugins.views import latest_view
 from validation.contract import Contract
 
+PIECE_ROWS = 4_000_000
+"""Of the source's rows at most in memory at a time."""
 log = logging.getLogger(__name__)
 
 
@@ -116,33 +121,44 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
             )
         writer = self.online_store.writer(self.repo_config, latest_view(table))
         aside = self._set_aside(task.project, table.name)
-        read, held = self._read(registry, task)
-        rows = _with_earlier(aside, read)
-        bar = task.tqdm_builder(rows.num_rows) if task.tqdm_builder else None
-        try:
-            result = materialize_table(writer, rows, progress=bar.update if bar is not None else None)
-        finally:
-            if bar is not None:
-                bar.close()
-        _keep(aside, result.ahead, dict(writer.view.source.field_mapping))
-        note = f"{table.name}: {result.written} keys written, {result.superseded} rows superseded"
-        if result.unkeyed:
-            note += f", {result.unkeyed} without a key or event time"
+        pieces, held = self._read(registry, task)
+        told, ahead = _Told(), []
+        for number, read in enumerate(pieces):
+            rows = _with_earlier(aside, read) if number == 0 else read
+            bar = task.tqdm_builder(rows.num_rows) if task.tqdm_builder else None
+            try:
+                result = materialize_table(writer, rows, progress=bar.update if bar is not None else None)
+            finally:
+                if bar is not None:
+                    bar.close()
+            told.add(result)
+            ahead.append(result.ahead)
+        kept = pa.concat_tables(ahead, promote_options="permissive")
+        _keep(aside, kept, dict(writer.view.source.field_mapping))
+        note = f"{table.name}: {told.written} keys written, {told.superseded} rows superseded"
+        if told.unkeyed:
+            note += f", {told.unkeyed} without a key or event time"
         note += held
-        if result.ahead.num_rows:
-            note += f", {result.ahead.num_rows} dated ahead of the clock and set aside for the next run"
+        if kept.num_rows:
+            note += f", {kept.num_rows} dated ahead of the clock and set aside for the next run"
         return _told(task, note)
 
-    def _read(self, registry: Any, task: MaterializationTask) -> tuple[pa.Table, str]:
-        """The latest rows of the range, their columns named as in the source, and what its contract has to tell."""
+    def _read(self, registry: Any, task: MaterializationTask) -> tuple[Iterator[pa.Table], str]:
+        """The latest rows of the range, their columns named as in the source, and what its contract has to tell.
+
+        They come in pieces of whole keys, at least one, each of about PIECE_ROWS of the source's rows at most, so that
+        memory does not grow with the source. The contract is judged before the first.
+        """
         view, config = task.feature_view, self.repo_config
         entities = [registry.get_entity(name, task.project) for name in view.entities]
         join_keys, features, timestamp_field, created = _get_column_names(view, entities)
         start, end = task.start_time - self._overlap, task.end_time
-        wanted = [*join_keys, *features, timestamp_field, *([created] if created else [])]
+        wanted = list(dict.fromkeys([*join_keys, *features, timestamp_field, *([created] if created else [])]))
         contracts = SourceContracts(config, self.online_store.client(config))
         contract = contracts.of(view)
-        if contract is None:
+        ours = isinstance(self.offline_store, DuckDBOfflineStore)
+        limits = limits_of(config) if ours else Limits()
+        if contract is None and not ours:
             job = self.offline_store.pull_latest_from_table_or_query(
                 config=config,
                 data_source=view.batch_source,
@@ -153,18 +169,26 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
                 start_date=start,
                 end_date=end,
             )
-            table: pa.Table = job.to_arrow()
-            return table.select(dict.fromkeys(name for name in wanted if name in table.column_names)), ""
-        ours = isinstance(self.offline_store, DuckDBOfflineStore)
-        limits = limits_of(config) if ours else Limits()
+            return iter([_only(job.to_arrow(), wanted)]), ""
         if ours:
             scan = scan_of(view.batch_source, config, wanted, view=view.name)
         else:
+            assert contract is not None  # told apart above
             scan = self._pulled(view, contract, join_keys, features, timestamp_field, created, (start, end))
-        bounds = optional_us(start), optional_us(end)
-        accepted, note = contracts.accepted(view.name, scan, contract, timestamp_field, *bounds, limits=limits)
-        rows = newest(accepted, join_keys, features, timestamp_field, created or None, *bounds, limits=limits)
-        return rows.select(dict.fromkeys(name for name in wanted if name in rows.column_names)), note
+        bounds, note = (optional_us(start), optional_us(end)), ""
+        if contract is not None:
+            scan, note = contracts.accepted(view.name, scan, contract, timestamp_field, *bounds, limits=limits)
+        pieces = max(1, -(-count_rows(scan, limits=limits) // PIECE_ROWS)) if join_keys else 1
+
+        def read() -> Iterator[pa.Table]:
+            for piece in range(pieces):
+                rows = newest(
+                    scan, join_keys, features, timestamp_field, created or None, *bounds, limits=limits,
+                    share=(piece, pieces),
+                )  # fmt: skip
+                yield _only(rows, wanted)
+
+        return read(), note
 
     def _pulled(
         self,
@@ -197,6 +221,24 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
         repo = Path(self.repo_config.repo_path) if self.repo_config.repo_path else Path.cwd()
         folder = data_dir(repo.absolute(), getattr(self.repo_config.registry, "path", None))
         return folder / "ahead" / project / f"{view}.parquet"
+
+
+@dataclass
+class _Told:
+    """What came of all pieces of a run."""
+
+    written: int = 0
+    superseded: int = 0
+    unkeyed: int = 0
+
+    def add(self, result: WriteResult) -> None:
+        self.written += result.written
+        self.superseded += result.superseded
+        self.unkeyed += result.unkeyed
+
+
+def _only(rows: pa.Table, wanted: Sequence[str]) -> pa.Table:
+    return rows.select([name for name in wanted if name in rows.column_names])
 
 
 def _told(task: MaterializationTask, note: str) -> ArrowJob:

@@ -236,11 +236,12 @@ def newest(
     end_us: int | None,
     *,
     limits: Limits,
+    share: tuple[int, int] = (0, 1),
 ) -> pa.Table:
-    """The newest row of each key between the instants; says so where several are newest and differ."""
+    """The newest row of each key (of a share of them) between the instants; says so where several are, and differ."""
     fields = _inferred(scan, features)
     rows, differing = newest_rows(
-        scan, keys, features, timestamp, created, start_us, end_us, fields=fields, limits=limits
+        scan, keys, features, timestamp, created, start_us, end_us, fields=fields, limits=limits, share=share
     )
     if differing:
         log.warning(

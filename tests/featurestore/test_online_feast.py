@@ -31,7 +31,8 @@ with warnings.catch_warnings():
     from feast.protos.feast.types.Value_pb2 import Value
     from feast.value_type import ValueType
 
-    from featurestore.plugins.protos import from_column, to_column
+    from featurestore.plugins import engine
+from featurestore.plugins.protos import from_column, to_column
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("feast")]
 
@@ -126,6 +127,22 @@ def test_materialize_then_read_through_the_sdk(repo: FeatureStore, tmp_path: Pat
     repo.materialize_incremental(NOW + timedelta(seconds=1))
     repo.materialize(NOW - timedelta(days=10), NOW + timedelta(seconds=1))
     assert statuses(repo, [1, 2]) == [(5.0, "PRESENT"), (None, "NULL_VALUE")]
+
+
+def test_pieces_load_what_one_run_loads(
+    repo: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A source read in pieces of a few rows brings the same rows online, each key from one piece alone."""
+    drivers = list(range(60))
+    older = [row(driver, timedelta(hours=2), fare=-1.0) for driver in drivers]
+    newer = [row(driver, timedelta(hours=1), fare=float(driver)) for driver in drivers]
+    rides(tmp_path / "rides.parquet", [*newer, *older, row(99, timedelta(hours=-3))])
+    monkeypatch.setattr(engine, "PIECE_ROWS", 20)
+    with caplog.at_level("INFO", "featurestore.plugins.engine"):
+        repo.materialize(NOW - timedelta(days=10), NOW + timedelta(days=1))
+    assert "60 keys written, 0 rows superseded, 1 dated ahead of the clock" in caplog.text
+    assert statuses(repo, drivers) == [(float(driver), "PRESENT") for driver in drivers]
+    assert pq.read_table(tmp_path / "data" / "ahead" / "ml" / "rides.parquet").num_rows == 1
 
 
 def test_a_row_that_arrives_late_is_loaded_within_the_overlap(repo: FeatureStore, tmp_path: Path) -> None:
