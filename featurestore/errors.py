@@ -40,10 +40,17 @@ class SourceError(FeatureStoreError):
 
 
 class ContractBroken(FeatureStoreError):
-    """Data broke a rule that blocks, or a rule that guards it could not be judged; `verdict` has all counts."""
+    """Data broke a rule that blocks, or a rule that guards it could not be judged; `verdict` has all counts.
+
+    `exit_code` tells the two apart: 5 for bad data, 3 where nothing but checks broke.
+    """
+
+    BAD_DATA, CHECK_BROKE = 5, 3
 
     def __init__(self, refused: str, verdict: Verdict, rules: Sequence[str]) -> None:
         self.verdict, self.rules = verdict, tuple(rules)
+        bad = any(verdict.rule(rule_id).outcome == "failed" for rule_id in rules)
+        self.exit_code = self.BAD_DATA if bad else self.CHECK_BROKE
         told = ", ".join(_said(verdict.rule(rule_id)) for rule_id in rules)
         super().__init__(f"{refused}: contract {verdict.contract!r} {verdict.version}, {verdict.rows} rows: {told}")
 

@@ -60,7 +60,9 @@ def materialize(
         if len(blocked) == 1:
             raise blocked[0]
         if blocked:
-            raise FeatureStoreError(f"{len(blocked)} views were not loaded: {'; '.join(map(str, blocked))}")
+            failed = FeatureStoreError(f"{len(blocked)} views were not loaded: {'; '.join(map(str, blocked))}")
+            failed.exit_code = max(error.exit_code for error in blocked)
+            raise failed
 
 
 def _instant(instant_us: int) -> datetime:

@@ -1,6 +1,7 @@
 """What was promised about this data? An ODCS 3.x file as a frozen Contract."""
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,6 +27,7 @@ VIEW = "view:"
 SERVICE = "service:"
 """What goes before the name of a feature service that a contract is about."""
 LOGICAL_TYPES = ("string", "integer", "number", "boolean", "date", "timestamp", "time", "object", "array")
+_PARAMETER = "parameter."
 PII = ("pii", "personal", "restricted", "confidential", "secret", "sensitive")
 """Classifications whose values never appear in reports."""
 
@@ -218,6 +220,8 @@ def _rules(root: Place, schema: Place, contract: Contract) -> tuple[tuple[Rule, 
             _take(quality, column, f"{column}_{number}", promised, unjudged)
     for number, quality in enumerate(schema.items("quality")):
         _take(quality, None, f"{contract.source}_{number}", promised, unjudged)
+    parameters = _parameters(root)
+    promised = [(place, rule_id, _filled(place, stated, parameters), mode) for place, rule_id, stated, mode in promised]
     explicit = {(stated.expectation, stated.arguments.get("column")) for _, _, stated, _ in promised}
     mode = root.custom("schemaMode", MODES, "observe")
     for item in schema.items("properties"):
@@ -238,6 +242,31 @@ def _rules(root: Place, schema: Place, contract: Contract) -> tuple[tuple[Rule, 
             raise place.error(str(error.__cause__ or error)) from error
         rules[rule.id] = rule
     return tuple(rules.values()), tuple(unjudged)
+
+
+def _parameters(root: Place) -> dict[str, object]:
+    """The contract's parameters: custom properties `parameter.NAME`."""
+    return {
+        name.removeprefix(_PARAMETER): item.child("value").value
+        for item in root.items("customProperties")
+        if (name := item.text("property")).startswith(_PARAMETER)
+    }
+
+
+def _filled(place: Place, stated: Stated, parameters: Mapping[str, object]) -> Stated:
+    """The rule with each `{"$PARAMETER": NAME}` among its arguments, however deep, replaced by its value."""
+
+    def filled(value: object) -> object:
+        if isinstance(value, Mapping):
+            if set(value) != {"$PARAMETER"}:
+                return {name: filled(inner) for name, inner in value.items()}
+            name = str(value["$PARAMETER"])
+            if name not in parameters:
+                raise place.error(f"no parameter {name!r} of the contract; {did_you_mean(name, parameters)}")
+            return parameters[name]
+        return [filled(inner) for inner in value] if isinstance(value, list) else value
+
+    return dataclasses.replace(stated, arguments={name: filled(value) for name, value in stated.arguments.items()})
 
 
 def _take(

@@ -14,9 +14,7 @@ A file appears whole or not at all: it is finished under another name and then r
 
 import base64
 import json
-import os
 import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from validation.errors import ContractError, PlatformError, did_you_mean
+from validation.whole_file import replace_file
 
 SCHEMA: Final = pa.schema(
     [
@@ -95,9 +94,8 @@ class QuarantineSink:
         """Keeps what was rejected of the offsets `first`..`last`; None, and no file, where nothing was.
 
         Idempotent: the same range stored again replaces itself; `partly` says that not all offsets between the two were
-        judged, so that what lies there of others stays. 1. write under a hidden name, 2. flush to disk,
-        3. rename; a crash before 3 leaves nothing that a reader sees. Raises ValueError where an offset lies outside
-        the range or is given twice.
+        judged, so that what lies there of others stays. A crash leaves nothing half that a reader sees. Raises
+        ValueError where an offset lies outside the range or is given twice.
         """
         offsets = [row.offset for row in rejected]
         if len(set(offsets)) != len(offsets) or any(not first <= offset <= last for offset in offsets):
@@ -108,17 +106,9 @@ class QuarantineSink:
         if not rejected and not earlier.num_rows:
             path.unlink(missing_ok=True)
             return None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        hidden = self.folder / f".{path.name}.{secrets.token_hex(4)}"
-        try:
-            with hidden.open("wb") as file:
-                rows = pa.concat_tables([self._table(origin, rejected), earlier])
-                pq.write_table(rows, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            hidden.replace(path)
-        finally:
-            hidden.unlink(missing_ok=True)
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.concat_tables([self._table(origin, rejected), earlier]), sink, compression="zstd")
+        replace_file(path, sink.getvalue().to_pybytes())
         return path
 
     def next_offset(self, origin: Origin) -> int | None:

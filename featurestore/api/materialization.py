@@ -17,7 +17,7 @@ import msgspec
 
 from featurestore.api.faults import Refused
 from featurestore.clock import iso, parse_instant
-from featurestore.errors import FeatureStoreError, UnknownName, UsageError
+from featurestore.errors import ContractBroken, FeatureStoreError, UnknownName, UsageError
 from featurestore.plan import Plan
 
 _log = logging.getLogger(__name__)
@@ -101,8 +101,8 @@ class Materializer:
     async def run(self, words: Sequence[str], *, wait: bool) -> None:
         """Starts one materialization, and waits for its end if `wait`.
 
-        Raises Refused (409) while another runs, UsageError where the command calls the request wrong and
-        FeatureStoreError where it fails; without `wait` a failure is only logged.
+        Raises Refused: 409 while another runs, 422 where a contract stopped it. Raises UsageError where the command
+        calls the request wrong and FeatureStoreError where it fails; without `wait` a failure is only logged.
         """
         with contextlib.ExitStack() as stack:
             lock = stack.enter_context(self._locked())
@@ -143,6 +143,10 @@ class Materializer:
             return
         lines = (self._data_dir / "materialize.log").read_text(errors="replace").strip().splitlines()
         said = lines[-1].removeprefix("error: ") if lines else f"ended with {code} and said nothing"
+        if code in (ContractBroken.BAD_DATA, ContractBroken.CHECK_BROKE):
+            raise Refused(
+                422, "contract_broken" if code == ContractBroken.BAD_DATA else "check_broke", f"materialize: {said}"
+            )
         raise (UsageError if code == UsageError.exit_code else FeatureStoreError)(f"materialize: {said}")
 
     def _forget(self, task: asyncio.Task[None]) -> None:

@@ -127,8 +127,11 @@ def test_a_view_that_is_blocked_is_left_as_it_was_and_the_others_go_on(repo):
     settings = repo("block")
     lines = materialize(settings, [], None, None)
     told = []
-    with pytest.raises(ContractBroken, match=r"'owner'.*contract 'owners' 1.2.0, 3 rows: age_range: 1 of 3 rows"):
+    with pytest.raises(
+        ContractBroken, match=r"'owner'.*contract 'owners' 1.2.0, 3 rows: age_range: 1 of 3 rows"
+    ) as stopped:
         told.extend(iter(lambda: next(lines), None))
+    assert stopped.value.exit_code == ContractBroken.BAD_DATA
     assert online(settings, "owner", "age") == [None, None]
     assert online(settings, "second", "limit") == [2.0, 3.0]
     assert not (settings.data_dir / "quarantine").exists()
@@ -173,5 +176,6 @@ def test_a_renamed_column_is_a_broken_check_not_bad_data(repo):
     contract.write_text(contract.read_text().replace("name: years", "name: jahre"))
     apply(settings)
     pq.write_table(table, path)
-    with pytest.raises(ContractBroken, match="age_range: the check broke: no column 'jahre'"):
+    with pytest.raises(ContractBroken, match="age_range: the check broke: no column 'jahre'") as stopped:
         list(materialize(settings, ["owner"], None, None))
+    assert stopped.value.exit_code == ContractBroken.CHECK_BROKE

@@ -293,3 +293,27 @@ def test_lint_names_a_mode_that_cannot_be_kept(tmp_path: Path) -> None:
     quality = [{"id": "u", "metric": "duplicateValues", "mustBe": 0, "customProperties": aside}]
     contract: Contract = load_contract(written(tmp_path, properties=of_amount(*quality)))
     assert any("rule 'u' cannot quarantine" in remark for remark in lint(contract))
+
+
+def with_parameters(tmp_path: Path, *quality: dict[str, Any], **parameters: Any) -> Path:
+    """A contract whose rules name parameters."""
+    path = written(tmp_path, properties=of_amount(*quality))
+    given = [{"property": f"parameter.{name}", "value": value} for name, value in parameters.items()]
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "customProperties": given}))
+    return path
+
+
+def test_parameters_take_the_place_of_what_names_them(tmp_path: Path) -> None:
+    """As in a Great Expectations suite, at any depth; values keep their types."""
+    limit = ge("expect_column_values_to_be_between", max_value={"$PARAMETER": "limit"}, mostly={"$PARAMETER": "share"})
+    kinds = {**ge("expect_column_values_to_be_in_set", value_set={"$PARAMETER": "known"}), "id": "k"}
+    (first, second) = load_contract(with_parameters(tmp_path, limit, kinds, limit=9.5, share=0.9, known=[1, 2])).rules
+    assert (first.arguments["max_value"], first.arguments["mostly"]) == (9.5, 0.9)
+    assert second.arguments["value_set"] == [1, 2]
+
+
+def test_an_unknown_parameter_is_refused_by_name(tmp_path: Path) -> None:
+    """With its place, and the nearest that exists."""
+    limit = ge("expect_column_values_to_be_between", max_value={"$PARAMETER": "limits"})
+    with pytest.raises(ContractError, match=r"no parameter 'limits'.*did you mean 'limit'"):
+        load_contract(with_parameters(tmp_path, limit, limit=1))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from validation import quarantine
+from validation import quarantine, whole_file
 from validation.compiled.batch import compile_batch
 from validation.contract import Column, Contract, Rule
 from validation.errors import ContractError, PlatformError
@@ -88,12 +88,11 @@ def test_nothing_rejected_leaves_no_file(tmp_path: Path) -> None:
 def test_a_crash_while_writing_leaves_nothing_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault: the disk fails halfway. No file, no torn file, and the next attempt succeeds."""
 
-    def failing(table: pa.Table, file: object, **_: object) -> None:
-        file.write(b"PAR1 half")  # type: ignore[attr-defined]
+    def failing(_: int) -> None:
         raise OSError("disk full")
 
     with monkeypatch.context() as broken:
-        broken.setattr(quarantine.pq, "write_table", failing)
+        broken.setattr(whole_file.os, "fsync", failing)
         with pytest.raises(OSError, match="disk full"):
             sink(tmp_path).store(TOPIC, 0, 9, [rejected(1)])
     assert list((tmp_path / "departures").iterdir()) == []

@@ -289,6 +289,15 @@ def test_what_the_command_says_is_told(tmp_path: Path) -> None:
     assert not isinstance(failed.value, UsageError)
 
 
+@pytest.mark.parametrize(("code", "told"), [(5, "contract_broken"), (3, "check_broke")])
+def test_a_contract_that_stops_a_materialization_is_told_apart(code: int, told: str, tmp_path: Path) -> None:
+    """Bad data and a check that broke are no failure of the service, and not the same."""
+    say = f"sys.stderr.write('error: contract c: 1 of 3 rows\\n'); sys.exit({code})"
+    with pytest.raises(Refused, match="1 of 3 rows") as refused:
+        asyncio.run(materializer(tmp_path, 0, say).run([], wait=True))
+    assert (refused.value.status, refused.value.code) == (422, told)
+
+
 def test_materialize_routes(landed, project, tmp_path: Path) -> None:
     """Feast's statuses: 200 at the end, 202 with the views for async, 409 while one runs, 4xx for wrong requests."""
     app = project.make_app(
