@@ -11,15 +11,12 @@ import typer
 from validation.contract_commands import diff_command, init_command, status_command, violations_command
 from validation.drift_commands import drift_app
 from validation.folders import CONTRACTS, QUARANTINE, here
-from validation.groups import contract_app, quarantine_app
+from validation.groups import BROKEN_EXIT, NO_DATA_EXIT, contract_app, quarantine_app
 from validation.quarantine_commands import discard_command
 
 if TYPE_CHECKING:
     from validation.contract import Contract
     from validation.verdict import Verdict
-
-BROKEN_EXIT = 3
-NO_DATA_EXIT = 4
 
 app = typer.Typer()
 app.add_typer(contract_app, name="contract")

@@ -52,7 +52,7 @@ def judge_file(
     check = compile_batch(contract)
     verdict = check.run(table, fallback=fallback)
     if sla:
-        timely = judge_sla(contract, facts_of(table, contract), now_us=now_us)
+        timely = judge_sla(contract, facts_of(table, contract, now_us=now_us), now_us=now_us)
         verdict = msgspec.structs.replace(verdict, rules=(*verdict.rules, *timely))
     accepted, rejected = check.split(table)
     assert accepted.num_rows + len(rejected) == table.num_rows, "a row was neither accepted nor rejected"

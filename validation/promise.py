@@ -36,6 +36,8 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     least: int | None = None
     most: int | None = None
     """Rows; of volume alone."""
+    per_us: int | None = None
+    """Only rows that arrived so long ago at most count, of volume and latency; None: all that there are."""
     mostly: float = 1.0
     """The least share of rows that keep a latency."""
     severity: Literal["critical", "warning", "info"] = "warning"
@@ -65,10 +67,11 @@ def _promise(item: Place, kind: Kind, source: str, instants: tuple[str, ...]) ->
     column = item.text("element", "").rpartition(".")[2]
     if kind != "volume" and column not in instants:
         raise item.child("element").error(f"found {column!r}; expected a column of instants: {', '.join(instants)}")
-    head = {
+    head: dict[str, object] = {
         "id": item.text("id", f"{source}_{kind}" + (f"_{column}" if column and kind != "volume" else "")),
         "severity": item.choice("severity", _SEVERITIES, "warning"),
         "mode": item.custom("mode", _MODES, "observe"),
+        "per_us": _per_us(item, kind),
     }
     value, other = item.value.get("value"), item.value.get("valueExt")
     if kind == "volume":
@@ -90,3 +93,16 @@ def _promise(item: Place, kind: Kind, source: str, instants: tuple[str, ...]) ->
     return msgspec.convert(
         {**head, "kind": kind, "column": column, "limit_us": limit_us, "mostly": float(share)}, Promise
     )
+
+
+def _per_us(item: Place, kind: Kind) -> int | None:
+    """The custom property `per`, as in `1 h`."""
+    text = item.custom_text("per", "")
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text)
+    if kind == "freshness" or found is None or found[2] not in _UNITS or not float(found[1]):
+        raise item.child("customProperties").error(
+            f"found per {text!r}; expected a duration, as in 1 h, of a volume or a latency; units: {', '.join(_UNITS)}"
+        )
+    return round(float(found[1]) * _UNITS[found[2]])

@@ -12,15 +12,18 @@ import typer
 from featurestore.cli.keys import app as keys
 from featurestore.cli.serve import serve
 from featurestore.cli.settings import HERE, Repo, settings_of
+from featurestore.cli.timeliness import timeliness
 from featurestore.dataset.commands import app as dataset
 from featurestore.demo.command import demo
 from featurestore.monitor.commands import app as monitor
+from validation.groups import contract_app
 
 app = typer.Typer()
 app.add_typer(dataset, name="dataset")
 app.add_typer(keys, name="keys")
 app.add_typer(monitor)
 app.command()(serve)
+contract_app.command("timeliness")(timeliness)
 app.command()(demo)
 
 

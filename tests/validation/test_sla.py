@@ -36,7 +36,45 @@ def rows(at: list[int | None], arrival: list[int | None]) -> pa.Table:
 
 def outcomes(table: pa.Table, now_us: int) -> dict[str, str]:
     """Promise -> outcome."""
-    return {told.rule_id: told.outcome for told in judge_sla(CONTRACT, facts_of(table, CONTRACT), now_us=now_us)}
+    return {
+        told.rule_id: told.outcome
+        for told in judge_sla(CONTRACT, facts_of(table, CONTRACT, now_us=now_us), now_us=now_us)
+    }
+
+
+def test_a_volume_of_a_time_counts_what_arrived_in_it() -> None:
+    """Of the last ten microseconds, the older bound excluded; without arrivals the check breaks."""
+    contract = msgspec.structs.replace(
+        CONTRACT,
+        sla=(
+            Promise(id="some", kind="volume", least=2, per_us=10),
+            Promise(id="prompt", kind="latency", column="at", limit_us=5, per_us=10),
+        ),
+    )
+
+    def told(table: pa.Table) -> list[tuple[str, Any]]:
+        facts = facts_of(table, contract, now_us=100)
+        return [(one.outcome, one.observed) for one in judge_sla(contract, facts, now_us=100)]
+
+    assert told(rows([95, 95, 0], [91, 100, 90])) == [("passed", 2), ("passed", None)]
+    assert told(rows([95, 95, 0], [90, 100, 101])) == [("failed", 1), ("passed", None)]
+    assert told(rows([0], [1])) == [("no data", 0), ("no data", None)]
+    assert [outcome for outcome, _ in told(pa.table({"at": pa.array([1], US)}))] == ["broken", "broken"]
+
+
+@pytest.mark.parametrize("per", ["1 fortnight", "0 h", "h"])
+def test_a_time_that_is_none_is_refused(tmp_path: Path, per: str) -> None:
+    """With what would be right."""
+    promise = {"property": "volume", "value": 1, "customProperties": [{"property": "per", "value": per}]}
+    head = {"apiVersion": "v3.1.0", "kind": "DataContract", "id": "c", "version": "1.0.0", "status": "active"}
+    schema = [{"name": "s", "properties": [{"name": "at", "logicalType": "timestamp"}]}]
+    path = tmp_path / "c.odcs.yaml"
+    path.write_text(yaml.safe_dump({**head, "schema": schema, "slaProperties": [promise]}))
+    with pytest.raises(ContractError, match="expected a duration, as in 1 h"):
+        load_contract(path)
+    promise["customProperties"] = [{"property": "per", "value": "1.5 h"}]
+    path.write_text(yaml.safe_dump({**head, "schema": schema, "slaProperties": [promise]}))
+    assert load_contract(path).sla[0].per_us == 5_400_000_000
 
 
 @pytest.mark.parametrize(
@@ -77,8 +115,8 @@ INSTANT = st.one_of(st.none(), st.integers(0, 50))
 def test_facts_merge(pairs: list[tuple[int | None, int | None]], cut: int) -> None:
     """Facts of parts, merged either way round, are the facts of the whole."""
     table = rows([a for a, _ in pairs], [b for _, b in pairs])
-    parts = [facts_of(part, CONTRACT) for part in (table.slice(0, cut), table.slice(cut))]
-    whole = facts_of(table, CONTRACT)
+    parts = [facts_of(part, CONTRACT, now_us=100) for part in (table.slice(0, cut), table.slice(cut))]
+    whole = facts_of(table, CONTRACT, now_us=100)
     assert parts[0].merge(parts[1]) == parts[1].merge(parts[0]) == Facts().merge(whole) == whole
 
 
