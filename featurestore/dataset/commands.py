@@ -73,6 +73,7 @@ def build(
                 timestamp,
                 limits=limits,
                 on_view=lambda view: progress.update(bar, advance=1, description=f"joined {view}"),
+                on_share=lambda view, share: progress.update(bar, description=f"joining {view}: {share:.0%}"),
             ),
             clock=system_clock(settings.clock_offset_us),
             fallback=great_expectations,

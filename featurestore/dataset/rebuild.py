@@ -28,8 +28,9 @@ def retriever(
     *,
     limits: Limits | None = None,
     on_view: Callable[[str], None] | None = None,
+    on_share: Callable[[str, float], None] | None = None,
 ) -> Retrieve:
-    """The offline kernels over the sources of a repo; `on_view` hears each view's name once it is joined."""
+    """The offline kernels over the sources of a repo; `on_view` and `on_share` as in `historical_features`."""
 
     def retrieve(
         projections: Sequence[Projection],
@@ -51,6 +52,7 @@ def retriever(
             snapshots={name: identity.snapshot for name, identity in pins.items() if identity.kind == "table"},
             limits=limits,
             on_view=on_view,
+            on_share=on_share,
         )
 
     return retrieve

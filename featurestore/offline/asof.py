@@ -15,7 +15,7 @@ that were the newest of their key when they did: a row that arrives already outd
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import duckdb
@@ -29,7 +29,7 @@ from featurestore.errors import SourceError, UsageError
 from featurestore.offline.asof_memory import Chosen, choose
 from featurestore.offline.asof_sql import Columns, join_sql
 from featurestore.offline.asof_view import AsOfView
-from featurestore.offline.connection import Limits, connection, first_line
+from featurestore.offline.connection import Limits, connection, first_line, watched
 from featurestore.offline.declared import as_declared
 from featurestore.offline.entity_rows import EntityRows, Joinable, coerce_key, instants
 from featurestore.offline.ties import Winners, settle
@@ -105,11 +105,19 @@ class ViewColumns(NamedTuple):
 
 
 def as_of_columns(
-    entity_rows: EntityRows, views: Sequence[AsOfView], *, as_known: bool = False, limits: Limits | None = None
+    entity_rows: EntityRows,
+    views: Sequence[AsOfView],
+    *,
+    as_known: bool = False,
+    limits: Limits | None = None,
+    on_share: Callable[[str, float], None] | None = None,
 ) -> Iterator[ViewColumns]:
-    """What `as_of_join` joins, a view at a time, unchecked: nothing is held of a view once the next is asked for."""
+    """What `as_of_join` joins, a view at a time, unchecked: nothing is held of a view once the next is asked for.
+
+    `on_share` hears of a view whose join takes long which share of it is done, every few seconds.
+    """
     with ExitStack() as stack:
-        session = _Session(stack, limits or Limits())
+        session = _Session(stack, limits or Limits(), on_share)
         for number, view in enumerate(views):
             columns, tied = _join_view(session, entity_rows, view, number, as_known=as_known)
             yield ViewColumns(view, columns, tied)
@@ -118,14 +126,20 @@ def as_of_columns(
 class _Session:
     """A connection, opened by the first view that needs one: with its spill folder it costs more than a small join."""
 
-    def __init__(self, stack: ExitStack, limits: Limits) -> None:
-        self._stack, self.limits = stack, limits
+    def __init__(self, stack: ExitStack, limits: Limits, on_share: Callable[[str, float], None] | None) -> None:
+        self._stack, self.limits, self._on_share = stack, limits, on_share
         self._registered: list[Joinable] = []
 
     @cached_property
     def duckdb(self) -> duckdb.DuckDBPyConnection:
         """The connection, closed with the call."""
         return self._stack.enter_context(connection(self.limits))
+
+    def table(self, sql: str, view: AsOfView) -> pa.Table:
+        """What the statement selects for that view."""
+        say = None if self._on_share is None else partial(self._on_share, view.name)
+        with watched(self.duckdb, say):
+            return self.duckdb.sql(sql).to_arrow_table()
 
     def entities(self, asked: Joinable) -> str:
         """The name under which SQL reads those entity rows: registered once, however many views join them."""
@@ -234,7 +248,7 @@ def _chosen_in_sql(
     source = view.scan.register(session.duckdb, f"source{number}")
     if found is None:
         sql = join_sql(columns, session.entities(entities), source, view.ttl_us, as_known=as_known)
-        found = Chosen(session.duckdb.sql(sql).to_arrow_table(), tied=True)
+        found = Chosen(session.table(sql, view), tied=True)
     session.duckdb.register("chosen", found.rows.drop_columns(columns.features))
     winners = _settle(session.duckdb, columns, source, view, as_known=as_known)
     session.duckdb.unregister("chosen")

@@ -4,11 +4,12 @@ Each call opens a DuckDB connection of its own and closes it: connections are ne
 never fetches extensions, and no expression here depends on the session's time zone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event, Thread
 
 import duckdb
 import msgspec
@@ -17,6 +18,8 @@ import pyarrow as pa
 from featurestore.errors import ConfigurationError, SourceError, UsageError
 
 _BATCH_ROWS = 1_000_000
+WATCH_S = 5.0
+"""Joins that take longer say how far they are, so often."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +67,8 @@ def connection(limits: Limits, *, search_path: Path | None = None) -> Iterator[d
         except duckdb.Error as error:
             raise ConfigurationError(f"DuckDB refuses the limits {limits}: {first_line(error)}") from error
         try:
-            session.execute("SET enable_progress_bar = false")
+            # Counted for `watched`, printed for nobody.
+            session.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
             yield session
         except duckdb.OutOfMemoryException as error:
             raise ConfigurationError(
@@ -75,6 +79,29 @@ def connection(limits: Limits, *, search_path: Path | None = None) -> Iterator[d
             raise SourceError(f"the data cannot be joined: {first_line(error)}") from error
         finally:
             session.close()
+
+
+@contextmanager
+def watched(session: duckdb.DuckDBPyConnection, say: Callable[[float], None] | None) -> Iterator[None]:
+    """While the connection works, `say` hears every few seconds what share of its query is done, 0 to 1."""
+    if say is None:
+        yield
+        return
+    done = Event()
+
+    def watch(say: Callable[[float], None]) -> None:
+        while not done.wait(WATCH_S):
+            percent = session.query_progress()
+            if percent >= 0:
+                say(percent / 100)
+
+    watcher = Thread(target=watch, args=(say,), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def batches_of(found: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:

@@ -37,13 +37,15 @@ def historical_features(
     snapshots: Mapping[str, str] | None = None,
     limits: Limits | None = None,
     on_view: Callable[[str], None] | None = None,
+    on_share: Callable[[str, float], None] | None = None,
 ) -> pa.Table:
     """One row per entity row, in order: its columns (the timestamp as timestamp[us, UTC]), then the features.
 
     Features are in their declared types' Arrow form (`featurestore.online.types`) and in the order of the projections.
     Request columns of on-demand views are taken from the entity rows. `pins` names, per source, the offset ranges of
     its event log that may be read, `snapshots` the snapshot of its table; others are read whole, as they are. `on_view`
-    hears each view's name once it is joined. Raises UsageError and SourceError before any work is done.
+    hears each view's name once it is joined, `on_share` its name and the share that is done while that takes long.
+    Raises UsageError and SourceError before any work is done.
     """
     rows = EntityRows(entity_rows, timestamp)
     latest, windowed = [], []
@@ -58,7 +60,9 @@ def historical_features(
             scan = scan_of(view, repo=repo, snapshot=snapshot, limits=limits)
             latest.append(as_of_view(view, projection, scan, names))
     check_joined(rows, latest, windowed)
-    columns = joined_features(rows, latest, windowed, as_known=as_known, limits=limits, on_view=on_view).columns
+    columns = joined_features(
+        rows, latest, windowed, as_known=as_known, limits=limits, on_view=on_view, on_share=on_share
+    ).columns
     asked = rows.normalized()
     for projection in projections:
         if on_demand := plan.on_demand.get(projection.view):

@@ -7,6 +7,7 @@ rows are joined in stripes, as few as fit. Sources are read once a stripe, never
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import msgspec
 import pyarrow as pa
@@ -57,8 +58,12 @@ def joined_features(
     as_known: bool = False,
     limits: Limits | None = None,
     on_view: Callable[[str], None] | None = None,
+    on_share: Callable[[str, float], None] | None = None,
 ) -> Joined:
-    """The features of all views, checked before (`check_joined`); `on_view` hears of each view once it is joined."""
+    """The features of all views, checked before (`check_joined`); `on_view` hears of each view once it is joined.
+
+    `on_share` hears of a view whose join takes long which share of it is done, from 0 to 1.
+    """
     limits = limits or Limits()
     widths = [*(_as_of_bytes(view) for view in latest), *(_windowed_bytes(each) for each in windowed)]
     room = room_bytes(limits)
@@ -69,7 +74,9 @@ def joined_features(
         kept = _Kept(stack, limits) if on_disk else None
         columns: dict[str, pa.ChunkedArray] = {}
         for stripe in _stripes(rows, stripe_rows):
-            for view, found, tied in _joined(stripe, latest, windowed, as_known=as_known, limits=limits):
+            for view, found, tied in _joined(
+                stripe, latest, windowed, as_known=as_known, limits=limits, on_share=on_share
+            ):
                 duplicates += [] if tied is None else [Duplicates(view, tied)]
                 if kept is None:
                     columns |= found
@@ -87,11 +94,20 @@ def _joined(
     *,
     as_known: bool,
     limits: Limits,
+    on_share: Callable[[str, float], None] | None,
 ) -> Iterator[tuple[str, dict[str, pa.ChunkedArray], pa.Table | None]]:
-    for found in as_of_columns(rows, latest, as_known=as_known, limits=limits):
+    for found in as_of_columns(rows, latest, as_known=as_known, limits=limits, on_share=on_share):
         yield found.view.name, found.columns, found.tied
     for each in windowed:
-        values = windowed_values(each.view, each.projection, each.scan, rows, as_known=as_known, limits=limits)
+        values = windowed_values(
+            each.view,
+            each.projection,
+            each.scan,
+            rows,
+            as_known=as_known,
+            limits=limits,
+            on_share=None if on_share is None else partial(on_share, each.projection.name),
+        )
         yield each.projection.name, {each.names[feature]: column for feature, column in values.items()}, None
 
 

@@ -50,6 +50,7 @@ def windowed_join(
     as_known: bool = False,
     chunk_rows: int = CHUNK_ROWS,
     threads: int = THREADS,
+    on_share: Callable[[float], None] | None = None,
 ) -> Any:
     """One row for every entity row, in their order; one column for every aggregation, named by its feature.
 
@@ -57,7 +58,7 @@ def windowed_join(
     Arrow timestamps (naive ones are UTC, nanoseconds are floored) or int64 microseconds. An entity row with a null
     key or time has only nulls; one without events has a count of 0 and nulls. Events with a null key or time count
     nowhere. With `as_known` an event counts only where its `arrival` is not after the entity row's time;
-    one of unknown arrival was never known.
+    one of unknown arrival was never known. `on_share` hears after every chunk which share of the rows is answered.
 
     Raises UsageError for columns that are missing or of the wrong type, DefinitionError for aggregations that cannot
     be told, MagnitudeTooLarge, ValueTooLong and LeavesType as the algebra does: all but the last before any work is
@@ -80,7 +81,9 @@ def windowed_join(
     known = read_events(events, index.codes(events), event_ts, aggregations, arrival if as_known else None)
     results = Results(aggregations, len(t_us))
     share = Share(known, np.where(dated, index.rows, -1), t_us, index.size)
-    answer_shares([share], windows, results, as_known=as_known, chunk_rows=chunk_rows, threads=threads)
+    answer_shares(
+        [share], windows, results, as_known=as_known, chunk_rows=chunk_rows, threads=threads, on_share=on_share
+    )
     return results.table()
 
 
@@ -104,11 +107,15 @@ def answer_shares(
     as_known: bool,
     chunk_rows: int = CHUNK_ROWS,
     threads: int = THREADS,
+    on_share: Callable[[float], None] | None = None,
 ) -> None:
-    """Fill the results' rows of every share; a share is asked for when the one before it is nearly answered."""
+    """Fill the results' rows of every share; a share is asked for when the one before it is nearly answered.
+
+    `on_share` hears after every chunk which share of the entity rows is answered, 0 to 1.
+    """
     batch_rows = max(1_000, BATCH_BYTES // _row_bytes(windows))
 
-    def answer(share: Share, chosen: Ints, rows: Ints) -> None:
+    def answer(share: Share, chosen: Ints, rows: Ints) -> int:
         chunk = KnownChunk(share.events.take(chosen)) if as_known else Chunk(share.events.take(chosen))
         rows = rows[np.lexsort((share.t_us[rows], share.code[rows]))]
         for start in range(0, len(rows), batch_rows):
@@ -116,12 +123,16 @@ def answer_shares(
             at = batch if share.rows is None else share.rows[batch]
             for feature, told in _answers(chunk, windows, share.code[batch], share.t_us[batch], at):
                 results.put(feature, at, told)
+        return len(rows)
 
     # numpy releases the interpreter for its long calls; chunks share nothing but what they read.
     with ThreadPoolExecutor(threads) as pool:
         tasks = ((share, *chunk) for share in shares for chunk in _chunks(share, chunk_rows))
-        for _ in in_flight(pool, lambda task: answer(*task), tasks, threads + 1):
-            pass
+        answered = 0
+        for count in in_flight(pool, lambda task: answer(*task), tasks, threads + 1):
+            answered += count
+            if on_share is not None:
+                on_share(answered / results.rows)
 
 
 def in_flight(pool: ThreadPoolExecutor, work: Callable[[T], R], tasks: Iterable[T], at_most: int) -> Iterator[R]:

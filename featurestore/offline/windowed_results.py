@@ -20,7 +20,7 @@ class Results:
     """One column for every aggregation; rows that nobody answers are null. Safe from many threads at once."""
 
     def __init__(self, aggregations: Sequence[Aggregation], rows: int) -> None:
-        self._rows = rows
+        self.rows = rows
         self._types = {each.feature: arrow_type(each.dtype) for each in aggregations}
         plain = {name: dtype for name, dtype in self._types.items() if _is_plain(dtype)}
         self._values = {name: np.zeros(rows, _numpy(dtype)) for name, dtype in plain.items()}
@@ -45,7 +45,7 @@ class Results:
             values, null = self._values.pop(name), self._null.pop(name)
             values = values.view("M8[us]") if pa.types.is_timestamp(dtype) else values
             return pa.array(values, dtype, mask=null if null.any() else None)
-        place = np.full(self._rows, -1)
+        place = np.full(self.rows, -1)
         pieces = self._pieces.pop(name)
         if pieces:
             order = np.concatenate([rows for rows, _ in pieces])

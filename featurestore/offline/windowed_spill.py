@@ -52,6 +52,7 @@ def windowed_join_batches(
     more_columns: Sequence[str] = (),
     chunk_rows: int = CHUNK_ROWS,
     threads: int = THREADS,
+    on_share: Callable[[float], None] | None = None,
 ) -> Any:
     """`windowed_join` of events that come as record batches or tables of `schema`, in any order.
 
@@ -93,7 +94,9 @@ def windowed_join_batches(
                     yield Share(known, row_code[rows] - first, t_us[rows], codes, rows)
                 file.unlink()
 
-        answer_shares(shares(), windows, results, as_known=as_known, chunk_rows=chunk_rows, threads=threads)
+        answer_shares(
+            shares(), windows, results, as_known=as_known, chunk_rows=chunk_rows, threads=threads, on_share=on_share
+        )
     return results.table()
 
 

@@ -55,6 +55,7 @@ def windowed_values(
     *,
     as_known: bool = False,
     limits: Limits | None = None,
+    on_share: Callable[[float], None] | None = None,
 ) -> dict[str, pa.ChunkedArray]:
     """The projection's features at every entity row, in order; without a scan there are no events yet.
 
@@ -77,6 +78,7 @@ def windowed_values(
         "aggregations": [each for each in view.aggregations if each.feature in projection.features],
         "arrival": _ARRIVED if arrives else None,
         "as_known": as_known and arrives,
+        "on_share": on_share,
     }
     counted = _counted_of(view)
     bounds = asked.bounds_us()

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 import pandas as pd
@@ -20,7 +21,7 @@ from pydantic import StrictInt, StrictStr
 from featurestore.errors import UsageError
 from featurestore.offline.append import append_rows, append_to_source
 from featurestore.offline.asof_sql import as_of_sql
-from featurestore.offline.connection import Limits
+from featurestore.offline.connection import WATCH_S, Limits
 from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.event_log import ARRIVAL
 from featurestore.offline.joined import check_joined, joined_features
@@ -92,7 +93,13 @@ class DuckDBOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast ships no 
 
         def evaluate() -> pa.Table:
             result = joined_features(
-                asked, latest, windowed, as_known=filter_by_created_timestamp, limits=limits, on_view=_joined
+                asked,
+                latest,
+                windowed,
+                as_known=filter_by_created_timestamp,
+                limits=limits,
+                on_view=_joined,
+                on_share=_Progress().hear,
             )
             for duplicates in result.duplicates:
                 log.warning(
@@ -253,6 +260,19 @@ def newest(
 def _inferred(scan: Scan, features: Sequence[str]) -> list[Field]:
     types = value_types({name: scan.column(name, role="feature") for name in features})
     return [Field(name=name, dtype=dtype.name) for name, dtype in types.items()]
+
+
+class _Progress:
+    """Logs how far a long join is, at most every few seconds."""
+
+    def __init__(self) -> None:
+        self._next_s = monotonic() + WATCH_S
+
+    def hear(self, view: str, share: float) -> None:
+        """`share` of the view is joined."""
+        if monotonic() >= self._next_s:
+            self._next_s = monotonic() + WATCH_S
+            log.info("joining view %r: %.0f %%", view, 100 * share)
 
 
 def _joined(view: str) -> None:

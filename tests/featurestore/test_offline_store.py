@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.errors import SourceError, UsageError
-from featurestore.offline import mapped, windowed_stored
+from featurestore.offline import asof, connection, mapped, windowed_stored
+from featurestore.offline.connection import Limits
 from featurestore.offline.event_log import write_events
 from featurestore.offline.history import historical_features
 from featurestore.plugins import offline_store
@@ -363,6 +364,25 @@ def test_pieces_of_a_result_read_the_sources_once(store: Any, monkeypatch: pytes
     monkeypatch.setattr(offline_store, "_joined", heard.append)
     assert len(list(store.get_historical_features(entities(), ["stats:rate", "pay:pay"]).to_arrow_batches(1))) == 5
     assert heard == ["stats"]
+
+
+def test_long_joins_say_how_far_they_are(
+    store: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line every few seconds, which say the view and the share that is done; then that it is joined."""
+    monkeypatch.setattr(offline_store, "WATCH_S", 0)
+    monkeypatch.setattr(connection, "WATCH_S", 0.001)
+    monkeypatch.setattr(asof, "MEMORY_CELLS", 0)
+    rows = entities().assign(card="x")
+    with caplog.at_level(logging.INFO, "featurestore"):
+        store.get_historical_features(rows, ["stats:rate", "spending:taps_1h"]).to_arrow()
+    assert "joining view 'spending': 100 %" in caplog.text
+    assert "joined view 'stats'" in caplog.text
+    shares: list[float] = []
+    with connection.connection(Limits()) as session, connection.watched(session, shares.append):
+        session.sql("SELECT max(hash(i)) FROM range(30000000) t(i)").fetchall()
+    assert shares
+    assert all(0 <= share <= 1 for share in shares)
 
 
 def test_pieces_without_a_value_have_their_declared_type(store: Any, repo: Path) -> None:
