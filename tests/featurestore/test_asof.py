@@ -338,6 +338,34 @@ def test_names_never_collide() -> None:
     assert found == [{"id": 1, "price": 7, "row": 8, "f0": 9, "price_y": 1, "k0": 3, "c": 4, "ts": 99}]
 
 
+def _collections() -> Iterator[tuple[str, pa.Array]]:
+    """Lists and sets of everything; a set is a list to Arrow."""
+    items: dict[str, tuple[pa.DataType, object]] = {
+        "BYTES": (pa.binary(), b"\x00"),
+        "STRING": (pa.string(), "é"),
+        "INT32": (pa.int32(), 2**31 - 1),
+        "INT64": (pa.int64(), 2**53 + 1),
+        "DOUBLE": (pa.float64(), 0.1),
+        "FLOAT": (pa.float32(), 0.5),
+        "BOOL": (pa.bool_(), True),
+        "UNIX_TIMESTAMP": (US, datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)),
+        "UUID": (pa.string(), "8f1f3c7e-5a55-4d0e-9d5b-0d6f1f4b2c3d"),
+        "TIME_UUID": (pa.string(), "8f1f3c7e-5a55-1d0e-9d5b-0d6f1f4b2c3d"),
+        "DECIMAL": (pa.decimal128(20, 3), Decimal("12345678901234567.001")),
+        "VALUE": (pa.list_(pa.int64()), [1, 2]),
+    }
+    for name, (dtype, value) in items.items():
+        for kind in ("LIST", "SET"):
+            yield f"{name}_{kind}", pa.array([[value, value] if kind == "LIST" else [value], None], pa.list_(dtype))
+    for name, dtype in {
+        "JSON": pa.string(),
+        "MAP": pa.map_(pa.string(), pa.string()),
+        "STRUCT": pa.struct([("a", pa.int64())]),
+    }.items():
+        one = {"JSON": "[1]", "MAP": [("a", "b")], "STRUCT": {"a": 1}}[name]
+        yield f"{name}_LIST", pa.array([[one], None], pa.list_(dtype))
+
+
 TYPED: list[tuple[str, pa.Array]] = [
     ("INT64", pa.array([2**63 - 1, None])),
     ("INT32", pa.array([-(2**31), None], pa.int32())),
@@ -354,6 +382,14 @@ TYPED: list[tuple[str, pa.Array]] = [
     ("STRUCT", pa.array([{"a": 1, "b": "x"}, None])),
     ("DECIMAL", pa.array([Decimal("1.0000000001"), None], pa.decimal128(38, 10))),
     ("STRING", pa.array(["a", None]).dictionary_encode()),
+    ("JSON", pa.array(['{"a": [1]}', None])),
+    ("UUID", pa.array(["8f1f3c7e-5a55-4d0e-9d5b-0d6f1f4b2c3d", None])),
+    ("TIME_UUID", pa.array([b"0123456789abcdef", None], pa.binary(16))),
+    ("PDF_BYTES", pa.array([b"%PDF", None])),
+    ("IMAGE_BYTES", pa.array([b"\x89PNG", None])),
+    ("ZONED_TIMESTAMP", pa.array([1, None], pa.timestamp("us", "Asia/Kolkata"))),
+    ("SCALAR_MAP", pa.array([[("a", 1.5)], None], pa.map_(pa.string(), pa.float64()))),
+    *_collections(),
 ]
 
 
@@ -365,6 +401,13 @@ def test_types_are_exact_beside_null(dtype: str, column: pa.Array) -> None:
     assert result["f"].to_pylist() == [*column.to_pylist(), None]
     decoded = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     assert result.schema.field("f").type == decoded
+
+
+def test_every_type_that_feast_has_is_tried() -> None:
+    """A type that a later Feast adds has to be looked at here."""
+    from feast.value_type import ValueType
+
+    assert {dtype for dtype, _ in TYPED} == {each.name for each in ValueType} - {"UNKNOWN", "NULL"}
 
 
 def test_values_take_their_declared_type() -> None:

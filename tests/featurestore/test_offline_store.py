@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,11 @@ def definitions() -> list[Any]:
         timestamp_field="event_timestamp",
         source=taps,
     )
+
+    @on_demand_feature_view(sources=[spending], schema=[Field(name="busy", dtype=Float64)], mode="python")
+    def pace(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"busy": [taps / 60 for taps in inputs["taps_1h"]]}
+
     both = FeatureService(
         name="both",
         features=[
@@ -135,7 +141,7 @@ def definitions() -> list[Any]:
             stats[["rate"]].with_name("yours").with_join_key_map({"driver_id": "you"}),
         ],
     )
-    return [driver, card, stats, city, pay, spending, both]
+    return [driver, card, stats, city, pay, spending, pace, both]
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +277,29 @@ def test_one_view_twice_under_join_key_maps(store: Any) -> None:
     ]
 
 
+def test_an_entity_column_may_be_named_like_a_feature(store: Any) -> None:
+    """Under full names there is no doubt which is which; without, the clash is an error that says so."""
+    rows = entities().assign(rate=9.0, f0=8)
+    table = store.get_historical_features(rows, ["stats:rate"], full_feature_names=True).to_arrow()
+    assert table["rate"].to_pylist() == [9.0] * 5
+    assert table["stats__rate"].to_pylist() == EXPECTED
+    # The view's other features may be called like entity columns: nobody asks for them.
+    assert store.get_historical_features(rows, ["stats:trips"]).to_arrow()["rate"].to_pylist() == [9.0] * 5
+
+
+def test_many_threads_ask_at_once(store: Any) -> None:
+    """One store, eight threads, latest values and windows: every answer is right."""
+    rows = entities().assign(card="x")
+
+    def ask(_: int) -> pa.Table:
+        return store.get_historical_features(rows, ["stats:rate", "spending:taps_1h"]).to_arrow()
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(16)))
+    assert answers[0]["rate"].to_pylist() == EXPECTED
+    assert all(answer.equals(answers[0]) for answer in answers)
+
+
 def test_entityless_view(store: Any) -> None:
     """What has no entity is everybody's."""
     rows = pd.DataFrame({"event_timestamp": [T0 + timedelta(hours=h) for h in (3, 4, -1)]})
@@ -290,6 +319,8 @@ def test_windowed_features_come_from_the_event_log(
     plain = store.get_historical_features(rows, wanted).to_arrow()
     assert plain["taps_1h"].to_pylist() == [3, 0, 0, 2]
     assert plain["sum_fare_3600s"].to_pylist() == [7.0, None, None, 6.0]
+    above = store.get_historical_features(rows, ["pace:busy", "spending:taps_1h"]).to_arrow()
+    assert above["busy"].to_pylist() == [3 / 60, 0.0, 0.0, 2 / 60]
     known = store.get_historical_features(rows, wanted, filter_by_created_timestamp=True).to_arrow()
     assert known["taps_1h"].to_pylist() == [2, 0, 0, 1]
 

@@ -1,6 +1,7 @@
 """Is everything that can be wrong with a source said before any work is done?"""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from featurestore.offline.asof_view import AsOfView, Feature, Key
 from featurestore.offline.connection import Limits, connection, query
 from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.pull import newest_rows, rows_between
-from featurestore.offline.sources import Scan, scan_parquet
+from featurestore.offline.sources import Scan, parquet_files, scan_parquet
 from featurestore.plan import Field
 
 US = pa.timestamp("us", "UTC")
@@ -230,6 +231,28 @@ def test_a_new_folder_begins_with_its_first_rows(tmp_path: Path) -> None:
     found = read(scan(tmp_path / "x"))
     assert sorted(zip(found["f"].to_pylist(), found["p"].to_pylist(), strict=True)) == [(1, "a/b"), (2, None)]
     assert append_rows(tmp_path / "y", rows.slice(0, 0), partition_by=[]) == ()
+
+
+def test_readers_never_see_half_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a file is written, and after its writer died on the way, readers find what was there before."""
+    folder = tmp_path / "d"
+    write(folder / "a.parquet")
+    seen: list[tuple[Path, ...]] = []
+    true = pq.ParquetWriter.write_table
+
+    def dies(self: pq.ParquetWriter, table: pa.Table, *more: Any) -> None:
+        true(self, table, *more)
+        seen.append(parquet_files(folder, name="s"))
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", dies)
+    with pytest.raises(OSError, match="no space left"):
+        append_to_source(folder, ROWS, name="s")
+    monkeypatch.undo()
+    assert seen == [(folder / "a.parquet",)]
+    assert list(folder.iterdir()) == [folder / "a.parquet"]
+    append_to_source(folder, ROWS, name="s")
+    assert len(parquet_files(folder, name="s")) == 2
 
 
 def test_a_saved_dataset_is_replaced_whole(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from featurestore.aggregation.read import WindowReader
 from featurestore.aggregation.tiles import SPAN, TileLayout
 from featurestore.aggregation.windows import DAY_US, HOUR_US, MINUTE_US
 from featurestore.errors import DefinitionError, UsageError
-from featurestore.offline import windowed_chunk, windowed_ranges
+from featurestore.offline import windowed_chunk, windowed_ranges, windowed_spill
 from featurestore.offline.windowed import windowed_join
 from featurestore.offline.windowed_spill import windowed_join_batches
 from featurestore.plan import Aggregation
@@ -655,6 +655,26 @@ def test_planted_window_that_moves_with_its_head_is_caught(monkeypatch):
     """A join whose windows' tails do not move in hops differs."""
     monkeypatch.setattr(windowed_chunk, "window_start", lambda t, w, h: t - w)
     assert_caught()
+
+
+@pytest.mark.parametrize("buckets", [0, 4])
+def test_planted_hop_that_does_not_divide_is_caught(monkeypatch, buckets):
+    """A join whose windows move by steps of another length than the declared hop differs, in memory and on disk."""
+    monkeypatch.setattr(windowed_chunk, "window_start", lambda t, w, h: t // (h + 1) * (h + 1) - w)
+    rng = np.random.default_rng(1)
+    events, rows = draw(rng, 40)
+    found = joined(events, rows, aggregations=OF_NUMBERS, buckets=buckets)
+    assert differences(found, wanted(events, rows, aggregations=OF_NUMBERS))
+
+
+def test_planted_bucket_that_cuts_a_key_is_caught(monkeypatch):
+    """Events of a key in another bucket than its entity rows are missed by the join on disk."""
+    true = windowed_spill._bucket
+    monkeypatch.setattr(windowed_spill, "_bucket", lambda code, *at: np.where(code % 7 == 3, 0, true(code, *at)))
+    events, rows = draw(np.random.default_rng(1), 40)
+    expected = wanted(events, rows, aggregations=OF_NUMBERS)
+    with pytest.raises((AssertionError, IndexError, ValueError)):
+        assert not differences(joined(events, rows, aggregations=OF_NUMBERS, buckets=5), expected)
 
 
 def test_planted_tie_is_caught(monkeypatch):
