@@ -6,6 +6,8 @@ before anything changes.
 
 import importlib.util
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,10 +21,11 @@ from featurestore.changes import Change, changes
 from featurestore.clock import Clock, system_clock
 from featurestore.compile import Definitions, compile_plan
 from featurestore.config import Settings
-from featurestore.errors import DefinitionError
+from featurestore.errors import DefinitionError, StoreUnavailable
 from featurestore.feast_repo import in_repo, open_store, quiet, without_repo
 from featurestore.online.connection import connect
-from featurestore.plan import Plan
+from featurestore.online.keys import shards_key
+from featurestore.plan import Plan, View
 from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
 from validation.contract import load_contracts
 
@@ -36,9 +39,10 @@ class Applied(msgspec.Struct, frozen=True):
 
 def preview(settings: Settings, clock: Clock | None = None) -> list[Change]:
     """What `apply` would change; reads, never writes."""
+    before = in_force(settings)
     with in_repo(settings):
-        _, _, plan = _desired(settings, clock or system_clock(settings.clock_offset_us))
-    return changes(_in_force(settings), plan)
+        _, _, plan = _desired(settings, before, clock or system_clock(settings.clock_offset_us))
+    return changes(before, plan)
 
 
 def apply(settings: Settings, clock: Clock | None = None) -> Applied:
@@ -48,22 +52,26 @@ def apply(settings: Settings, clock: Clock | None = None) -> Applied:
     2. The online store must answer (StoreUnavailable); an embedded one is started where none is alive.
     3. Feast's registry is updated.
     4. The Plan is written to its file, then published to the online store; from here on serving and streaming
-       processes switch to it. A crash before this step leaves the old Plan in force: run apply again.
+       processes switch to it. A crash before this step leaves the old Plan in force: run apply again. StaleStore where
+       a backfill put another Plan in force meanwhile.
+
+    A windowed view that is live and whose state would differ stays in force as it is; its next version is built by
+    `featurestore backfill`.
     """
-    before = _in_force(settings)
+    before = in_force(settings)
     with in_repo(settings):
-        store, contents, plan = _desired(settings, clock or system_clock(settings.clock_offset_us))
+        store, contents, plan = _desired(settings, before, clock or system_clock(settings.clock_offset_us))
         plans = PlanStore(connect(settings.online, settings.data_dir), settings.project)
-        plans.version()  # the store must answer before anything changes
+        published = plans.held()  # the store must answer before anything changes
         with quiet():
             to_apply, to_delete, _, _ = extract_objects_for_apply_delete(settings.project, store.registry, contents)
             store.apply(to_apply, objects_to_delete=to_delete, partial=False)
     write_plan_file(settings.plan_path, plan)
-    plans.publish(plan)
+    plans.replace(published, plan)
     return Applied(plan=plan, changes=changes(before, plan))
 
 
-def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoContents, Plan]:
+def _desired(settings: Settings, before: Plan | None, clock: Clock) -> tuple[FeatureStore, RepoContents, Plan]:
     contents = _parse(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with quiet():
@@ -80,7 +88,9 @@ def _desired(settings: Settings, clock: Clock) -> tuple[FeatureStore, RepoConten
         permissions=contents.permissions,
     )
     contracts = load_contracts(settings.repo / "contracts").values()
-    plan = compile_plan(settings.project, definitions, contracts, previous=_in_force(settings), now_us=clock())
+    plan = compile_plan(
+        settings.project, definitions, contracts, previous=before, now_us=clock(), live=partial(_is_live, settings)
+    )
     return store, contents, plan
 
 
@@ -115,5 +125,19 @@ def _check_module_name(path: Path, repo: Path) -> None:
         )
 
 
-def _in_force(settings: Settings) -> Plan | None:
-    return load_plan_file(settings.plan_path) if settings.plan_path.exists() else None
+def in_force(settings: Settings) -> Plan | None:
+    """The Plan in force: the online store's or the file's, whichever is later; None before the first `apply`.
+
+    A backfill puts Plans in force too, maybe on a machine with another file; a store may have lost its Plan.
+    """
+    known = [load_plan_file(settings.plan_path)] if settings.plan_path.exists() else []
+    with suppress(StoreUnavailable):
+        published = PlanStore(connect(settings.online, settings.data_dir, start=False), settings.project).held()
+        known += [] if published is None else [published]
+    return max(known, key=lambda plan: plan.version, default=None)
+
+
+def _is_live(settings: Settings, view: View) -> bool:
+    """Whether a version of a view has state in the online store; the embedded one is started to tell."""
+    client = connect(settings.online, settings.data_dir)
+    return bool(client.exists(shards_key(settings.project, view.name, view.version)))

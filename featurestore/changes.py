@@ -29,8 +29,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 def changes(before: Plan | None, after: Plan) -> list[Change]:
     """Every difference, in a stable order; `before` None is an empty Plan.
 
-    Removing what a service uses, changing a feature's type or a view's keys, and changing a windowed view (whose new
-    version starts without history) are breaking.
+    Removing what a service uses and changing a feature's type or a view's keys are breaking, and so is changing a
+    windowed view that is not live, whose new version starts without history.
     """
     if before is None:
         before = Plan(project=after.project, version=0, digest="", created_us=0)
@@ -52,6 +52,17 @@ def _views(before: Plan, after: Plan) -> Iterator[Change]:
             yield Change(kind="view", name=name, what="added")
         elif old != new:
             yield from _view(before, old, new)
+    for name, built in sorted(after.building.items()):
+        if before.building.get(name) != built:
+            what = (
+                f"version {built.version} must be built: run `featurestore backfill {name}`; "
+                f"until then readers keep version {after.views[name].version}"
+            )
+            yield Change(kind="view", name=name, what=what)
+    for kind, waiting in (("service", after.waiting.services), ("on-demand view", after.waiting.on_demand)):
+        for name in sorted(waiting):
+            if after.waiting != before.waiting:
+                yield Change(kind=kind, name=name, what="waits for a view that is being built")
 
 
 def _view(before: Plan, old: View, new: View) -> Iterator[Change]:

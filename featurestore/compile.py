@@ -30,6 +30,7 @@ from featurestore.plan import (
     View,
     definitions_digest,
 )
+from featurestore.plan_versions import Live, kept_in_force, version_of
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
 from featurestore.plugins.feast_sources import READ, lake_table, source_path
 from featurestore.plugins.topics import topic_of
@@ -75,8 +76,9 @@ def compile_plan(
     *,
     previous: Plan | None,
     now_us: int,
+    live: Live = lambda view: False,  # noqa: ARG005 - of nothing anything is known
 ) -> Plan:
-    """The Plan of these definitions; `previous` itself where nothing changed.
+    """The Plan of these definitions; `previous` itself where nothing changed. A view that is `live` stays as it is.
 
     Raises DefinitionError for whatever cannot be honoured: a window without a feature of its name, a hop that does
     not divide its window, a key of a type that cannot be one, user code that is not self-contained.
@@ -99,6 +101,7 @@ def compile_plan(
             services=definitions.services,
         ),
     )
+    draft = kept_in_force(draft, previous, live)
     digest = definitions_digest(draft)
     if previous is not None and previous.digest == digest:
         return previous
@@ -140,32 +143,7 @@ def _view(view: FeatureView, entities: Sequence[Entity], previous: Plan | None) 
         owner=view.owner,
         tags=dict(view.tags or {}),
     )
-    return msgspec.structs.replace(compiled, version=_version(compiled, previous))
-
-
-def _version(view: View, previous: Plan | None) -> int:
-    """A windowed view whose state would differ starts a new version; any other keeps its number."""
-    before = previous.views.get(view.name) if previous else None
-    if before is None:
-        return 1
-    same = all(
-        getattr(before, name) == getattr(view, name)
-        for name in ("kind", "join_keys", "columns", "aggregations", "transform", "partitions")
-    )
-    same = same and _deduplication(before) == _deduplication(view) and _homes(before) == _homes(view)
-    return before.version if same or view.kind == "latest" else before.version + 1
-
-
-def _deduplication(view: View) -> tuple[str | None, int] | None:
-    """The event id and its horizon, where repeats are left out."""
-    topic = view.source.topic
-    return None if topic is None or topic.event_id_horizon_us is None else (topic.event_id, topic.event_id_horizon_us)
-
-
-def _homes(view: View) -> int | None:
-    """Among how many partitions the events of a key have one; None where they may lie anywhere."""
-    topic = view.source.topic
-    return topic.partitions if topic is not None and view.partitions == "keyed" else None
+    return msgspec.structs.replace(compiled, version=version_of(compiled, previous))
 
 
 def _join_keys(view: FeatureView, entities: Sequence[Entity]) -> tuple[JoinKey, ...]:

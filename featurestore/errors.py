@@ -4,9 +4,13 @@ Every message names the place, what was found, what exists and what to do. HTTP 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from validation.errors import PlatformError, did_you_mean
-from validation.verdict import RuleVerdict, Verdict
+
+if TYPE_CHECKING:
+    # Errors are imported by whatever says `--help`: contracts, which read YAML, would cost it a tenth of a second.
+    from validation.verdict import RuleVerdict, Verdict
 
 
 class FeatureStoreError(PlatformError):
@@ -47,7 +51,7 @@ class ContractBroken(FeatureStoreError):
 
     BAD_DATA, CHECK_BROKE = 5, 3
 
-    def __init__(self, refused: str, verdict: Verdict, rules: Sequence[str]) -> None:
+    def __init__(self, refused: str, verdict: "Verdict", rules: Sequence[str]) -> None:
         self.verdict, self.rules = verdict, tuple(rules)
         bad = any(verdict.rule(rule_id).outcome == "failed" for rule_id in rules)
         self.exit_code = self.BAD_DATA if bad else self.CHECK_BROKE
@@ -55,7 +59,7 @@ class ContractBroken(FeatureStoreError):
         super().__init__(f"{refused}: contract {verdict.contract!r} {verdict.version}, {verdict.rows} rows: {told}")
 
 
-def _said(rule: RuleVerdict) -> str:
+def _said(rule: "RuleVerdict") -> str:
     if rule.outcome == "broken":
         return f"{rule.rule_id}: the check broke: {rule.reason}"
     if rule.unexpected is None:
@@ -73,3 +77,7 @@ class StaleStore(FeatureStoreError):
 
 class NotExact(UsageError):
     """The instant asked for cannot be answered exactly, and approximations are never given."""
+
+
+class VersionDropped(StaleStore):
+    """A version of a view that the plan in hand reads is gone: load the plan in force, and read by that."""

@@ -253,6 +253,13 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     tags: dict[str, str] = {}
 
 
+class Waiting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Definitions that need features of views which are still being built."""
+
+    services: dict[str, Service] = {}
+    on_demand: dict[str, OnDemandView] = {}
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything `apply` found in a feature repo, compiled."""
 
@@ -268,6 +275,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     contracts: dict[str, Contract] = {}
     permissions: tuple[Permission, ...] = ()
     """Feast's Permission objects; with none, the roles of the API alone decide."""
+    building: dict[str, View] = {}
+    """By name, the version of a windowed view that a backfill builds; `views` holds the one that is read meanwhile."""
+    waiting: Waiting = Waiting()
+    """What takes effect with the views that are being built."""
+    retiring: tuple[View, ...] = ()
+    """Versions that the stream keeps current until every reader has gone over to the next one."""
+    unused: tuple[View, ...] = ()
+    """Versions that nobody reads or writes any more: their keys may be dropped."""
     format: int = FORMAT
 
     def view(self, name: str) -> View:

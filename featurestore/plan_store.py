@@ -13,6 +13,11 @@ from featurestore.online.keys import plan_key
 from featurestore.plan import Plan
 
 _VERSION_BYTES = 20
+_REPLACE = """
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+return 1
+"""
 
 
 class KeyValue(Protocol):
@@ -24,6 +29,10 @@ class KeyValue(Protocol):
 
     def getrange(self, key: bytes, start: int, end: int, /) -> object:
         """The bytes `start`..`end` of a value, both included; empty where there is none."""
+        ...
+
+    def eval(self, script: str, numkeys: int, /, *keys_and_args: bytes) -> object:
+        """Runs a script atomically."""
         ...
 
     def set(self, name: bytes, value: bytes, /) -> object:
@@ -46,13 +55,31 @@ class PlanStore:
 
     def publish(self, plan: Plan) -> None:
         """Puts the Plan in force for every process that watches this store."""
-        self._client.set(self._key, b"%d\n%s" % (plan.version, plan.encode()))
+        self._client.set(self._key, _encoded(plan))
+
+    def replace(self, held: Plan | None, plan: Plan) -> None:
+        """Puts the Plan in force where `held` still is (None: nothing); raises StaleStore where another one is.
+
+        Two that change the Plan at once, `apply` and a backfill, must not undo what the other did.
+        """
+        before = b"" if held is None else self._seen if held is self._plan and self._seen else _encoded(held)
+        if not self._client.eval(_REPLACE, 1, self._key, before, _encoded(plan)):
+            raise StaleStore(
+                f"another plan of project {self._project!r} came into force meanwhile; look at it, then try again"
+            )
 
     def load(self) -> Plan:
         """The Plan in force, the same object while nothing changes; raises StaleStore where there is none."""
+        held = self.held()
+        if held is None:
+            raise StaleStore(f"the online store has no plan of project {self._project!r}; run `featurestore apply`")
+        return held
+
+    def held(self) -> Plan | None:
+        """The Plan in force, None where there is none."""
         raw = self._client.get(self._key)
         if not isinstance(raw, bytes):
-            raise StaleStore(f"the online store has no plan of project {self._project!r}; run `featurestore apply`")
+            return None
         if self._plan is None or raw != self._seen:
             self._plan, self._seen = Plan.decode(raw.split(b"\n", 1)[-1]), raw
         return self._plan
@@ -61,6 +88,10 @@ class PlanStore:
         """The version in force, None where there is no Plan."""
         head = self._client.getrange(self._key, 0, _VERSION_BYTES)
         return int(head.split(b"\n", 1)[0]) if isinstance(head, bytes) and head else None
+
+
+def _encoded(plan: Plan) -> bytes:
+    return b"%d\n%s" % (plan.version, plan.encode())
 
 
 def load_plan_file(path: Path) -> Plan:

@@ -14,19 +14,25 @@ from streaming.source.replayed import KEPT, WithReplays, is_replay, replay_topic
 
 
 def kafka_source(
-    settings: Settings, plan: Plan, views: Iterable[View], instance_id: str | None, **limits: int
+    settings: Settings,
+    plan: Plan,
+    views: Iterable[View],
+    instance_id: str | None,
+    *,
+    beside: str = "",
+    **limits: int,
 ) -> tuple[Source, Callable[[], bool]]:
     """The topics of the views and of their replayed events, and whether another of the latter has appeared since.
 
-    `limits` are fields of KafkaSettings. Raises SourceUnavailable, UnknownName and ConfigurationError.
+    `beside` names a reader that shares partitions with no worker; `limits` are fields of KafkaSettings. Raises
+    SourceUnavailable, UnknownName and ConfigurationError.
     """
     topics = sorted({view.source.topic.name for view in views if view.source.topic is not None})
     kafka = KafkaSettings(servers_of(settings, views), security_from(os.environ), **limits)
     there = topics_of(kafka)
     replayed = [topic for topic in topics if replay_topic(topic) in there]
-    source = KafkaSource(
-        kafka, [*topics, *map(replay_topic, replayed)], group=f"featurestore-{plan.project}", instance_id=instance_id
-    )
+    group = f"featurestore-{plan.project}" + (f"-{beside}" if beside else "")
+    source = KafkaSource(kafka, [*topics, *map(replay_topic, replayed)], group=group, instance_id=instance_id)
 
     def appeared() -> bool:
         try:

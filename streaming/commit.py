@@ -24,7 +24,7 @@ from featurestore.clock import Clock
 from featurestore.errors import ConfigurationError, FeatureStoreError, StoreUnavailable
 from featurestore.offline.event_log import ARRIVAL
 from featurestore.online.connection import StoreClient
-from featurestore.online.keys import Shard, shards_key
+from featurestore.online.keys import DROPPED, Shard, shards_key, version_tag
 from featurestore.online.writer import RowWriter
 from featurestore.plan import View
 from streaming.seen_ids import SeenChange
@@ -283,6 +283,8 @@ class ShardStore:
         key = shards_key(shard.project, shard.view, shard.version)
         while True:
             held = self._run(self._client.get, key) or b""
+            if held == DROPPED:
+                raise Fenced(f"version {shard.version} of view {shard.view!r} was dropped: it is not written any more")
             listed = msgspec.json.decode(held, type=list[Registered]) if held else []
             others = [item for item in listed if (item.topic_id, item.partition) != (shard.topic_id, shard.partition)]
             known = next((item for item in listed if item not in others), None)
@@ -301,7 +303,26 @@ class ShardStore:
     def registered(self, project: str, view: str, version: int) -> list[Registered]:
         """The shards that readers of the view version merge."""
         held = self._run(self._client.get, shards_key(project, view, version))
-        return msgspec.json.decode(held, type=list[Registered]) if held else []
+        return msgspec.json.decode(held, type=list[Registered]) if held and held != DROPPED else []
+
+    def is_dropped(self, project: str, view: str, version: int) -> bool:
+        """Whether the version was given up: nobody may write it any more."""
+        return bool(self._run(self._client.get, shards_key(project, view, version)) == DROPPED)
+
+    def give_up(self, project: str, view: str, version: int) -> None:
+        """Tell readers and writers that a version is none any more; its tiles may go once open reads have ended."""
+        self._run(self._client.set, shards_key(project, view, version), DROPPED)
+
+    def remove(self, project: str, view: str, version: int, *, shard: Shard | None = None) -> int:
+        """Delete what a version keeps in the store, or one shard of it; how many keys. The list of shards stays."""
+        tag = version_tag(project, view, version) if shard is None else shard.tag
+        starts = tuple(f"fs:{kind}:{tag}".encode() for kind in ("ctl", "tile", "seen"))
+        keys = self._run(lambda: list(self._client.scan_iter(match="fs:*", count=5_000)))
+        doomed = [key for key in keys if key.startswith(starts)]
+        removed = 0
+        for first in range(0, len(doomed), 500):
+            removed += self._run(self._client.unlink, *doomed[first : first + 500])
+        return removed
 
     def control(self, shard: Shard) -> Control | None:
         """The shard's control hash; None where there is none."""

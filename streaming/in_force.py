@@ -7,6 +7,7 @@ force from which offset on:
     <event log>/<topic>/_in_force/<digest>.json    definitions: the readers' columns, the contract, the tolerance
     <event log>/<topic>/_in_force/000002.next      the second definitions to come into force; from where is not said yet
     <event log>/<topic>/_in_force/000002.json      ... in force from these offsets on
+    <event log>/<topic>/_in_force/of-<id>.json     what all of a file is judged by
 
 A file is made once and never changed, so that all agree. New definitions take effect at the ends that the partitions
 have *after* `.next` is there. Everybody looks for it after a poll and before judging what was polled: whoever did not
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -85,6 +87,7 @@ class InForce:
         self._known: dict[str, Definitions] = {}
         self._entries: list[_Entry] = []
         self._pending: str | None = None
+        self._pinned: dict[str, str] = {}
 
     @property
     def pending(self) -> bool:
@@ -104,6 +107,11 @@ class InForce:
             self._entries.append(msgspec.json.decode((self._folder / f"{name}.json").read_bytes(), type=_Entry))
         if f"{name}.next" in names:
             self._pending = name
+        for pin in (each for each in names if each.startswith("of-")):
+            topic_id = unquote(pin.removeprefix("of-").removesuffix(".json"))
+            if topic_id not in self._pinned:
+                entry = msgspec.json.decode((self._folder / pin).read_bytes(), type=_Entry)
+                self._pinned[topic_id] = entry.digest
 
     def propose(self, definitions: Definitions) -> bool:
         """Let these definitions follow those in force, where they are others and later; `settle` says from where on.
@@ -133,10 +141,19 @@ class InForce:
         self._make(f"{self._pending}.json", msgspec.json.encode(_Entry(digest, offsets)))
         self.look()
 
+    def pin(self, topic_id: str) -> None:
+        """Judge all of a file, which is a topic of its own, by what is in force now, also when it is read again."""
+        self.look()
+        if self.latest is not None:
+            self._make(f"of-{quote(topic_id, safe='')}.json", msgspec.json.encode(_Entry(self.latest.digest)))
+        self.look()
+
     def pieces(self, partition: TopicPartition, first: int, after: int) -> tuple[Piece, ...]:
         """The range `first` to before `after`, cut where definitions change. Raises StaleStore where none are known."""
         if not self._entries:
             raise StaleStore(f"{self._folder} does not say how events of topic {self.topic!r} are judged")
+        if (digest := self._pinned.get(partition.topic_id)) is not None:
+            return (Piece(first, after, self._definitions(digest)),)
         place = _place(partition)
         starts = list(accumulate((entry.offsets.get(place, 0) for entry in self._entries), max))
         found = []

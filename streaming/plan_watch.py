@@ -24,6 +24,7 @@ class Beating(Protocol):
 class PlanWatch:
     """Asked once a round: whether to stop, and whether there is another plan; it is the worker's pulse too.
 
+    What the worker goes by is reported, every time that it looks.
     `moved`: there are other topics to read than ours, by another plan or since a first event is replayed: the worker
     must be made anew.
     """
@@ -38,6 +39,7 @@ class PlanWatch:
         pulse: Beating,
         stop: Callable[[], bool],
         appeared: Callable[[], bool] = lambda: False,
+        report: Callable[[int], object] = lambda version: None,  # noqa: ARG005 - nobody wants to know
     ) -> None:
         """`appeared`: whether there is another topic to read than when the worker began."""
         self.moved = False
@@ -50,7 +52,8 @@ class PlanWatch:
         self._pulse = pulse
         self._stop = stop
         self._appeared = appeared
-        self._next = seconds() + PLAN_AGE_S
+        self._report = report
+        self._next = seconds()
 
     def ended(self) -> bool:
         """Whether the worker shall leave."""
@@ -65,6 +68,8 @@ class PlanWatch:
         self.moved = self.moved or self._appeared()
         # A store that does not answer is the worker's to deal with; the plan in hand is still good.
         with suppress(StoreUnavailable):
+            # Goes out before a new plan is taken up: a version of a view is dropped only when nobody says he writes it.
+            self._report(self._version)
             if self._plans.version() in (self._version, None):
                 return None
             plan = self._plans.load()

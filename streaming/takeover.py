@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from featurestore.online.keys import Shard
 from streaming.claim_record import ClaimRecord
-from streaming.commit import NOT_YET, Claim, ShardStore, StateLost
+from streaming.commit import NOT_YET, Claim, Fenced, ShardStore, StateLost
 from streaming.source.records import TopicPartition
 
 
@@ -38,11 +38,16 @@ class Takeover:
         token = self._new_token()
         claim = self._store.claim(shard, token=token, plan_version=plan_version)
         if claim is None:
+            if self._store.is_dropped(shard.project, shard.view, shard.version):
+                raise Fenced(
+                    f"version {shard.version} of view {shard.view!r} was dropped: the plan in force has another"
+                )
             if self._record.holds(partition.topic, shard) and not self._start_over:
                 raise StateLost(
                     f"the online store has no state of view {shard.view!r} version {shard.version} for {partition}, "
-                    f"which has been written before: it lost its data. Restore it, or run `featurestore stream run "
-                    f"--start-over` to begin again at offset {beginning}, the first that the topic still has"
+                    f"which has been written before: it lost its data. Run `featurestore stream rebuild`, which makes "
+                    f"it again from the event log, or `featurestore stream run --start-over` to begin again at offset "
+                    f"{beginning}, the first that the topic still has"
                 )
             # From offset 0 on nothing can be missing; else the first record will tell.
             complete = 0 if beginning == 0 else None

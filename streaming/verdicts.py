@@ -39,6 +39,10 @@ class Verdicts:
             if self._wanted is not None and self._in_force.propose(self._wanted):
                 self._wanted = None
 
+    def pin(self, topic_id: str) -> None:
+        """Judge a file, under the id of its bytes, by what is in force now, however often it is read."""
+        self._in_force.pin(topic_id)
+
     def judge(self, batch: Batch, count: Callable[[str], int] | None = None) -> Iterator[tuple[Judged, int]]:
         """The batch in pieces, one for each definitions that are in force in it, with the plan version of those.
 

@@ -137,6 +137,12 @@ class Worker:
         """Where each partition that is held stands: everything before is committed."""
         return {partition: held.position for partition, held in self._held.items()}
 
+    def overtaken(self) -> bool:
+        """Whether somebody else has claimed a shard that is ours; to be asked where this worker is to yield."""
+        held = [shard.claim for each in self._held.values() for shard in each.shards]
+        controls = [(self._store.control(claim.shard), claim) for claim in held]
+        return any(control is None or control.epoch != claim.epoch.decode() for control, claim in controls)
+
     @property
     def topics(self) -> frozenset[str]:
         """The topics that are read."""

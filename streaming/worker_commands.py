@@ -5,10 +5,12 @@ imported by the commands themselves: `featurestore --help` must not wait for the
 """
 
 import logging
+import os
 import secrets
 import signal
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featurestore.cli.settings import HERE, Repo, settings_of
-from featurestore.errors import ConfigurationError, UnknownName
+from featurestore.errors import ConfigurationError, StoreUnavailable, UnknownName
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from streaming.worker import Pace, Worker
 
 _MICROS = 1_000_000
+SCHEMA_REGISTRY = "FEATURESTORE_SCHEMA_REGISTRY"
 
 Topics = Annotated[list[str] | None, typer.Argument(help="Topics to read; all that stream views read if none.")]
 
@@ -81,7 +84,7 @@ def run(
     schema_registry: Annotated[
         str | None,
         typer.Option(
-            envvar="FEATURESTORE_SCHEMA_REGISTRY",
+            envvar=SCHEMA_REGISTRY,
             help="Resolves schema ids of messages: a folder of files named by id, or an http address.",
         ),
     ] = None,
@@ -113,6 +116,7 @@ def run(
     from featurestore.clock import system_clock
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
+    from featurestore.plan_users import PlanUsers
     from streaming.cluster import kafka_source, outbox_of
     from streaming.compactor import Compactor, compacting
     from streaming.health import Pulse
@@ -128,6 +132,9 @@ def run(
     clock = system_clock(offset_us)
     client = connect(settings.online, settings.data_dir)
     plans = PlanStore(client, settings.project)
+    # Reports cross processes that replay different times: they go by the true time.
+    users, name = PlanUsers(client, settings.project, system_clock()), f"stream {socket.gethostname()} {os.getpid()}"
+    report = partial(users.report, name)
     registry = CollectorRegistry()
     metrics, pulse = StreamMetrics(registry, clock), Pulse()
     outbox = outbox_of(settings, stream_views(plans.load(), topics or [])) if dead_letters else None
@@ -135,7 +142,7 @@ def run(
     again = True
     compactor: Compactor | None = None
     with (
-        _stop_on_signals() as stop,
+        stop_on_signals() as stop,
         _served(metrics_host, metrics_port, registry, pulse, metrics),
         compacting(lambda: compactor, metrics.held, every_s=compact_s),
     ):
@@ -153,7 +160,15 @@ def run(
                 max_fetched_bytes=memory_mb << 19,
             )
             watch = PlanWatch(
-                plans, plan, partial(stream_views, topics=topics or []), sinks, time.monotonic, pulse, stop, appeared
+                plans,
+                plan,
+                partial(stream_views, topics=topics or []),
+                sinks,
+                time.monotonic,
+                pulse,
+                stop,
+                appeared=appeared,
+                report=report,
             )
             worker = build_worker(
                 settings,
@@ -178,6 +193,8 @@ def run(
             again = watch.moved and not stop()
     if outbox is not None:
         outbox.close()
+    with suppress(StoreUnavailable):
+        users.leave(name)
     typer.echo(summary(metrics.counters))
 
 
@@ -259,12 +276,19 @@ def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
 
 
 def stream_views(plan: "Plan", topics: Sequence[str]) -> "tuple[View, ...]":
-    """The plan's views of these topics, of all topics if none is named; raises UnknownName and ConfigurationError."""
+    """The plan's views of these topics, of all topics if none is named, and those versions of them that are retiring.
+
+    Raises UnknownName and ConfigurationError.
+    """
     found = {view.name: view.source.topic.name for view in plan.views.values() if view.source.topic is not None}
     for topic in topics:
         if topic not in found.values():
             raise UnknownName("topic of a stream view", topic, set(found.values()))
-    views = tuple(plan.view(name) for name, topic in sorted(found.items()) if not topics or topic in topics)
+    served = [plan.view(name) for name, topic in sorted(found.items()) if not topics or topic in topics]
+    retiring = [
+        view for view in plan.retiring if view.source.topic and (not topics or view.source.topic.name in topics)
+    ]
+    views = (*served, *retiring)
     if not views:
         raise ConfigurationError(
             f"project {plan.project!r} has no stream views; declare a StreamFeatureView over a KafkaSource and apply"
@@ -395,7 +419,7 @@ def summary(counters: "dict[str, int]") -> str:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM or SIGINT came; they are noted only, so that the batch in hand is finished."""
     asked: list[int] = []
 

@@ -8,7 +8,10 @@ bytes: the hot path meets no model validation.
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -32,9 +35,11 @@ from featurestore.api.violation_routes import SCHEMAS, Violations, add_violation
 from featurestore.api.write_routes import BODIES, WriteRoutes, add_materialize_routes, add_write_routes
 from featurestore.api.writes import Writes
 from featurestore.clock import Clock
+from featurestore.errors import FeatureStoreError
 from featurestore.online.connection import StoreClient
 from featurestore.online.fetch import fetcher
 from featurestore.plan import Plan
+from featurestore.plan_users import PlanUsers
 
 POLL_S = 1.0
 _log = logging.getLogger(__name__)
@@ -55,6 +60,7 @@ def create_app(
     again: Again | None = None,
     violations: Violations | None = None,
     limits: Limits | None = None,
+    users: PlanUsers | None = None,
     poll_s: float = POLL_S,
 ) -> FastAPI:
     """The application: it serves from the plan in `plans`, read by what `reader` makes of it.
@@ -62,7 +68,7 @@ def create_app(
     The plan is looked up every `poll_s` seconds; a new one is taken over between two requests. Without a plan or with
     the store away, requests get 503 with Retry-After, and the first look-up that succeeds ends that. Without a `gate`
     the `keys` alone decide, and no keys let everybody in. Routes that write exist where there is what they need.
-    `again` gets answers to look at after the response.
+    `again` gets answers to look at after the response; `users` hears which plan is served from.
     """
     gate = gate or Gate(keys=keys, open=not keys)
     bounds = limits or Limits()
@@ -72,7 +78,8 @@ def create_app(
         wanted = None if again is None else again.of(plan)
         return Serving(plan, reader(plan), fetching, clock, bounds, metrics, wanted)
 
-    watch = PlanWatch(plans, serving, metrics)
+    name = f"api {socket.gethostname()} {os.getpid()}"
+    watch = PlanWatch(plans, serving, metrics, None if users is None else partial(users.report, name))
 
     def look() -> None:
         watch.look()
@@ -92,6 +99,9 @@ def create_app(
             await asyncio.to_thread(again.stop)
         fetching.close()
         metrics.fold()
+        if users is not None:
+            with contextlib.suppress(FeatureStoreError):
+                await asyncio.to_thread(users.leave, name)
 
     # The interactive pages load scripts from elsewhere; /openapi.json needs nobody.
     app = DirectApp(title="Feature API", lifespan=lifespan, docs_url=None, redoc_url=None)

@@ -229,8 +229,15 @@ def _join_keys(selection: Selection, keys: dict[str, list[object]], rows: int) -
 class PlanWatch:
     """The Serving of the plan in force: `look` notices a new version, `current` is what to answer from."""
 
-    def __init__(self, source: PlanSource, make: Callable[[Plan], Serving], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        source: PlanSource,
+        make: Callable[[Plan], Serving],
+        metrics: Metrics,
+        report: Callable[[int], object] | None = None,
+    ) -> None:
         self._source = source
+        self._report = report
         self._make = make
         self._metrics = metrics
         self._serving: Serving | None = None
@@ -254,6 +261,8 @@ class PlanWatch:
     def look(self) -> None:
         """Looks the plan up and takes it over where it is another; a failure keeps the one in force, and is counted.
 
+        What is served from is reported each time.
+
         A store that lost its plan (emptied, restored) does not take a working plan away.
         """
         with self._looking:
@@ -264,6 +273,9 @@ class PlanWatch:
                     self._metrics.plan_in_force(serving.plan.version)
                     self._serving = serving
                     _log.info("serving plan version %d", serving.plan.version)
+                # A version of a view is dropped only once nobody says that they read it.
+                if self._report is not None:
+                    self._report(self._serving.plan.version)
             except FeatureStoreError as error:
                 self._metrics.plan_error()
                 if str(error) != self._trouble:

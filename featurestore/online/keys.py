@@ -9,6 +9,7 @@ latest-value view keep every atomic script within one Redis Cluster slot.
     fs:row:{PROJECT VIEW TAG}:KEY            latest values of one entity key; TAG is crc32(KEY) mod 64
     fs:schema:{PROJECT VIEW}                 hash of every layout its rows were written in, by fingerprint
     fs:shards:{PROJECT VIEW VERSION}         the shards whose tiles a reader of that view version merges
+    fs:users:{PROJECT}                       hash: who uses which version of the Plan, and until when that holds
     fs:ctl:{SHARD}                           control hash of one shard: epoch, offset, watermark, …
     fs:tile:{SHARD}:HOP:BLOCK:KEY            32 tiles of one entity key and hop; at hop -1 the key's newest tile
     fs:seen:{SHARD}:SPAN                     hash of the event ids that counted and arrived in one span of time
@@ -33,6 +34,8 @@ from featurestore.online import blobs
 from featurestore.plan import JoinKey
 
 ROW_TAGS = 64
+DROPPED = b"dropped"
+"""What stands in place of a view version's list of shards once its tiles are to be removed."""
 _STRING = struct.pack("<I", 2)
 _INT64 = struct.Struct("<q")
 _VALUE_TYPES = {"BYTES": 1, "STRING": 2, "INT32": 3, "INT64": 4, "UNIX_TIMESTAMP": 8}
@@ -93,9 +96,25 @@ def fallback_key(project: str) -> bytes:
     return f"fs:fallback:{{{_named(project)}}}".encode()
 
 
+def users_key(project: str) -> bytes:
+    """Key of the hash of those who use the project's Plans."""
+    return f"fs:users:{{{_named(project)}}}".encode()
+
+
 def shards_key(project: str, view: str, version: int) -> bytes:
     """Key of the list of shards whose tiles hold the view version's state."""
     return f"fs:shards:{{{_named(project)} {_named(view)} {version}}}".encode()
+
+
+def version_tag(project: str, view: str, version: int) -> str:
+    """What the hash tags of all shards of a view version start with, and no other version's.
+
+    >>> Shard("ml", "v", 1, "t", 0).tag.startswith(version_tag("ml", "v", 1))
+    True
+    >>> Shard("ml", "v", 12, "t", 0).tag.startswith(version_tag("ml", "v", 1))
+    False
+    """
+    return f"{{{_named(project)} {_named(view)} {version} "
 
 
 def schema_key(project: str, view: str) -> bytes:

@@ -230,7 +230,9 @@ class OnlineReader:
             instant_us[late] = windows.newest_us[late]
             for instant in np.unique(instant_us[late]).tolist():
                 group = late[instant_us[late] == instant]
-                held = yield view.names([keys[i] for i in group], instant, shards)
+                raw, *held = yield [view.shards_key, *view.names([keys[i] for i in group], instant, shards)]
+                if raw != shards.raw:
+                    view.shards(raw)  # a version that was dropped meanwhile has no tiles, which is not zero events
                 windows = _replaced(windows, view.windows(len(group), instant, held, shards), group)
         else:
             raise StoreUnavailable(

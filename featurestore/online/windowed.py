@@ -12,8 +12,8 @@ from featurestore.aggregation.read import WindowReader, Windows
 from featurestore.aggregation.results import Told
 from featurestore.aggregation.tiles import HEAD
 from featurestore.aggregation.windows import window_start
-from featurestore.errors import NotExact, StaleStore
-from featurestore.online.keys import EntityKeyCodec, Shard, shards_key, tile_key
+from featurestore.errors import NotExact, StaleStore, VersionDropped
+from featurestore.online.keys import DROPPED, EntityKeyCodec, Shard, shards_key, tile_key
 from featurestore.online.numbers import Numbers
 from featurestore.online.partitioner import KEY_TYPES, message_key, partition_of
 from featurestore.online.result import Column, Instants, Status
@@ -79,7 +79,14 @@ class WindowedView:
         return cls(project, view, WindowReader.of(view), shards_key(project, view.name, view.version), declared, head)
 
     def shards(self, raw: bytes | None) -> ShardList:
-        """The stored list of shards; empty where nothing was streamed yet. Raises StaleStore where it is torn."""
+        """The stored list of shards; empty where nothing was streamed yet.
+
+        Raises VersionDropped where readers were to have gone over to another version, StaleStore where it is torn.
+        """
+        if raw == DROPPED:
+            raise VersionDropped(
+                f"version {self.view.version} of view {self.view.name!r} was dropped; read by the plan in force"
+            )
         try:
             states = msgspec.json.decode(raw, type=tuple[ShardState, ...]) if raw else ()
         except msgspec.MsgspecError as error:

@@ -12,10 +12,12 @@ from google.protobuf import descriptor_pb2
 
 from featurestore.apply import apply, preview
 from featurestore.config import load_settings
-from featurestore.errors import ConfigurationError, DefinitionError
+from featurestore.errors import ConfigurationError, DefinitionError, StaleStore
 from featurestore.offline.event_log import write_events
 from featurestore.online.connection import connect
+from featurestore.online.keys import shards_key
 from featurestore.plan_store import PlanStore, load_plan_file
+from featurestore.plan_versions import flipped
 from featurestore.topic_schema import declared_columns
 from validation.errors import ContractError
 
@@ -119,6 +121,58 @@ def test_a_changed_window_starts_a_new_version_and_says_whom_it_breaks(repo):
     assert load_plan_file(settings.plan_path).version == 1
     plan = apply(settings).plan
     assert (plan.version, plan.view("spending").version, plan.view("owner").version) == (2, 2, 1)
+
+
+def live(settings, version=1):
+    """What the stream leaves behind for readers."""
+    client = connect(settings.online, settings.data_dir)
+    client.set(shards_key("shop", "spending", version), b"[]")
+
+
+def test_a_view_that_is_live_stays_as_it_is_until_its_next_version_is_built(repo):
+    """Readers keep version 1 and every feature of it; the next version is named, and what has to be done."""
+    before = apply(repo()).plan
+    settings = repo(("time_window=timedelta(hours=1)", "time_window=timedelta(hours=2)"))
+    live(settings)
+    told = [change.line for change in preview(settings)]
+    assert any("featurestore backfill spending" in line for line in told)
+    assert not any("BREAKS" in line for line in told)
+    plan = apply(settings).plan
+    assert plan.views["spending"] == before.views["spending"]
+    assert (plan.building["spending"].version, plan.building["spending"].aggregations[0].window_us) == (
+        2,
+        7_200_000_000,
+    )
+    assert apply(settings).plan == plan
+
+
+def test_a_definition_that_is_taken_back_is_not_built(repo):
+    """The version that was begun is called unused, and its number is not taken again."""
+    settings = repo()
+    apply(settings)
+    live(settings)
+    apply(repo(("time_window=timedelta(hours=1)", "time_window=timedelta(hours=2)")))
+    plan = apply(repo()).plan
+    assert (plan.building, [view.version for view in plan.unused]) == ({}, [2])
+    plan = apply(repo(("time_window=timedelta(hours=1)", "time_window=timedelta(hours=3)"))).plan
+    assert plan.building["spending"].version == 3
+
+
+def test_a_plan_that_a_backfill_put_in_force_is_not_undone(repo):
+    """`apply` goes by the online store's plan where that is later than the file's; equal definitions change nothing."""
+    settings = repo()
+    apply(settings)
+    live(settings)
+    settings = repo(("time_window=timedelta(hours=1)", "time_window=timedelta(hours=2)"))
+    held = apply(settings).plan
+    plans = PlanStore(connect(settings.online, settings.data_dir), "shop")
+    changed = flipped(held, "spending", now_us=held.created_us + 1)
+    plans.replace(held, changed)
+    outcome = apply(settings)
+    assert (outcome.plan, outcome.changes) == (changed, [])
+    assert (outcome.plan.views["spending"].version, [v.version for v in outcome.plan.retiring]) == (2, [1])
+    with pytest.raises(StaleStore, match="meanwhile"):
+        plans.replace(held, held)
 
 
 def test_a_horizon_of_event_ids_starts_a_new_version(repo):
