@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import shutil
 import socket
 import ssl
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pytest
@@ -26,6 +28,11 @@ from featurestore.online.reader import OnlineReader
 from featurestore.online.server import _binary
 from featurestore.online.writer import RowWriter
 from featurestore.plan import Field, JoinKey, Plan, Projection, Source, View
+from streaming.claim_record import ClaimRecord
+from streaming.commit import ShardStore
+from streaming.rehearsal import START_US, TOPIC, shop_events, shop_plan
+from streaming.source.scripted import ScriptedLog, ScriptedSource
+from streaming.worker import Pace, Worker
 
 NOW = 1_700_000_000_000_000
 VIEWS = {
@@ -219,6 +226,41 @@ def test_an_acl_user_needs_no_more_than_its_keys(tmp_path: Path) -> None:
             admin.execute_command("ACL", "SETUSER", "app", *rights)
         with connect(OnlineSettings(url=f"redis://app:secret@127.0.0.1:{port}/0"), tmp_path) as client:
             proves_itself(client)
+
+
+def streamed(client: StoreClient, folder: Path) -> dict[str, list[object]]:
+    """What is served of a stream of orders in three partitions, some of them broken, in two runs."""
+    made, now_us = shop_plan(), START_US + 3 * 3_600_000_000
+    log, rng = ScriptedLog(), random.Random(3)
+    log.create(TOPIC, partitions=3)
+    for number, event in enumerate(shop_events(rng, 300)):
+        log.append(TOPIC, number % 3, event.value, key=event.key, timestamp_us=event.arrival_us)
+        if number in (150, 299):
+            Worker(
+                ScriptedSource(log, [TOPIC], max_records=40),
+                ShardStore(client, lambda: now_us),
+                [],
+                made,
+                views=tuple(made.views.values()),
+                record=ClaimRecord(folder),
+                clock=lambda: now_us,
+                new_token=lambda n=number: f"t{n}",  # type: ignore[misc]
+                pace=Pace(poll_ms=0),
+            ).run(lambda: False, until_caught_up=True)
+    [view] = made.views.values()
+    wanted = Projection(view=view.name, features=tuple(field.name for field in view.features))
+    found = OnlineReader(client, made, lambda: now_us).read([wanted], {"user_id": range(41)})
+    return {column.feature: column.to_python() for column in found.columns}
+
+
+def test_a_stream_commits_to_a_cluster(cluster: ClusterClient, store: StoreClient, tmp_path: Path) -> None:
+    """Claims, tiles, offsets and the list of shards on real nodes: what is served is what one server serves."""
+    one, many = tmp_path / "one", tmp_path / "many"
+    on_cluster = streamed(cast(StoreClient, cluster), many)
+    assert on_cluster == streamed(store, one)
+    assert sum(filter(None, on_cluster["amount_count_24h"])) > 50  # type: ignore[arg-type, misc]
+    slots = {slot_of(key) for key in cluster.scan_iter(match="fs:ctl:*")}
+    assert len(slots) == 3
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:

@@ -89,7 +89,7 @@ def _rows(load: Load, seed: int) -> list[tuple[int, int, int, int]]:
     rng = random.Random(seed)
     return [
         (rng.randrange(load.keys), NOW - rng.randrange(5), NOW + rng.randrange(3), rng.randrange(4))
-        for _ in range(8_000)
+        for _ in range(load.rows)
     ]
 
 
