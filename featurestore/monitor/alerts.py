@@ -42,6 +42,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     service: str = ""
     """The feature service that is hurt, where it is one."""
     view: str = ""
+    feature: str = ""
+    """Of the view, where it is about one."""
     evidence: str = ""
     """A command, file or address that shows it."""
 

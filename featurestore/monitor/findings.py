@@ -35,6 +35,7 @@ def _finding(skews: list[Skew], plan: Plan) -> Finding:
         owner=_owner(first, plan),
         service=first.service,
         view=first.view,
+        feature=first.feature,
         evidence=f"featurestore skew history --service {first.service}",
     )
 

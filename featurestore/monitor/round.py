@@ -1,9 +1,10 @@
 """What does the monitor look at, over and over?
 
-One round: 1. audit the answers of the last hours; 2. measure today's and yesterday's cases of every objective; 3. take
-over what others found (ports); 4. open and end alerts; 5. tell the sinks; 6. remove old answers. Each step stands by
-itself: where one fails, the round goes on, and the failure is a critical finding of its own: a check that broke is
-neither good nor bad data.
+One round: 1. audit the answers of the last hours; 2. measure today's and yesterday's cases of every objective;
+3. profile what arrived in the last hours, and hold what services answer to what their models were trained on; 4. take
+over what others found (ports); 5. open and end alerts, and switch services to their fallback and back; 6. tell the
+sinks; 7. remove old answers. Each step stands by itself: where one fails, the round goes on, and the failure is a
+critical finding of its own: a check that broke is neither good nor bad data.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +15,23 @@ from typing import Final, TypeVar
 import msgspec
 
 from featurestore.clock import Clock
-from featurestore.errors import FeatureStoreError
 from featurestore.monitor.alerts import Alert, AlertBook, Finding, Sink
 from featurestore.monitor.findings import SKEW_SCOPE, of_skew
 from featurestore.monitor.measure import cases_of, check_objectives
+from featurestore.monitor.model_drift import SCOPE as DRIFT_SCOPE
+from featurestore.monitor.model_drift import ModelDrift
+from featurestore.monitor.model_drift import findings as drift_findings
+from featurestore.monitor.profiles import put_arrived
 from featurestore.monitor.served import HOUR_US, prune
 from featurestore.monitor.skew_history import Audited, SkewHistory, audit_hours
 from featurestore.monitor.slo import Budget, Objective, findings, objectives_of
 from featurestore.monitor.slo_history import DAY_US, SloHistory
+from featurestore.monitor.switching import Switches, settle
+from featurestore.monitor.training_sets import training_sets
 from featurestore.monitor.workspace import Workspace
-from featurestore.plan import Plan, View
+from featurestore.plan import Plan, Service, View
+from validation.errors import PlatformError
+from validation.profile.store import ProfileStore
 
 SETTLE_US: Final = 120_000_000
 """Answers and events need that long to reach their files."""
@@ -61,6 +69,7 @@ class Monitor:
         *,
         sinks: Sequence[Sink],
         looks: Mapping[str, Look] | None = None,
+        switches: Switches | None = None,
         lookback_us: int = LOOKBACK_US,
         keep_us: int = KEEP_US,
     ) -> None:
@@ -74,10 +83,13 @@ class Monitor:
         self._keep_us = keep_us
         self._skew = SkewHistory(place.skew)
         self._slo = SloHistory(place.slo)
+        self._profiles = ProfileStore(place.profiles)
+        self._model_drift = ModelDrift(place.drift, self._profiles, place.served, place.datasets, clock)
+        self._switches = switches
         self._broken: list[Finding] = []
 
     def round(self, plan: Plan) -> Round:
-        """One round over the plan in force. Raises FeatureStoreError only where the alerts cannot be kept."""
+        """One round over the plan in force. Raises PlatformError only where the alerts cannot be kept."""
         self._broken = []
         now_us = self._clock()
         news: list[Alert] = []
@@ -88,11 +100,22 @@ class Monitor:
         for view in plan.views.values():
             budgets += self._attempt(f"objectives of view {view.name}", partial(self._measure, view, now_us)) or []
         news += self.book.look(SLO_SCOPE, findings(budgets))
+        self._attempt("profiles of sources", partial(self._profile, plan, now_us))
+        drifted: list[Finding] = []
+        broke = False
+        for service in plan.services.values():
+            seen = self._attempt(f"drift of service {service.name}", partial(self._drift, service))
+            broke |= seen is None
+            drifted += seen or ()
+        if not broke:
+            news += self.book.look(DRIFT_SCOPE, drifted)
         for scope, look in self._looks.items():
             found = self._attempt(scope.rstrip(":"), partial(look, plan))
             if found is not None:
                 news += self.book.look(scope, found)
         news += self.book.look(BROKEN_SCOPE, self._broken)
+        if self._switches is not None:
+            settle(plan, self.book.open(), self._switches, now_us)
         told = self.book.tell(self._sinks)
         prune(self._place.served, now_us - self._keep_us)
         return Round(audits=tuple(audits or ()), budgets=tuple(budgets), news=tuple(news), told=told)
@@ -102,6 +125,17 @@ class Monitor:
             self._place.served, self._skew, plan, repo=self._repo, start_us=now_us - self._lookback_us,
             end_us=now_us - SETTLE_US, clock=self._clock,
         )  # fmt: skip
+
+    def _profile(self, plan: Plan, now_us: int) -> None:
+        first_us = (now_us - self._lookback_us) // HOUR_US * HOUR_US
+        by_source = {view.source.name: view for view in plan.views.values()}
+        for view in by_source.values():
+            for hour_us in range(first_us, now_us - SETTLE_US, HOUR_US):
+                put_arrived(self._profiles, view, self._repo, hour_us)
+
+    def _drift(self, service: Service) -> list[Finding]:
+        checked = self._model_drift.check(service, training_sets(self._place.datasets, service))
+        return [] if checked is None else drift_findings(checked, service)
 
     def _measure(self, view: View, now_us: int) -> list[Budget]:
         objectives = objectives_of(view)
@@ -121,7 +155,7 @@ class Monitor:
     def _attempt(self, what: str, work: Callable[[], _T]) -> _T | None:
         try:
             return work()
-        except FeatureStoreError as error:
+        except PlatformError as error:
             self._broken.append(
                 Finding(
                     key=f"{BROKEN_SCOPE}{what}",

@@ -53,12 +53,13 @@ def health_of(
     found = []
     views: list[View | OnDemandView] = [*plan.views.values(), *plan.on_demand.values()]
     for view in views:
-        about = _about(view, budgets, alerts)
+        about = _about(view, budgets)
         spent = [each.spent for each in budgets if each.objective.view == view.name and each.total]
         for field in view.features:
             measured = skews.get((view.name, field.name))
             differing = measured.differing if measured else {}
-            reasons = about | (_broken(view, field.name, violations) if isinstance(view, View) else {})
+            reasons = about | _alarms(view, field.name, alerts)
+            reasons |= _broken(view, field.name, violations) if isinstance(view, View) else {}
             for cause, count in differing.items():
                 level: Health = "bad" if cause == Cause.UNKNOWN else "warn"
                 reasons[f"{count} of {measured.compared if measured else 0} served differ: {cause}"] = level
@@ -81,16 +82,22 @@ def health_of(
     return sorted(found, key=lambda each: (_ORDER.index(each.health), each.view))
 
 
-def _about(view: View | OnDemandView, budgets: Sequence[Budget], alerts: Sequence[Alert]) -> dict[str, Health]:
+def _about(view: View | OnDemandView, budgets: Sequence[Budget]) -> dict[str, Health]:
     """What is known of a whole view: reason -> how bad."""
     reasons: dict[str, Health] = {}
     for budget in budgets:
         if budget.objective.view == view.name and budget.kept is False:
             reasons[f"{budget.objective.indicator} objective missed: {budget.spent:.0%} of the budget spent"] = "bad"
-    for alert in alerts:
-        if alert.finding.view == view.name:
-            reasons[alert.finding.title] = "bad" if alert.finding.severity == "critical" else "warn"
     return reasons
+
+
+def _alarms(view: View | OnDemandView, feature: str, alerts: Sequence[Alert]) -> dict[str, Health]:
+    """The open alerts about the feature, or about its view as a whole."""
+    return {
+        alert.finding.title: "bad" if alert.finding.severity == "critical" else "warn"
+        for alert in alerts
+        if alert.finding.view == view.name and alert.finding.feature in ("", feature)
+    }
 
 
 def _broken(view: View, feature: str, violations: Sequence[Folded]) -> dict[str, Health]:

@@ -16,6 +16,8 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True):
     slo: Path
     alerts: Path
     concept: Path
+    drift: Path
+    profiles: Path
     violations: Path
     datasets: Path
 
@@ -29,6 +31,8 @@ def workspace(settings: Settings) -> Workspace:
         slo=root / "slo",
         alerts=root / "alerts.json",
         concept=root / "concept",
+        drift=root / "drift",
+        profiles=settings.data_dir / "profiles",
         violations=settings.data_dir / "violations",
         datasets=settings.data_dir / "datasets",
     )

@@ -2,20 +2,28 @@
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from monitored import deployment, keep, plan, rides
+from monitored import STAMP, deployment, keep, plan, rides
 from prometheus_client import generate_latest
 
 from featurestore.config import Settings
+from featurestore.dataset.build import Request, build
+from featurestore.dataset.rebuild import retriever
 from featurestore.errors import SourceError
 from featurestore.monitor.alerts import Alert, Finding
 from featurestore.monitor.causes import Cause
 from featurestore.monitor.metrics import MonitorMetrics
+from featurestore.monitor.model_drift import last_check
+from featurestore.monitor.profiles import read_arrived
 from featurestore.monitor.round import Monitor
 from featurestore.monitor.served import HOUR_US
 from featurestore.monitor.skew_history import SkewHistory
 from featurestore.monitor.workspace import workspace
 from featurestore.plan import Plan
+from validation.profile.store import ProfileStore
 
 NOW = 1_700_000_000_000_000 // HOUR_US * HOUR_US + 30 * 60_000_000
 
@@ -89,16 +97,17 @@ def test_a_check_that_breaks_is_told_and_the_others_go_on(settings: Settings, ma
     keep(settings, made, NOW - 60_000_000, 10.0, NOW - 60_000_000)
     (settings.repo / "rides.parquet").unlink()
     sink = Collected()
-    drifted = Finding(key="drift:rides", severity="informative", title="drift", detail="")
-    monitor(settings, sink, looks={"drift:": lambda _: [drifted]}).round(made)
+    drifted = Finding(key="other:rides", severity="informative", title="drift", detail="")
+    monitor(settings, sink, looks={"other:": lambda _: [drifted]}).round(made)
     keys = {alert.finding.key for alert in sink.told}
-    assert {"broken:skew audit", "broken:objectives of view rides", "drift:rides"} == keys
+    broken = {"broken:skew audit", "broken:objectives of view rides", "broken:profiles of sources"}
+    assert keys == broken | {"other:rides"}
 
 
 def test_a_look_that_breaks_ends_no_alert(settings: Settings, made: Plan) -> None:
     """Not knowing is not being well: the planted fault would close the alert."""
     answers: list[object] = [
-        [Finding(key="drift:rides", severity="critical", title="d", detail="")],
+        [Finding(key="other:rides", severity="critical", title="d", detail="")],
         SourceError("torn"),
     ]
 
@@ -108,18 +117,14 @@ def test_a_look_that_breaks_ends_no_alert(settings: Settings, made: Plan) -> Non
             raise answer
         return answer
 
-    watch = monitor(settings, Collected(), looks={"drift:": look})
+    watch = monitor(settings, Collected(), looks={"other:": look})
     watch.round(made)
     watch.round(made)
-    assert {alert.finding.key for alert in watch.book.open()} == {"drift:rides", "broken:drift"}
+    assert {alert.finding.key for alert in watch.book.open()} == {"other:rides", "broken:other"}
 
 
 def test_late_rows_change_the_history(settings: Settings, made: Plan) -> None:
     """The hour is audited again: what was right turns out to have been without a late row."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from monitored import STAMP
-
     keep(settings, made, NOW - 60_000_000, 10.0, NOW - 60_000_000)
     watch = monitor(settings, Collected())
     assert [each.differing for each in watch.round(made).audits] == [{}]
@@ -140,3 +145,52 @@ def test_metrics_tell_the_last_round(settings: Settings, made: Plan) -> None:
     assert 'featurestore_alerts{severity="critical"} 1.0' in told
     assert 'featurestore_skew_differing{cause="unknown"} 1.0' in told
     assert 'featurestore_error_budget_spent{indicator="freshness",view="rides"} 0.0' in told
+
+
+def train(settings: Settings, made: Plan) -> None:
+    """A training set of the service: 300 rides of speeds around 10."""
+    rng = np.random.default_rng(0)
+    at = pa.array(NOW - 86_400_000_000 + np.arange(300) * 1_000_000, pa.int64()).cast(STAMP)
+    rows = pa.table({"driver": range(1_000, 1_300), "ts": at, "made": at, "speed": rng.normal(10, 1, 300)})
+    path = settings.repo / "rides.parquet"
+    pq.write_table(pa.concat_tables([pq.read_table(path), rows]), path)
+    request = Request(name="first", features=("service:eta",), full_feature_names=True)
+    entity_rows = pa.table({"driver": range(1_000, 1_300), "event_timestamp": at})
+    build(
+        request, entity_rows, plan=made, repo=settings.repo, folder=workspace(settings).datasets,
+        retrieve=retriever(made, settings.repo, "event_timestamp"), clock=lambda: NOW,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("shift", "drifted"), [(0.0, False), (1.0, True)])
+def test_answers_are_held_to_the_training_set(settings: Settings, made: Plan, shift: float, drifted: bool) -> None:
+    """A shift of a standard deviation in what is served is told with feature, size and owner; none raises nothing."""
+    train(settings, made)
+    rng = np.random.default_rng(1)
+    keep(settings, made, NOW - 60_000_000, rng.normal(10 + shift, 1, 200).tolist(), NOW - 60_000_000)
+    watch = monitor(settings, Collected())
+    watch.round(made)
+    found = [alert.finding for alert in watch.book.open() if alert.finding.key.startswith("drift:")]
+    assert [(each.view, each.feature, each.severity) for each in found] == [("rides", "speed", "informative")] * drifted
+    checked = last_check(workspace(settings).drift, "eta")
+    assert checked is not None
+    assert (checked.dataset, checked.rows) == ("first", 200)
+
+
+def test_what_arrived_is_profiled_by_the_hour_and_late_rows_change_it(settings: Settings, made: Plan) -> None:
+    """The source's rows of the last hours; a row that is there in the next round counts too."""
+    watch, store = monitor(settings, Collected()), ProfileStore(workspace(settings).profiles)
+    watch.round(made)
+    hour_us = NOW // HOUR_US * HOUR_US
+
+    def rows() -> list[tuple[int | None, int]]:
+        found = read_arrived(store, made.views["rides"], 0, NOW)
+        return [(each.hour_us, each.rows) for each in found if each.feature == "speed"]
+
+    assert rows() == [(hour_us, 1)]
+    late = pa.array([NOW - 30_000_000], STAMP)
+    path = settings.repo / "rides.parquet"
+    row = pa.table({"driver": [2], "ts": late, "made": late, "speed": [12.0]})
+    pq.write_table(pa.concat_tables([pq.read_table(path), row]), path)
+    watch.round(made)
+    assert rows() == [(hour_us, 2)]

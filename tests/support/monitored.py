@@ -1,5 +1,6 @@
 """A small deployment that monitors look at: a repo with rides, its plan file, and answers that were kept."""
 
+import secrets
 from pathlib import Path
 
 import numpy as np
@@ -41,23 +42,24 @@ def deployment(folder: Path, made: Plan, now_us: int) -> Settings:
     return settings
 
 
-def keep(settings: Settings, made: Plan, now_us: int, speed: float, event_us: int) -> None:
-    """Keeps one answer about driver 1, with that speed, of a row of that event time."""
-    column = Column(
-        view="rides", feature="speed", dtype="DOUBLE", held=pa.array([speed]),
-        statuses=np.array([Status.PRESENT], np.uint8), event_us=np.array([event_us]), instant_us=np.array([now_us]),
-    )  # fmt: skip
-    log = ServeLog(workspace(settings).served, lambda: now_us, writer="w")
-    log.add(
-        Answer(
-            plan=made,
-            service="eta",
-            requested_us=now_us,
-            reads=READS,
-            read=(column,),
-            keys={"driver": [1]},
-            request={},
-            given={("rides", "speed"): [speed]},
+def keep(settings: Settings, made: Plan, now_us: int, speed: float | list[float], event_us: int) -> None:
+    """Keeps answers about driver 1, with these speeds, each of a row of that event time."""
+    log = ServeLog(workspace(settings).served, lambda: now_us, writer=secrets.token_hex(4))
+    for value in speed if isinstance(speed, list) else [speed]:
+        column = Column(
+            view="rides", feature="speed", dtype="DOUBLE", held=pa.array([value]),
+            statuses=np.array([Status.PRESENT], np.uint8), event_us=np.array([event_us]), instant_us=np.array([now_us]),
+        )  # fmt: skip
+        log.add(
+            Answer(
+                plan=made,
+                service="eta",
+                requested_us=now_us,
+                reads=READS,
+                read=(column,),
+                keys={"driver": [1]},
+                request={},
+                given={("rides", "speed"): [value]},
+            )
         )
-    )
     log.flush()

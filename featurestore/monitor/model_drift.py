@@ -1,0 +1,176 @@
+"""Do services still see what their models were trained on?
+
+Reference is the newest training set of a service, pinned by its manifest; current are the sampled answers of the last
+hours. Tags of the service: `drift_window_h` (24), `drift_block_h` (rows within so many hours may depend on each other),
+`drift_segments` (entity columns, comma separated), `drift_family_rate` (0.05), `drift_alarm` (informative, critical).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, cast
+from urllib.parse import quote
+
+import msgspec
+import pyarrow as pa
+
+from featurestore.clock import Clock
+from featurestore.dataset.manifest import Manifest
+from featurestore.errors import DefinitionError, SourceError
+from featurestore.monitor import profiles
+from featurestore.monitor.alerts import Finding, Severity
+from featurestore.monitor.served import HOUR_US
+from featurestore.plan import Service
+from validation.drift.compare import DriftReport, compare
+from validation.profile.baseline import Baseline, baseline_of
+from validation.profile.build import profile_table
+from validation.profile.profile import Profile
+from validation.profile.store import ProfileStore
+from validation.whole_file import replace_file
+
+SCOPE: Final = "drift:"
+_SEED: Final = 0
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """The last comparison of a service."""
+
+    service: str
+    dataset: str
+    checked_us: int
+    rows: int
+    """Answers of the current window."""
+    report: DriftReport
+
+
+class ModelDrift:
+    """Compares what services serve with what their models were trained on."""
+
+    def __init__(self, folder: Path, store: ProfileStore, log: Path, datasets: Path, clock: Clock) -> None:
+        self._folder = folder
+        self._store = store
+        self._log = log
+        self._datasets = datasets
+        self._clock = clock
+
+    def check(self, service: Service, sets: Sequence[Manifest]) -> Checked | None:
+        """One service against the newest of its training sets; None without a set, or without answers.
+
+        Raises DefinitionError for tags that make no sense, DriftError for a torn set.
+        """
+        options = _options(service)
+        if not sets:
+            return None
+        manifest = max(sets, key=lambda each: each.created_us)
+        now_us = self._clock()
+        start_us = now_us - round(options.window_h * HOUR_US)
+        served = profiles.served_rows(self._log, service.name, start_us, now_us, options.segments)
+        if served is None:
+            return None
+        trained = profiles.training_rows(self._datasets / manifest.name, manifest, service, options.segments)
+        features = [name for name in trained.column_names if name in served.column_names and ":" in name]
+        baseline = baseline_of(trained.select(features))
+        self._store.put(manifest.name, profile_table(trained, baseline), boundary="training", baseline=baseline)
+        profiles.put_served(self._store, service.name, served, baseline)
+        sides = [_side(table, baseline, options) for table in (trained, served)]
+        report = compare(
+            sides[0],
+            sides[1],
+            baseline,
+            seed=_SEED,
+            block_hours=options.block_h,
+            family_rate=options.family_rate,
+            names=(f"training set {manifest.name}", f"answers of the last {options.window_h:g} h"),
+        )
+        checked = Checked(
+            service=service.name,
+            dataset=manifest.name,
+            checked_us=now_us,
+            rows=served.num_rows,
+            report=report,
+        )
+        replace_file(_path(self._folder, service.name), msgspec.json.encode(checked))
+        return checked
+
+
+def last_check(folder: Path, service: str) -> Checked | None:
+    """The last comparison that was made of a service; raises SourceError for a torn file."""
+    path = _path(folder, service)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Checked)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise SourceError(f"{path}: the last drift check cannot be read: {error}; remove it") from error
+
+
+def findings(checked: Checked, service: Service) -> list[Finding]:
+    """One finding a feature that drifted."""
+    severity = _options(service).alarm
+    found = []
+    for each in checked.report.alarms:
+        view, _, feature = each.feature.partition(":")
+        names = {one.name: one.view for one in service.projections}
+        size = next((one.effect for one in each.measures if one.name == each.effect), 0.0)
+        found.append(
+            Finding(
+                key=f"{SCOPE}{service.name}:{each.feature}:{each.segment}",
+                severity=severity,
+                title=f"{each.feature} is not what the model of service {service.name} was trained on",
+                detail=f"{each.effect} {size:.3g}, q {each.q:.2g}, {each.rows_current} answers against "
+                f"{each.rows_reference} rows of {checked.dataset}"
+                + (f"; new: {', '.join(each.new)}" if each.new else ""),
+                owner=service.owner,
+                service=service.name,
+                view=names.get(view, view),
+                feature=feature,
+                evidence=f"featurestore drift check --reference {checked.dataset} --current served@…",
+            )
+        )
+    return found
+
+
+def _path(folder: Path, service: str) -> Path:
+    return folder / f"{quote(service, safe='')}.json"
+
+
+def _side(table: pa.Table, baseline: Baseline, options: "_Options") -> list[Profile]:
+    return profile_table(
+        table,
+        baseline,
+        segments=options.segments,
+        time_column=None if options.block_h is None else profiles.AT,
+        span_us=HOUR_US if options.block_h is None else round(options.block_h * HOUR_US),
+    )
+
+
+class _Options(msgspec.Struct, frozen=True, kw_only=True):
+    window_h: float
+    block_h: float | None
+    family_rate: float
+    segments: tuple[str, ...]
+    alarm: Severity
+
+
+def _options(service: Service) -> _Options:
+    alarm = service.tags.get("drift_alarm", "informative")
+    if alarm not in ("informative", "critical"):
+        raise DefinitionError(f"service {service.name!r}: tag drift_alarm is {alarm!r}; expected informative, critical")
+    segments = tuple(filter(None, map(str.strip, service.tags.get("drift_segments", "").split(","))))
+    return _Options(
+        window_h=_number(service, "drift_window_h", 24.0),
+        block_h=_number(service, "drift_block_h", 0.0) if "drift_block_h" in service.tags else None,
+        family_rate=_number(service, "drift_family_rate", 0.05),
+        segments=segments,
+        alarm=cast("Severity", alarm),
+    )
+
+
+def _number(service: Service, tag: str, default: float) -> float:
+    text = service.tags.get(tag)
+    try:
+        number = default if text is None else float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise DefinitionError(f"service {service.name!r}: tag {tag} is {text!r}; give a number above 0")
+    return number

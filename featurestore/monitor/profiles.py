@@ -1,0 +1,146 @@
+"""What did rows look like where they crossed a boundary, hour by hour? Profiles from what is kept of each.
+
+    served    sampled answers, as their callers got them          (the serve log)
+    event     accepted events, by their arrival                   (the event log)
+    source    rows of batch sources, by when they were created    (the source)
+    training  a training set                                      (its part `train`)
+
+An hour is made again while rows can still come late to it; the profiles of its source id are replaced.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.dataset.manifest import Manifest
+from featurestore.monitor.served import HOUR_US, REQUESTED, given_column, read_served
+from featurestore.offline.connection import Limits, connection
+from featurestore.offline.event_log import ARRIVAL, PROVENANCE, event_files
+from featurestore.offline.sql_types import earliest, identifier, instant, latest
+from featurestore.offline.stored import scan_of, stored_names
+from featurestore.plan import Service, View
+from validation.drift.rows import rows_of
+from validation.profile.baseline import Baseline, baseline_of, kind_of
+from validation.profile.build import profile_table
+from validation.profile.profile import Profile
+from validation.profile.store import ProfileStore
+from validation.whole_file import replace_file
+
+AT: Final = "at"
+_AT_ONCE: Final = 131_072
+"""Rows that are profiled at a time."""
+
+
+def served_rows(log: Path, service: str, start_us: int, end_us: int, segments: tuple[str, ...] = ()) -> pa.Table | None:
+    """The sampled answers of a service as `view:feature` columns, with the instant of the request; None without any."""
+    tables = []
+    for shape, table in read_served(log, start_us, end_us, service=service):
+        columns = {AT: table[REQUESTED].cast(pa.timestamp("us", "UTC"))}
+        for name in shape.given:
+            view, _, feature = name.partition(":")
+            columns[name] = table[given_column(view, feature)]
+        columns |= {name: table[f"key {name}"] for name in segments if f"key {name}" in table.column_names}
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables, promote_options="permissive") if tables else None
+
+
+def training_rows(folder: Path, manifest: Manifest, service: Service, segments: tuple[str, ...] = ()) -> pa.Table:
+    """The rows that a model was trained on, with their instants, features as `view:feature`; DriftError where torn."""
+    table = rows_of(folder).table
+    columns = {AT: table[manifest.timestamp_column].cast(pa.timestamp("us", "UTC"))}
+    for projection in service.projections:
+        for feature in projection.features:
+            name = f"{projection.name}__{feature}" if manifest.full_feature_names else feature
+            if name in table.column_names:
+                columns[f"{projection.name}:{feature}"] = table[name]
+    columns |= {name: table[name] for name in segments if name in table.column_names}
+    return pa.table(columns)
+
+
+def put_served(store: ProfileStore, service: str, table: pa.Table, baseline: Baseline) -> None:
+    """Profiles the answers of whole hours, each an own source that is replaced."""
+    hours = table[AT].cast(pa.int64()).to_numpy() // HOUR_US
+    for hour in np.unique(hours).tolist():
+        rows = table.filter(pa.array(hours == hour))
+        made = profile_table(rows, baseline, boundary="served", time_column=AT)
+        store.put(f"{_safe(service)}-{_hour(hour)}", made, boundary="served", baseline=baseline)
+
+
+def put_arrived(store: ProfileStore, view: View, repo: Path, hour_us: int) -> int:
+    """Profiles the rows of a view's source that arrived within an hour; how many there were.
+
+    The source's baseline is made of the first rows that were ever profiled, and kept. Memory is bounded.
+    """
+    boundary = "event" if view.source.topic is not None else "source"
+    made: list[Profile] = []
+    baseline, rows = None, 0
+    for table in _arrived(view, repo, hour_us):
+        baseline = baseline or _baseline(store, boundary, view.source.name, table)
+        made += profile_table(table, baseline, boundary=boundary, time_column=AT)
+        rows += len(table)
+    if baseline is not None:
+        name = f"{_safe(view.source.name)}-{_hour(hour_us // HOUR_US)}"
+        store.put(name, made, boundary=boundary, baseline=baseline)
+    return rows
+
+
+def read_arrived(store: ProfileStore, view: View, start_us: int, end_us: int) -> list[Profile]:
+    """The profiles of a view's source, of hours in [start, end); none where no hour was profiled."""
+    boundary = "event" if view.source.topic is not None else "source"
+    path = _named(store, boundary, view.source.name)
+    if not path.exists():
+        return []
+    return store.read(boundary=boundary, baseline=path.read_text(), start_us=start_us, end_us=end_us)
+
+
+def _arrived(view: View, repo: Path, hour_us: int) -> Iterator[pa.Table]:
+    """The rows of a view's source that arrived within an hour, in pieces."""
+    if view.source.topic is not None and not event_files(repo / view.source.path):
+        return
+    scan, stored = scan_of(view, repo=repo), stored_names(view)
+    arrival = ARRIVAL if view.source.topic is not None else view.source.created_field or view.source.timestamp_field
+    arrival = stored.get(arrival, arrival)
+    dtype = scan.column(arrival, role="arrival column")
+    at = instant(arrival, dtype, place=scan.name)
+    left_out = {*PROVENANCE.names, arrival, view.source.timestamp_field, view.source.created_field}
+    names = [field.name for field in scan.schema if kind_of(field.type) is not None and field.name not in left_out]
+    where = [f"{at} >= {hour_us}", f"{at} < {hour_us + HOUR_US}"]
+    where += filter(None, [earliest(arrival, dtype, hour_us), latest(arrival, dtype, hour_us + HOUR_US)])
+    columns = ", ".join([f"make_timestamptz({at}) AS {identifier(AT)}", *map(identifier, names)])
+    with connection(Limits()) as session:
+        source = scan.register(session, "source")
+        found = session.sql(f"SELECT {columns} FROM {source} WHERE {' AND '.join(where)}")
+        for batch in found.to_arrow_reader(_AT_ONCE):
+            table = pa.Table.from_batches([batch])
+            yield table.set_column(0, AT, table[AT].cast(pa.timestamp("us", "UTC")))
+
+
+def _baseline(store: ProfileStore, boundary: str, source: str, table: pa.Table) -> Baseline:
+    path = _named(store, boundary, source)
+    if path.exists():
+        return store.baseline(path.read_text())
+    made = baseline_of(table.drop_columns([AT]))
+    store.put_baseline(made)
+    replace_file(path, made.id.encode())
+    return made
+
+
+def _named(store: ProfileStore, boundary: str, source: str) -> Path:
+    """The file that says which baseline a source's profiles are on."""
+    return store.folder / "sources" / f"{boundary}-{_safe(source)}"
+
+
+def _hour(hour: int) -> str:
+    return str(np.datetime64(hour, "h")).replace(":", "")
+
+
+def _safe(name: str) -> str:
+    """A name within the names of files: other letters than these become their code.
+
+    >>> _safe("a b"), _safe("a_b")
+    ('a=20b', 'a_b')
+    """
+    return "".join(each if each.isascii() and (each.isalnum() or each in "._-") else f"={ord(each):x}" for each in name)
