@@ -10,14 +10,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from random import random
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from featurestore.api.answer import Answered
 from featurestore.api.metrics import Metrics
 from featurestore.api.selection import Selection
 from featurestore.errors import FeatureStoreError
-from featurestore.online.result import Column
+from featurestore.online.result import Column, OnlineResult
 from featurestore.plan import Plan
 
 WAITING = 256
@@ -28,8 +30,12 @@ PAUSE_S = 0.1
 _log = logging.getLogger(__name__)
 
 
-class Served(NamedTuple):
-    """One answer as it went out. Its parts belong to the answer: look at them, never change them."""
+@dataclass(frozen=True, eq=False)
+class Served:
+    """One answer as it went out. Its parts belong to the answer: look at them, never change them.
+
+    Columns are made of them when somebody looks: an answer that goes out as it was read has none yet.
+    """
 
     plan: Plan
     service: str | None
@@ -37,14 +43,22 @@ class Served(NamedTuple):
     requested_us: int
     as_of_us: int | None
     selection: Selection
-    read: Sequence[Column]
-    """What was read of the online store, in the order of `selection.reads` and of their features."""
+    result: OnlineResult
     keys: Mapping[str, Sequence[object]]
     """Entity columns, as their entities' types."""
     given: Mapping[str, Sequence[object]]
     """Columns that the caller supplied to on-demand views."""
-    answered: Sequence[Answered]
-    """The keys, then one column for each of `selection.outputs`, after the service's policy."""
+    make: Callable[[], Sequence[Answered]]
+
+    @cached_property
+    def read(self) -> Sequence[Column]:
+        """What was read of the online store, in the order of `selection.reads` and of their features."""
+        return self.result.columns
+
+    @cached_property
+    def answered(self) -> Sequence[Answered]:
+        """The keys, then one column for each of `selection.outputs`, after the service's policy."""
+        return self.make()
 
 
 class Look(Protocol):

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 
 from fastapi import FastAPI, Request
@@ -58,6 +58,7 @@ def create_app(
     materializer: Materializer | None = None,
     staleness: Callable[[Plan], Staleness] | None = None,
     again: Again | None = None,
+    fallbacks: Callable[[], Iterable[str]] | None = None,
     violations: Violations | None = None,
     limits: Limits | None = None,
     users: PlanUsers | None = None,
@@ -68,18 +69,20 @@ def create_app(
     The plan is looked up every `poll_s` seconds; a new one is taken over between two requests. Without a plan or with
     the store away, requests get 503 with Retry-After, and the first look-up that succeeds ends that. Without a `gate`
     the `keys` alone decide, and no keys let everybody in. Routes that write exist where there is what they need.
-    `again` gets answers to look at after the response; `users` hears which plan is served from.
+    `again` gets answers to look at after the response; `fallbacks` says which services answer by their fallback;
+    `users` hears which plan is served from.
     """
     gate = gate or Gate(keys=keys, open=not keys)
     bounds = limits or Limits()
     fetching = fetcher(store)
 
-    def serving(plan: Plan) -> Serving:
+    def serving(plan: Plan, switched: frozenset[str]) -> Serving:
         wanted = None if again is None else again.of(plan)
-        return Serving(plan, reader(plan), fetching, clock, bounds, metrics, wanted)
+        return Serving(plan, reader(plan), fetching, clock, bounds, metrics, wanted, switched)
 
     name = f"api {socket.gethostname()} {os.getpid()}"
-    watch = PlanWatch(plans, serving, metrics, None if users is None else partial(users.report, name))
+    report = None if users is None else partial(users.report, name)
+    watch = PlanWatch(plans, serving, metrics, fallbacks=fallbacks or tuple, report=report)
 
     def look() -> None:
         watch.look()

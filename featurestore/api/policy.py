@@ -65,6 +65,23 @@ class AppliedPolicy:
         invalid = self._invalid(columns, lists) if self._policy.invalid != "value" else {}
         return [self._column(place, column, lists[place], invalid.get(place)) for place, column in enumerate(columns)]
 
+    def alarmed(self, columns: Sequence[Answered]) -> list[Answered]:
+        """The features of an answer while an alarm is on: null or default, whatever was found."""
+        made = []
+        for column, default in zip(columns, self._defaults, strict=True):
+            value = default if self._policy.alarm == "default" else None
+            rows = len(column.statuses)
+            status = INVALID if self._policy.told else Status.NULL_VALUE if value is None else Status.PRESENT
+            made.append(
+                msgspec.structs.replace(
+                    column,
+                    values=[value] * rows,
+                    statuses=np.full(rows, status, np.uint8),
+                    event_us=np.zeros(rows, np.int64),
+                )
+            )
+        return made
+
     def _column(self, place: int, column: Answered, values: list[Any], invalid: Mask | None) -> Answered:
         replaced = np.zeros(len(values), np.bool_)
         statuses = column.statuses
@@ -140,10 +157,14 @@ def _judges(plan: Plan, service: Service, outputs: Sequence[Output]) -> Iterator
 
 
 def policy_of(
-    plan: Plan, service: str | None, outputs: Sequence[Output]
+    plan: Plan, service: str | None, outputs: Sequence[Output], *, fallback: bool = False
 ) -> Callable[[Sequence[Answered]], list[Answered]] | None:
-    """What applies a service's policy to the features of an answer; None where values go out as they are found."""
+    """What applies a service's policy to the features of an answer; None where values go out as they are found.
+
+    With `fallback` every value is what the policy says of an alarm.
+    """
     found = None if service is None else plan.services.get(service)
     if found is None or found.policy == ServingPolicy():
         return None
-    return AppliedPolicy(plan, found, outputs).apply
+    applied = AppliedPolicy(plan, found, outputs)
+    return applied.alarmed if fallback and found.policy.alarm in ("null", "default") else applied.apply

@@ -39,6 +39,7 @@ from featurestore.api.write_reports import WriteReports
 from featurestore.api.writes import Writes, appender
 from featurestore.clock import system_clock
 from featurestore.config import Settings, load_settings
+from featurestore.fallback import Fallbacks
 from featurestore.monitor.served import ServeLog
 from featurestore.monitor.workspace import workspace
 from featurestore.online.connection import StoreClient, connect
@@ -97,6 +98,7 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
         materializer=Materializer(settings.repo, settings.data_dir, environ),
         staleness=staleness_of(client, clock),
         again=Again([contracts, served, reports], metrics),
+        fallbacks=Fallbacks(client, settings.project).active,
         violations=violations,
         limits=limits,
         # Reports cross processes that replay different times: they go by the true time.

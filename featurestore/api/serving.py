@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -97,8 +97,11 @@ class Serving:
         limits: Limits,
         metrics: Metrics,
         wanted: Wanted | None = None,
+        fallbacks: frozenset[str] = frozenset(),
     ) -> None:
+        """`fallbacks` are the services that answer by their fallback while this serves."""
         self.plan = plan
+        self.fallbacks = fallbacks
         self._wanted = wanted
         self._reader = reader
         self._fetcher = fetcher
@@ -131,7 +134,7 @@ class Serving:
         selection = select(self.plan, named.features, service, full_feature_names=full)
         outputs = [(output.view, output.feature) for output in selection.outputs]
         read = [(each.name, feature) for each in selection.reads for feature in each.features]
-        replace = policy_of(self.plan, service, selection.outputs)
+        replace = policy_of(self.plan, service, selection.outputs, fallback=service in self.fallbacks)
         names = orjson.dumps([*selection.join_keys, *(output.name for output in selection.outputs)])
         made = Kind(selection, replace, names, replace is None and not selection.computations and outputs == read)
         words = bytes(asked.features)
@@ -149,19 +152,23 @@ class Serving:
         t_us = now_us if at_us is None else at_us
         read = await self._read(selection, keys, rows, at_us)
         self._metrics.served(read.parts)
-        looks = () if self._wanted is None else self._wanted.by(service)
-        if kind.direct and media_type == JSON and not looks:
+        columns: list[Answered] | None = None
+        if kind.direct and media_type == JSON:
             parts = _join_keys(selection, keys, rows) + [
                 part if isinstance(part, Block) else Answered.of(part) for part in read.parts
             ]
-            return feast_json(parts, reading_instant(parts, t_us), kind.names)
-        columns = self._columns(selection, read, keys, given, rows)
-        if kind.replace is not None:
-            columns[len(keys) :] = kind.replace(columns[len(keys) :])
-        body = ENCODERS[media_type](columns, reading_instant(columns, t_us), kind.names)
-        if looks and self._wanted is not None:
-            served = Served(self.plan, service, now_us, at_us, selection, read.columns, keys, given, columns)
-            self._wanted.put(looks, served)
+            body = feast_json(parts, reading_instant(parts, t_us), kind.names)
+        else:
+            columns = self._columns(selection, read, keys, given, rows)
+            if kind.replace is not None:
+                columns[len(keys) :] = kind.replace(columns[len(keys) :])
+            body = ENCODERS[media_type](columns, reading_instant(columns, t_us), kind.names)
+        if self._wanted is not None and (looks := self._wanted.by(service)):
+
+            def made() -> Sequence[Answered]:
+                return columns if columns is not None else self._columns(selection, read, keys, given, rows)
+
+            self._wanted.put(looks, Served(self.plan, service, now_us, at_us, selection, read, keys, given, made))
         return body
 
     async def _read(
@@ -232,11 +239,15 @@ class PlanWatch:
     def __init__(
         self,
         source: PlanSource,
-        make: Callable[[Plan], Serving],
+        make: Callable[[Plan, frozenset[str]], Serving],
         metrics: Metrics,
+        *,
+        fallbacks: Callable[[], Iterable[str]] = tuple,
         report: Callable[[int], object] | None = None,
     ) -> None:
+        """`make` is given the services that `fallbacks` says answer by their fallback; `report` hears plan versions."""
         self._source = source
+        self._fallbacks = fallbacks
         self._report = report
         self._make = make
         self._metrics = metrics
@@ -267,15 +278,16 @@ class PlanWatch:
         """
         with self._looking:
             try:
-                version = self._source.version()
-                if (version is not None and version != self.version) or self._serving is None:
-                    serving = self._make(self._source.load())
-                    self._metrics.plan_in_force(serving.plan.version)
-                    self._serving = serving
-                    _log.info("serving plan version %d", serving.plan.version)
+                version, fallbacks = self._source.version(), frozenset(self._fallbacks())
+                held = self._serving
+                if held is None or (version is not None and version != self.version) or fallbacks != held.fallbacks:
+                    plan = held.plan if held is not None and version is None else self._source.load()
+                    self._serving = held = self._make(plan, fallbacks)
+                    self._metrics.plan_in_force(plan.version)
+                    _log.info("serving plan version %d; by fallback: %s", plan.version, sorted(fallbacks) or "none")
                 # A version of a view is dropped only once nobody says that they read it.
                 if self._report is not None:
-                    self._report(self._serving.plan.version)
+                    self._report(held.plan.version)
             except FeatureStoreError as error:
                 self._metrics.plan_error()
                 if str(error) != self._trouble:

@@ -10,6 +10,7 @@ from featurestore.cli.settings import HERE, Repo, settings_of
 
 if TYPE_CHECKING:
     from featurestore.config import Settings
+    from featurestore.fallback import Fallbacks
     from featurestore.monitor.status import FeatureHealth
     from featurestore.monitor.workspace import Workspace
     from featurestore.plan import Plan
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 skew = typer.Typer(help="Is what was served what holds offline?", no_args_is_help=True)
 app.add_typer(skew, name="skew")
+fallback = typer.Typer(help="What services answer while an alarm is on.", no_args_is_help=True)
+app.add_typer(fallback, name="fallback")
 
 Since = Annotated[str | None, typer.Option(help="First instant (ISO 8601); default: 24 hours ago.")]
 Until = Annotated[str | None, typer.Option(help="Last instant (ISO 8601); default: now.")]
@@ -65,6 +68,54 @@ def history(
     _show_audits(list(SkewHistory(place.skew).between(start_us, end_us, service=service)), json=json)
 
 
+@fallback.command(name="list")
+def list_fallbacks(repo: Repo = HERE, *, json: AsJson = False) -> None:
+    """List the services that answer by their fallback now, since when and why."""
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from featurestore.clock import iso
+
+    settings, _, plan = _deployment(repo)
+    found = _fallbacks(settings).active()
+    if json:
+        _print_json(msgspec.to_builtins(found))
+        return
+    table = Table("service", "answers", "since", "why", "switched by")
+    for name, each in found.items():
+        alarm = plan.services[name].policy.alarm if name in plan.services else "no such service any more"
+        table.add_row(name, alarm, iso(each.since_us), each.reason, "the monitor" if each.by_monitor else "a person")
+    Console().print(table if found else "every service answers from the plan in force")
+
+
+@fallback.command()
+def on(
+    service: Annotated[str, typer.Argument(help="The feature service; its tag on_alarm says what it will answer.")],
+    reason: Annotated[str, typer.Option(help="Why; shown to everybody who asks.")],
+    repo: Repo = HERE,
+) -> None:
+    """Let a service answer by its declared fallback until `fallback off`, whatever the monitor finds."""
+    from featurestore.clock import system_clock
+    from featurestore.errors import UsageError
+    from featurestore.fallback import Fallback
+
+    settings, _, plan = _deployment(repo)
+    if plan.service(service).policy.alarm == "value":
+        raise UsageError(f"service {service!r} declares no fallback; give it the tag on_alarm and apply")
+    now_us = system_clock(settings.clock_offset_us)()
+    _fallbacks(settings).switch(service, Fallback(since_us=now_us, reason=reason, by_monitor=False))
+    typer.echo(f"service {service} answers by its fallback: {plan.service(service).policy.alarm}")
+
+
+@fallback.command()
+def off(service: Annotated[str, typer.Argument(help="The feature service.")], repo: Repo = HERE) -> None:
+    """Let a service answer from the plan in force again; the monitor may switch it anew while an alarm is on."""
+    settings, _, _ = _deployment(repo)
+    _fallbacks(settings).clear(service)
+    typer.echo(f"service {service} answers from the plan in force")
+
+
 @app.command()
 def monitor(
     repo: Repo = HERE,
@@ -89,7 +140,7 @@ def monitor(
 
     settings, place, _ = _deployment(repo)
     clock, metrics = system_clock(settings.clock_offset_us), MonitorMetrics()
-    watch = Monitor(place, settings.repo, clock, sinks=[LogSink()])
+    watch = Monitor(place, settings.repo, clock, sinks=[LogSink()], switches=_fallbacks(settings))
     if metrics_port is not None:
         metrics.serve("127.0.0.1", metrics_port)
     stop = threading.Event()
@@ -327,6 +378,13 @@ def _plan(settings: "Settings") -> "Plan":
     from featurestore.plan_store import load_plan_file
 
     return load_plan_file(settings.plan_path)
+
+
+def _fallbacks(settings: "Settings") -> "Fallbacks":
+    from featurestore.fallback import Fallbacks
+    from featurestore.online.connection import connect
+
+    return Fallbacks(connect(settings.online, settings.data_dir), settings.project)
 
 
 def _between(settings: "Settings", since: str | None, until: str | None) -> tuple[int, int]:

@@ -113,9 +113,9 @@ class Monitor:
             found = self._attempt(scope.rstrip(":"), partial(look, plan))
             if found is not None:
                 news += self.book.look(scope, found)
-        news += self.book.look(BROKEN_SCOPE, self._broken)
         if self._switches is not None:
-            settle(plan, self.book.open(), self._switches, now_us)
+            self._attempt("fallbacks", partial(settle, plan, self.book.open(), self._switches, now_us))
+        news += self.book.look(BROKEN_SCOPE, self._broken)
         told = self.book.tell(self._sinks)
         prune(self._place.served, now_us - self._keep_us)
         return Round(audits=tuple(audits or ()), budgets=tuple(budgets), news=tuple(news), told=told)

@@ -13,6 +13,7 @@ from featurestore.api.metrics import Metrics
 from featurestore.api.served_rules import ContractLook
 from featurestore.errors import DefinitionError
 from featurestore.online.connection import StoreClient
+from featurestore.online.result import OnlineResult
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore
 from validation.contract import Column, Contract, Rule
@@ -21,7 +22,7 @@ from validation.violations import ViolationStore
 BETWEEN = "expect_column_values_to_be_between"
 NOT_NULL = "expect_column_values_to_not_be_null"
 PLAN = Plan(project="p", version=1, digest="", created_us=0)
-ANSWER = Served(PLAN, "s", 0, None, None, (), {}, {}, ())
+ANSWER = Served(PLAN, "s", 0, None, None, OnlineResult(1, ()), {}, {}, tuple)
 
 
 class Recorder:

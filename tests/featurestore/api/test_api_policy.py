@@ -1,5 +1,7 @@
 """A service's policy decides what its callers get for missing, stale, incomplete and invalid values."""
 
+import time
+
 import msgspec
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from featurestore.api.answer import Answered
 from featurestore.api.faults import Refused
 from featurestore.api.policy import AppliedPolicy
 from featurestore.api.selection import select
+from featurestore.fallback import Fallback, Fallbacks
 from featurestore.online.result import Status
 from featurestore.plan import Plan, Projection, Service, ServingPolicy
 from featurestore.plan_store import PlanStore
@@ -93,7 +96,7 @@ def test_invalid_is_not_finite_or_against_the_contract(landed, project) -> None:
 
 def test_a_policy_that_is_not_applied_would_be_seen(landed, project, monkeypatch) -> None:
     """With the policy left out the wrong values go out: the tests above can fail."""
-    monkeypatch.setattr("featurestore.api.serving.policy_of", lambda *_: None)
+    monkeypatch.setattr("featurestore.api.serving.policy_of", lambda *_, **__: None)
     values, _ = answers(landed, project, ServingPolicy(invalid="null"), "wind_mph")
     assert values[:2] == [10.0, "NaN"]
 
@@ -118,3 +121,38 @@ def test_replaced_values_lose_their_time(project) -> None:
     strict = msgspec.structs.replace(plan.service("judged"), policy=ServingPolicy(incomplete="error"))
     with pytest.raises(Refused):
         AppliedPolicy(plan, strict, outputs).apply([column])
+
+
+@pytest.mark.parametrize(
+    ("policy", "values", "status"),
+    [
+        (ServingPolicy(alarm="null"), [None] * 4, "INVALID"),
+        (ServingPolicy(alarm="default", defaults={"temp_f": 59.0}), [59.0] * 4, "INVALID"),
+        (ServingPolicy(alarm="default", defaults={"temp_f": 59.0}, told=False), [59.0] * 4, "PRESENT"),
+        (ServingPolicy(alarm="value", missing="null"), *FOUND),
+    ],
+)
+def test_an_alarm_switches_to_the_declared_fallback_and_back(
+    landed, project, policy: ServingPolicy, values: list, status: str | list
+) -> None:
+    """Within a second or so and without a restart; a service that declares none goes on."""
+    PlanStore(landed, project.name).publish(planned(project.make_plan(), policy, "temp_f"))
+    switches = Fallbacks(landed, project.name)
+    with project.serve(project.make_app(landed, fallbacks=switches.active, poll_s=0.05)) as api:
+
+        def served() -> tuple[list, list]:
+            result = api.post("/get-online-features", json=BODY).json()["results"][1]
+            return result["values"], result["statuses"]
+
+        def becomes(wanted: tuple[list, list]) -> bool:
+            deadline = time.monotonic() + 10
+            while served() != wanted and time.monotonic() < deadline:
+                time.sleep(0.05)
+            return served() == wanted
+
+        assert served() == FOUND
+        switches.switch("judged", Fallback(since_us=1, reason="skew", by_monitor=True))
+        time.sleep(0.2)
+        assert becomes((values, status if isinstance(status, list) else [status] * 4))
+        switches.clear("judged")
+        assert becomes(FOUND)
