@@ -20,6 +20,7 @@ from featurestore.aggregation.windows import window_start
 from featurestore.plan import View
 
 Ints = npt.NDArray[np.int64]
+_NO_TIME = np.int64(-(1 << 63))
 Payloads = Sequence[Sequence[Sequence[bytes | None]]]
 """[entity][block, as `blocks` lists them][shard]: the stored bytes of one block, None where there are none."""
 
@@ -72,7 +73,7 @@ class WindowReader:
         stored = [data for data in held if data]
         place = np.flatnonzero(np.fromiter(map(bool, held), np.bool_, len(held))) if size else np.zeros(0, np.int64)
         entity, block = np.divmod(place, max(size, 1))
-        newest = np.zeros(entities, np.int64)
+        newest = np.full(entities, _NO_TIME)
         told: dict[str, Told | Any] = {}
         heads = _Heads.of(self.layout, stored, entity, block >= size - shards)
         first = 0
@@ -84,11 +85,11 @@ class WindowReader:
             runs = _runs(level, t_us, parts, tiles, entity[mine], heads)
             first = end
             if runs is not None:
-                starts = _starts(runs.entity)
-                seen, times = runs.entity[starts], np.maximum.reduceat(runs.newest, starts)
-                newest[seen] = np.where(newest[seen] == 0, times, np.maximum(newest[seen], times))
+                np.maximum.at(newest, runs.entity, runs.newest)
             told.update(_values(level, runs, entities))
-        return Windows({a.feature: told[a.feature] for a in self.layout.aggregations}, newest)
+        return Windows(
+            {a.feature: told[a.feature] for a in self.layout.aggregations}, np.where(newest == _NO_TIME, 0, newest)
+        )
 
 
 def _blocks(level: Level, t_us: int) -> range:
@@ -109,13 +110,22 @@ def tiles_of(t_us: int, window_us: int, hop_us: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Runs:
-    """Slots of one entity that lie in the same windows, merged; in the order of entities."""
+    """Slots of one entity that lie in the same windows, merged; in any order."""
 
     entity: Ints
     ring: Ints
     """The smallest window that holds the run, and so do all larger ones; -1: it lies after the instant."""
     newest: Ints
     raw: dict[str, dict[PartName, Raw]]
+
+    def and_others(self, others: "_Runs") -> "_Runs":
+        """These and others of the same level."""
+        raw = {
+            column: {name: np.concatenate([part, others.raw[column][name]], axis=-1) for name, part in parts.items()}
+            for column, parts in self.raw.items()
+        }
+        entity, ring = np.concatenate([self.entity, others.entity]), np.concatenate([self.ring, others.ring])
+        return _Runs(entity, ring, np.concatenate([self.newest, others.newest]), raw)
 
 
 @dataclass(frozen=True)
@@ -138,11 +148,16 @@ class _Heads:
         found = layout.decode_heads([stored[i] for i in mine.tolist()])
         return cls(entity[mine], found["tile"] * layout.head.hop_us, found["slot"])
 
-    def inside(self, level: Level, edges: Ints) -> tuple[Ints, Ints, Slots]:
-        """Entities, tiles and slots of the heads as that level has them; older than all windows: left out."""
+    def runs(self, level: Level, edges: Ints) -> "_Runs | None":
+        """Each head as a run of its own, as that level has it; None where all are older than its windows."""
         tile = level.tile(self.start_us)
         some = np.flatnonzero(tile >= edges[0])
-        return self.entity[some], tile[some], level.of_head(self.slots[some])
+        if not len(some):
+            return None
+        slots = self.slots[some]
+        # The head's fields are those of every level, under the same names.
+        raw = level.raw(slots, np.arange(len(some)))
+        return _Runs(self.entity[some], _rings(level, edges, tile[some]), slots["newest"], raw)
 
 
 def _runs(
@@ -165,28 +180,22 @@ def _runs(
     kept = np.flatnonzero(slots["rows"])
     if len(kept) < len(slots):
         slots = slots[kept]
+    edges = _edges(level, t_us)
+    waiting = None if heads is None else heads.runs(level, edges)
+    if not len(kept):
+        return waiting
     block = np.repeat(np.arange(len(counts)), counts)[kept]
     tile = kept + (first_tile - np.cumsum(counts) + counts)[block]
+    ring = _rings(level, edges, tile)
     owner = entity[block]
-    edges = _edges(level, t_us)
-    if heads is not None:
-        head_owner, head_tile, head_slots = heads.inside(level, edges)
-        owner, tile = np.concatenate([owner, head_owner]), np.concatenate([tile, head_tile])
-        slots = np.concatenate([slots, head_slots]) if len(slots) else head_slots
-        order = np.argsort(owner, kind="stable")
-        owner, tile, slots = owner[order], tile[order], slots[order]
-    if not len(owner):
-        return None
-    windows = max(len(level.windows_us), 1)
-    ring = windows - np.searchsorted(edges, tile, side="right")
-    group = owner * (windows + 2) + ring
-    starts = _starts(group)
-    return _Runs(
-        entity=owner[starts],
-        ring=ring[starts],
-        newest=np.maximum.reduceat(slots["newest"], starts),
-        raw=level.raw(slots, starts),
-    )
+    starts = _starts(owner * (max(len(level.windows_us), 1) + 2) + ring)
+    newest = np.maximum.reduceat(slots["newest"], starts)
+    runs = _Runs(owner[starts], ring[starts], newest, level.raw(slots, starts))
+    return runs if waiting is None else runs.and_others(waiting)
+
+
+def _rings(level: Level, edges: Ints, tile: Ints) -> Ints:
+    return max(len(level.windows_us), 1) - np.searchsorted(edges, tile, side="right")
 
 
 def _edges(level: Level, t_us: int) -> Ints:
@@ -206,6 +215,9 @@ def _values(level: Level, runs: _Runs | None, entities: int) -> dict[str, Told |
         inside = [np.flatnonzero((runs.ring >= 0) & (runs.ring <= number)) for number in range(len(windows))]
         chosen = np.concatenate(inside)
         group = np.concatenate([runs.entity[index] + number * entities for number, index in enumerate(inside)])
+        if (group[1:] < group[:-1]).any():
+            order = np.argsort(group, kind="stable")
+            chosen, group = chosen[order], group[order]
         starts = _starts(group)
         if len(group):
             merged, found = level.merge_runs(runs.raw, chosen, starts), group[starts]

@@ -174,9 +174,10 @@ class Level:
     def raw(self, slots: Slots, starts: Ints) -> dict[str, dict[PartName, Raw]]:
         """Column -> part -> the merge of contiguous runs of slots, in the form that results are told from."""
         found: dict[str, dict[PartName, Raw]] = {}
+        alone = len(starts) == len(slots)
         for kept, part in self._parts:
-            merged = part.reduce(part.unpack(slots[_field(kept, part)]), starts)
-            found.setdefault(kept.column, {})[part.name] = merged
+            raw = part.unpack(slots[_field(kept, part)])
+            found.setdefault(kept.column, {})[part.name] = raw if alone else part.reduce(raw, starts)
         return found
 
     def merge_runs(
