@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
-.PHONY: demo test test-nightly test-kafka lint lint-contracts bench clean setup
+.PHONY: demo test test-nightly test-kafka test-embedded chaos lint lint-contracts bench clean setup
 
 setup: $(STAMP)
 
@@ -26,6 +26,15 @@ test-nightly: $(STAMP)
 # Fails where the real Apache Kafka cannot be had (Java 17 and Maven, or KAFKA_BOOTSTRAP_SERVERS).
 test-kafka: $(STAMP)
 	FEATURESTORE_TEST_BROKER=kafka $(BIN)/python -m pytest -m kafka
+
+# The same tests on our own broker.
+test-embedded: $(STAMP)
+	FEATURESTORE_TEST_BROKER=embedded $(BIN)/python -m pytest -m kafka
+
+# Fleets of real processes that are treated badly, one a seed: make chaos SEEDS=100
+SEEDS ?= 20
+chaos: $(STAMP)
+	CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -n 2 tests/chaos/test_fleet_chaos.py -m "nightly or not nightly" --timeout 3600
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
