@@ -11,8 +11,6 @@ import contextlib
 import fcntl
 import hashlib
 import logging
-import os
-import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from typing import ClassVar, Final, Protocol
@@ -22,6 +20,7 @@ import msgspec
 from validation.errors import PlatformError
 from validation.violations import Folded, Mark, ViolationStore
 from validation.webhook import Webhook
+from validation.whole_file import replace_file
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -131,15 +130,7 @@ class Publication:
             return {}  # everything is told again, under keys that say so
 
     def _move(self, marks: dict[str, Mark]) -> None:
-        hidden = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
-        try:
-            with hidden.open("wb") as file:
-                file.write(msgspec.json.encode(marks))
-                file.flush()
-                os.fsync(file.fileno())
-            hidden.replace(self._path)
-        finally:
-            hidden.unlink(missing_ok=True)
+        replace_file(self._path, msgspec.json.encode(marks))
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[bool]:

@@ -106,9 +106,7 @@ class QuarantineSink:
         if not rejected and not earlier.num_rows:
             path.unlink(missing_ok=True)
             return None
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.concat_tables([self._table(origin, rejected), earlier]), sink, compression="zstd")
-        replace_file(path, sink.getvalue().to_pybytes())
+        put_table(pa.concat_tables([self._table(origin, rejected), earlier]), path)
         return path
 
     def next_offset(self, origin: Origin) -> int | None:
@@ -146,6 +144,13 @@ class QuarantineSink:
             "row": [row.row for row in rejected],
         }
         return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+
+
+def put_table(table: pa.Table, path: Path) -> None:
+    """Replaces a Parquet file, whole and durably."""
+    data = pa.BufferOutputStream()
+    pq.write_table(table, data, compression="zstd")
+    replace_file(path, data.getvalue().to_pybytes())
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,9 +19,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -35,7 +33,7 @@ from validation.compiled.rows import RowCheck, compile_rows
 from validation.contract import Contract
 from validation.errors import PlatformError
 from validation.files import UnreadableData, table_of_rows
-from validation.quarantine import CONTRACT, SCHEMA, read_quarantine
+from validation.quarantine import CONTRACT, SCHEMA, put_table, read_quarantine
 
 ATTEMPTS: Final = pa.schema(
     [
@@ -271,7 +269,7 @@ def _commit(
             "now_us": str(now_us),
         }
         table = pa.table(columns, schema=ATTEMPTS.with_metadata(told))
-        _write(table, place / _PENDING)
+        put_table(table, place / _PENDING)
         handed = _finish(folder, source, place, events)
     return Run(
         judged=len(decided),
@@ -305,7 +303,7 @@ def _finish(folder: Path, source: str, place: Path, events: Events | None) -> _H
         filed = [row for row in rows if not _is_event(row)]
         if filed:
             outputs = (Path(told["output"]) / f"{quote(source, safe='')}-{told['run']}.parquet",)
-            _write(_table(filed, contract), outputs[0])
+            put_table(_table(filed, contract), outputs[0])
         if sent:
             topics = (_sender(events).deliver(sent, contract, now_us),)
     # Last: a crash before this line hands the same rows on again, it never leaves one out.
@@ -352,19 +350,6 @@ def _read(path: Path) -> pa.Table:
         return pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
         raise PlatformError(f"{path}: what became of rows in quarantine cannot be read: {error}") from error
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-    try:
-        with hidden.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(path)
-    finally:
-        hidden.unlink(missing_ok=True)
 
 
 def counts(folder: Path, source: str) -> dict[str, int]:

@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import hashlib
 import logging
-import os
 import secrets
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from validation.contract import Boundary, Mode, Severity
 from validation.errors import PlatformError
 from validation.report import Violation, ViolationReport
 from validation.verdict import Outcome, Sample
+from validation.whole_file import replace_file
 
 KEPT: Final = 1_000
 _LOG = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class ViolationStore:
                 shelf.violations[name] = fold(name, known, report, violation, shelf.number)
             shelf.reports = [*shelf.reports, report.report_id][-_REMEMBERED:]
             _make_room(shelf)
-            _write(path, msgspec.json.encode(shelf))
+            replace_file(path, msgspec.json.encode(shelf))
         return new
 
     def judged(self, source: str, origin: str) -> int | None:
@@ -303,15 +303,3 @@ def _read(path: Path) -> _Shelf:
         raise PlatformError(
             f"{path}: the violations cannot be read: {error}; the next report begins the file anew"
         ) from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    hidden = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-    try:
-        with hidden.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(path)
-    finally:
-        hidden.unlink(missing_ok=True)

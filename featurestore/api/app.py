@@ -31,7 +31,7 @@ from featurestore.api.metrics import Metrics
 from featurestore.api.serving import PlanSource, PlanWatch, Reader, Serving
 from featurestore.api.staleness import Staleness
 from featurestore.api.status_routes import add_status_routes
-from featurestore.api.violation_routes import SCHEMAS, Violations, add_violation_routes
+from featurestore.api.violation_routes import SCHEMAS, add_violation_routes
 from featurestore.api.write_routes import BODIES, WriteRoutes, add_materialize_routes, add_write_routes
 from featurestore.api.writes import Writes
 from featurestore.clock import Clock
@@ -40,6 +40,7 @@ from featurestore.online.connection import StoreClient
 from featurestore.online.fetch import fetcher
 from featurestore.plan import Plan
 from featurestore.plan_users import PlanUsers
+from validation.violations import ViolationStore
 
 POLL_S = 1.0
 _log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def create_app(
     staleness: Callable[[Plan], Staleness] | None = None,
     again: Again | None = None,
     fallbacks: Callable[[], Iterable[str]] | None = None,
-    violations: Violations | None = None,
+    violations: ViolationStore | None = None,
     limits: Limits | None = None,
     users: PlanUsers | None = None,
     poll_s: float = POLL_S,

@@ -5,7 +5,7 @@ import base64
 import binascii
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import FastAPI, Query, Request
@@ -23,7 +23,7 @@ from featurestore.errors import UsageError
 from validation.errors import PlatformError
 from validation.instant import iso
 from validation.page import violation_page
-from validation.violations import Folded
+from validation.violations import Folded, ViolationStore
 
 HTML: Final = "text/html"
 PAGE_SIZE: Final = 100
@@ -34,28 +34,6 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 """The page needs nothing from anywhere, and may not: its samples were written by others."""
-
-
-class Violations(Protocol):
-    """Where violations are kept."""
-
-    def find(
-        self,
-        *,
-        producer: str | None = None,
-        among: frozenset[str] | None = None,
-        contract: str | None = None,
-        source: str | None = None,
-        since: str | None = None,
-        after: tuple[str, str] | None = None,
-        limit: int | None = None,
-    ) -> list[Folded]:
-        """The violations, the latest first; `among` are the producers whose violations may be seen."""
-        ...
-
-    def get(self, violation_id: str) -> Folded | None:
-        """The violation of that id, None where there is none."""
-        ...
 
 
 class ViolationList(msgspec.Struct, frozen=True):
@@ -71,7 +49,7 @@ SCHEMAS: Final = (ViolationList, Folded)
 """What the OpenAPI document must define."""
 
 
-def add_violation_routes(app: FastAPI, *, store: Violations, gate: Gate, metrics: Metrics) -> None:
+def add_violation_routes(app: FastAPI, *, store: ViolationStore, gate: Gate, metrics: Metrics) -> None:
     """The routes; each asks the store in a thread."""
 
     async def answered(request: Request, handle: Callable[[Caller], Awaitable[Response]]) -> Response:

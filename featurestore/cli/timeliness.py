@@ -29,6 +29,7 @@ def timeliness(
     from featurestore.plan_store import load_plan_file
     from featurestore.timeliness import exposition, look
     from validation.violations import ViolationStore
+    from validation.whole_file import replace_file
 
     settings = settings_of(repo)
     plan = load_plan_file(settings.plan_path)
@@ -49,9 +50,7 @@ def timeliness(
         typer.echo("no source that is known makes promises of time or volume (slaProperties)")
     if metrics is not None:
         # Whole or not at all: the collector reads whenever it likes.
-        draft = metrics.with_name(f".{metrics.name}")
-        draft.write_text(exposition(found, now_us=now_us))
-        draft.replace(metrics)
+        replace_file(metrics, exposition(found, now_us=now_us).encode())
     outcomes = {rule.outcome for one in found for rule in one.verdict.rules}
     for outcome, code in (("broken", BROKEN_EXIT), ("failed", 1), ("no data", NO_DATA_EXIT)):
         if outcome in outcomes:

@@ -166,7 +166,7 @@ def test_a_crash_at_any_step_loses_and_repeats_nothing(
     Meanwhile more rows arrive, so that the next run is not the same one.
     """
     q, out = judged(tmp_path), tmp_path / "out"
-    write, replace = replay_module._write, Path.replace
+    write, replace = replay_module.put_table, Path.replace
     calls = []
 
     def crashing(table: Any, path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_crash_at_any_step_loses_and_repeats_nothing(
 
     with monkeypatch.context() as patched:
         if step < 2:
-            patched.setattr(replay_module, "_write", crashing)
+            patched.setattr(replay_module, "put_table", crashing)
         else:
             patched.setattr(Path, "replace", never)
         with pytest.raises(KeyboardInterrupt):
