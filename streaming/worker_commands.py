@@ -19,6 +19,7 @@ import typer
 
 from featurestore.cli.settings import HERE, Repo, settings_of
 from featurestore.errors import ConfigurationError, StoreUnavailable, UnknownName
+from streaming.status_page import show
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from streaming.pipeline import Judged
     from streaming.schema_registry import SchemaRegistry
     from streaming.sinks import RangeSink
-    from streaming.source.records import Source
+    from streaming.source.records import Source, TopicPartition
     from streaming.worker import Pace, Worker
 
 _MICROS = 1_000_000
@@ -221,56 +222,37 @@ def compact(
         typer.echo(f"{done.topic}: {done.written} files written, {done.deleted} superseded ones deleted")
 
 
-def status(topics: Topics = None, *, repo: Repo = HERE) -> None:
-    """Show how far each view is in each partition. Exit code 1 where a partition has never been claimed."""
-    from rich.console import Console
-    from rich.table import Table
+def status(
+    topics: Topics = None,
+    *,
+    repo: Repo = HERE,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for a program.")] = False,
+) -> None:
+    """Show how far each version of each view is in each partition, and the runs over history that are under way.
 
-    from featurestore.clock import iso, system_clock
+    Exit code 1 where a partition of a view that is read has no state: no worker has claimed it, or the store lost it.
+    """
+    import msgspec
+
+    from featurestore.clock import system_clock
     from featurestore.online.connection import connect
-    from featurestore.online.keys import Shard
     from featurestore.plan_store import PlanStore
-    from streaming.commit import NOT_YET, ShardStore
-    from streaming.source.replayed import is_replay
+    from streaming.commit import ShardStore
+    from streaming.run_record import RunRecords
+    from streaming.status import status_of
 
     settings = settings_of(repo)
     client = connect(settings.online, settings.data_dir, start=False)
+    clock = system_clock(settings.clock_offset_us)
     plan = PlanStore(client, settings.project).load()
-    views = stream_views(plan, topics or [])
-    store = ShardStore(client, system_clock(settings.clock_offset_us))
-    ends = _ends(settings, plan, views)
-    console = Console()
-    unclaimed = partitions = 0
-    for view in views:
-        topic = view.source.topic.name if view.source.topic else ""
-        title = f"{view.name}, version {view.version}: topic {topic}, {view.partitions}"
-        table = Table("partition", "offset", "lag", "watermark", "complete from", "plan", title=title)
-        table.title_justify = "left"
-        duplicates = reused = 0
-        for entry in store.registered(plan.project, view.name, view.version):
-            partitions += 1
-            control = store.control(Shard(plan.project, view.name, view.version, entry.topic_id, entry.partition))
-            end = ends.get((topic, entry.topic_id, entry.partition))
-            complete = entry.complete_from_us
-            since = "ever" if complete is None else "not yet" if complete == NOT_YET else iso(complete)
-            name = f"{entry.partition} replayed" if is_replay(entry.topic_id) else str(entry.partition)
-            if control is None:
-                unclaimed += 1
-                table.add_row(name, "never claimed", "?", "-", since, "-")
-                continue
-            duplicates, reused = duplicates + control.duplicates, reused + control.reused_ids
-            table.add_row(
-                name,
-                str(control.offset),
-                "?" if end is None else str(max(end - control.offset, 0)),
-                "-" if control.watermark_us is None else iso(control.watermark_us),
-                since,
-                str(control.plan_version),
-            )
-        console.print(table)
-        if view.source.topic and view.source.topic.event_id_horizon_us is not None:
-            console.print(f"{duplicates} duplicates left out; {reused} events under the id of another", highlight=False)
-    if unclaimed or not partitions:
+    ends = _ends(settings, plan, stream_views(plan, topics or []))
+    found = status_of(client, plan, topics or [], ends, store=ShardStore(client, clock), now_us=clock())
+    runs = [run for run in RunRecords(settings.data_dir / "backfills").all() if run.state != "done"]
+    if as_json:
+        typer.echo(msgspec.json.encode({"plan_version": plan.version, "views": found, "runs": runs}))
+    else:
+        show(found, runs)
+    if not all(view.claimed for view in found if view.role == "read"):
         typer.echo("no worker has claimed every partition yet; start one with `featurestore stream run`", err=True)
         raise typer.Exit(1)
 
@@ -434,7 +416,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _ends(settings: "Settings", plan: "Plan", views: "Iterable[View]") -> dict[tuple[str, str, int], int]:
+def _ends(settings: "Settings", plan: "Plan", views: "Iterable[View]") -> "dict[TopicPartition, int]":
     """Ends of all partitions; empty where Kafka does not answer, so that the status still shows the store's side."""
     from streaming.cluster import kafka_source
     from streaming.source.records import SourceUnavailable
@@ -453,4 +435,4 @@ def _ends(settings: "Settings", plan: "Plan", views: "Iterable[View]") -> dict[t
     except (SourceUnavailable, UnknownName) as error:
         typer.echo(f"lag is not known: {error}", err=True)
         return {}
-    return {(each.topic, each.topic_id, each.partition): end for each, end in found.items()}
+    return found

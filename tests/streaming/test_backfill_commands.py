@@ -18,8 +18,9 @@ from featurestore.plan_versions import kept_in_force
 from streaming.audit import audit_shard
 from streaming.commit import ShardStore
 from streaming.embedded.server import EmbeddedBroker
-from streaming.rehearsal import START_US, TOPIC, shop_events, shop_plan
+from streaming.rehearsal import START_US, TOPIC, shop_event, shop_events, shop_plan
 from streaming.run_record import RunRecords
+from streaming.source.file import digest_of
 from streaming.source.kafka import KafkaSettings, KafkaSource
 from streaming.source.publisher import Publisher
 
@@ -147,3 +148,31 @@ def test_a_lost_store_is_rebuilt_byte_for_byte(deployment):
     assert {key: value.rstrip(b"\0") for key, value in after.items()} == {
         key: value.rstrip(b"\0") for key, value in before.items()
     }
+
+
+def test_a_file_of_history_becomes_part_of_the_view(deployment):
+    """Events that the topic never had: judged, logged, counted once, however often the file is named."""
+    deployment.produce(200)
+    deployment.done("stream", "run", "--until-caught-up")
+    path = deployment.repo.parent / "history.jsonl"
+    ts_us = START_US - 3_600_000_000
+    rows = [shop_event(random.Random(number), number, ts_us + number, 5) for number in range(50)] + [b"broken"]
+    path.write_bytes(b"\n".join(rows))
+    arrived_s = START_US / 1e6 - 1_800
+    os.utime(path, (arrived_s, arrived_s))
+    for _ in range(2):
+        deployment.done("backfill", VIEW, "--file", str(path), "--wait-s", "30")
+    plan = deployment.plans.load()
+    view = plan.views[VIEW]
+    assert (view.version, plan.building, plan.unused) == (3, {}, ())
+    events = read_events(deployment.settings.event_log / TOPIC)
+    topic_id = digest_of(path)
+    shard = Shard("shop", VIEW, 3, topic_id, 0)
+    assert ShardStore(deployment.client, lambda: 0).control(shard).offset == 51
+    stored = {key: deployment.client.get(key) for key in deployment.client.keys(f"fs:tile:{shard.tag}:*")}
+    audit = audit_shard(view, shard, events, 51, stored, now_us=START_US)
+    assert (audit.exact, audit.compared > 3) == (True, True)
+    assert sum(each == topic_id for each in events["_topic_id"].to_pylist()) == 50
+    deployment.done("stream", "run", "--until-caught-up")
+    listed = ShardStore(deployment.client, lambda: 0).registered("shop", VIEW, 3)
+    assert sorted(each.complete_from_us is None for each in listed) == [True, True, True]

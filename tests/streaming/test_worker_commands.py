@@ -62,9 +62,15 @@ def test_run_until_caught_up_then_status(repo, store, broker):
     assert shown.exit_code == 0, shown.output
     assert "user_orders, version 1: topic orders, spread" in shown.output
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.output.splitlines() if "│" in line]
-    assert [(row[0], row[2], row[4]) for row in cells] == [("0", "0", "ever"), ("1", "0", "ever")]
+    assert [(row[0], row[2], row[3], row[5]) for row in cells] == [("0", "0", "0 s", "ever"), ("1", "0", "0 s", "ever")]
     assert sum(int(row[1]) for row in cells) == 203
     assert "1 duplicates left out; 1 events under the id of another" in shown.output
+    told = msgspec.json.decode(invoke("status", "--json", "--repo", str(repo)).stdout)
+    [view] = told["views"]
+    assert (view["view"], view["version"], view["role"], view["reads"]) == ("user_orders", 1, "read", "spread")
+    assert [(each["lag_records"], each["complete"]) for each in view["partitions"]] == [(0, True), (0, True)]
+    assert sum(each["end"] for each in view["partitions"]) == 203
+    assert (told["plan_version"], told["runs"]) == (1, [])
 
 
 def test_without_a_plan_there_is_nothing_to_run(repo, store):
