@@ -182,3 +182,13 @@ def test_a_rule_quarantines_where_its_mode_at_the_boundary_says_so() -> None:
     )
     assert compile_rows(kept.at("event")).quarantine_mask == 1
     assert compile_rows(kept.at("producer")).quarantine_mask == 0
+
+
+def test_what_a_pattern_found_is_remembered_rightly_and_little_of_it() -> None:
+    """However often and in whatever order texts come, the answer is the pattern's; a column of keys fills no memory."""
+    check = compile_rows(contract(("expect_column_values_to_match_regex", {"column": "s", "regex": "7$"}), s="string"))
+    texts = [f"{n % 3_000}" for n in range(7_000)] + ["x" * 10_000 + "7", 7, True, "True"]
+    assert check.check([{"s": each} for each in texts]) == [0 if str(each).endswith("7") else 1 for each in texts]
+    remembered = [each for each in check._mappings.__defaults__ or () if isinstance(each, dict)]
+    assert len(remembered) == 1
+    assert len(remembered[0]) == 1_024
