@@ -30,6 +30,7 @@ from featurestore.online.connection import StoreClient
 from featurestore.online.keys import Shard
 from featurestore.online.reader import OnlineReader
 from featurestore.plan import Aggregation, Plan, Projection, View
+from featurestore.transform import transformed
 from streaming.commit import ShardStore
 from streaming.held_shard import HeldShard
 from streaming.pipeline import Judged, ViewPipeline
@@ -115,11 +116,10 @@ def verify_online(
 def _by_definition(
     view: View, history: History, code: Ints, cases: Sequence[tuple[int, int]]
 ) -> dict[str, list[object]]:
-    stored = {new: old for old, new in view.source.field_mapping.items()}
+    columns, failed = _aggregated(view, history.events)
     counts = ~repeated(view, history, code)
-    values = {
-        each.column: _values(history.events[stored.get(each.column, each.column)], each) for each in view.aggregations
-    }
+    counts[failed] = False
+    values = {each.column: _values(columns[each.column], each) for each in view.aggregations}
     found: dict[str, list[object]] = {each.feature: [] for each in view.aggregations}
     of_key = [np.flatnonzero((code == entity) & counts) for entity in range(int(code.max()) + 1)]
     for entity, t_us in cases:
@@ -128,6 +128,20 @@ def _by_definition(
             events = [(int(history.ts_us[row]), values[each.column][row]) for row in rows]
             found[each.feature].append(_bits(value_at(each, events, t_us)))
     return found
+
+
+def _aggregated(view: View, events: pa.Table) -> tuple[dict[str, pa.ChunkedArray], list[int]]:
+    """The columns that are aggregated, what the view's function makes among them; and the events on which it fails."""
+    stored = {new: old for old, new in view.source.field_mapping.items()}
+    made: dict[str, pa.ChunkedArray] = {}
+    failed: list[int] = []
+    if view.transform is not None:
+        given = {field.name: events[stored.get(field.name, field.name)] for field in view.transform.inputs}
+        result = transformed(view.name, view.transform, given)
+        made = {name: result.columns[name] for name in result.columns.column_names}
+        failed = list(result.failed)
+    wanted = {each.column for each in view.aggregations}
+    return {name: made[name] if name in made else events[stored.get(name, name)] for name in wanted}, failed
 
 
 def _values(column: pa.ChunkedArray, aggregation: Aggregation) -> list[Any]:

@@ -16,7 +16,7 @@ from featurestore.cli.settings import settings_of
 from featurestore.errors import UsageError
 from featurestore.offline import windowed_chunk
 from featurestore.offline.event_log import PROVENANCE, write_events
-from featurestore.plan import Aggregation, Field, JoinKey, Plan, Source, Topic, View
+from featurestore.plan import Aggregation, Field, Function, JoinKey, Plan, Source, Topic, Transform, View
 from featurestore.plan_store import write_plan_file
 from streaming.commit import ShardStore
 from streaming.rehearsal import START_US
@@ -163,6 +163,28 @@ def test_events_that_were_sent_again_count_once(store, tmp_path):
     )
     plan = plan_of(few(), topic)
     assert verify(plan, plan.view("taps"), store, repo=tmp_path, per_key=8).differences == ()
+
+
+def test_what_a_views_function_makes_is_verified_too(store, tmp_path):
+    """Its columns are aggregated on every path; an event on which it fails counts on none."""
+    write_history(tmp_path)
+    source = "def f(c):\n    return {'half': [None if i is None else 100 // i for i in c['i']]}"
+    transform = Transform(
+        function=Function(name="f", source=source),
+        mode="python",
+        inputs=(Field(name="i", dtype="INT64"),),
+        outputs=(Field(name="half", dtype="INT64"),),
+    )
+    some = [
+        msgspec.structs.replace(each, column="half", feature=f"half_{each.function}_{each.window_us}")
+        for each in aggregations()
+        if each.column == "i" and each.function in ("count", "sum", "max")
+    ]
+    plan = plan_of([msgspec.structs.replace(each, column="i") for each in some])
+    view = msgspec.structs.replace(plan.view("taps"), transform=transform, aggregations=tuple(some))
+    plan = msgspec.structs.replace(plan, views={"taps": view})
+    found = verify(plan, view, store, repo=tmp_path, per_key=6)
+    assert (found.differences, found.keys) == ((), 4)
 
 
 def test_a_plain_file_without_arrivals_is_a_history_too(store, tmp_path):
