@@ -3,6 +3,7 @@
 import datetime as dt
 import os
 import textwrap
+from decimal import Decimal
 
 import pandas as pd
 import pyarrow as pa
@@ -110,6 +111,57 @@ def test_the_plan_says_what_feast_defines(repo):
     assert plan.view("owner").ttl_us == 86_400_000_000
     assert [p.view for p in plan.service("fraud").projections] == ["owner", "spending", "ratio"]
     assert plan.on_demand["ratio"].request[0].name == "amount"
+
+
+@pytest.mark.filterwarnings("ignore:Stream feature views are experimental:RuntimeWarning")
+def test_text_decimals_and_dates_are_aggregated_from_plain_feast(repo):
+    """From Feast's definitions to Feast's own training call: the newest text, exact sums, the last day."""
+    fields = """Field(name="spent_1h", dtype=Float64), Field(name="shop", dtype=String),
+        Field(name="paid", dtype=Decimal), Field(name="day", dtype=UnixTimestamp)"""
+    more = """Aggregation(column="fare", function="sum", time_window=timedelta(hours=1), name="spent_1h"),
+        Aggregation(column="name", function="last", time_window=timedelta(hours=1), name="shop"),
+        Aggregation(column="price", function="sum", time_window=timedelta(hours=1), name="paid"),
+        Aggregation(column="on_day", function="max", time_window=timedelta(hours=1), name="day")]"""
+    one = 'Aggregation(column="fare", function="sum", time_window=timedelta(hours=1), name="spent_1h")]'
+    settings = repo(
+        ("Float64, Int64, String\n", "Decimal, Float64, Int64, String, UnixTimestamp\n"),
+        ("ts timestamp, fare double", "ts timestamp, fare double, name string, price decimal(10, 2), on_day date"),
+        ('Field(name="spent_1h", dtype=Float64)', fields),
+        (one, more),
+        ("    aggregations=[", '    tags={"shop.max_bytes": "16"}, aggregations=['),
+    )
+    plan = apply(settings).plan
+    assert {each.feature: each.column_dtype for each in plan.view("spending").aggregations} == {
+        "spent_1h": "DOUBLE",
+        "shop": "STRING",
+        "paid": "DECIMAL(10,2)",
+        "day": "DATE",
+    }
+    stamp = pa.timestamp("us", "UTC")
+    at = [dt.datetime(2024, 5, 1, 12, minute, tzinfo=dt.UTC) for minute in (0, 10, 20)]
+    events = pa.table(
+        {
+            "card_id": [7, 7, 7],
+            "ts": pa.array(at, stamp),
+            "fare": [1.5, None, 2.0],
+            "name": ["bakery", "café", None],
+            "price": pa.array([Decimal("0.10"), Decimal("0.20"), Decimal("-5.00")], pa.decimal128(10, 2)),
+            "on_day": pa.array([dt.date(2024, 5, 1), dt.date(2024, 4, 30), None]),
+            "_offset": pa.array([0, 1, 2], pa.int64()),
+            "_arrival": pa.array(at, stamp),
+        }
+    )
+    log = settings.data_dir / "event_log" / "taps"
+    write_events(log, events, topic_id="t", partition=0, first=0, last=2)
+    asked = pd.DataFrame({"card_id": [7, 8], "event_timestamp": [at[2]] * 2})
+    found = FeatureStore(settings.repo).get_historical_features(
+        asked, features=[f"spending:{name}" for name in ("shop", "paid", "day")]
+    )
+    told = found.to_arrow().select(["shop", "paid", "day"]).to_pydict()
+    assert told["shop"] == ["café", None]
+    assert told["paid"] == ["-4.70", None]
+    assert told["day"][0].replace(tzinfo=None) == dt.datetime(2024, 5, 1)
+    assert told["day"][1] is None
 
 
 def test_a_changed_window_starts_a_new_version_and_says_whom_it_breaks(repo):
