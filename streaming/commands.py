@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from streaming.backfill_commands import add_to as add_backfill
+from streaming.monitor_command import monitor
 from streaming.publish_command import publish_command
 from streaming.replay_command import replay_command
 from streaming.verify_command import verify
@@ -19,6 +20,7 @@ app.command()(verify)
 add_to(stream)
 # Commands of the packages below that need a broker: only this one has it.
 contract_app.command("publish")(publish_command)
+app.command()(monitor)
 quarantine_app.command("replay")(replay_command)
 add_backfill(app, stream)
 

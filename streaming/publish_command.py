@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from validation.publishing import Channel, Publication
 
 SECRET = "FEATURESTORE_VIOLATIONS_SECRET"  # noqa: S105 - the name of the variable
-_SHORTEST = 16
 
 
 def publish_command(
@@ -120,8 +119,8 @@ def _channels(repo: Path, topic: str | None, webhook: str | None, sleep: Callabl
     from featurestore.plan_store import load_plan_file
     from streaming.cluster import outbox_of
     from streaming.violation_topic import TopicChannel
+    from streaming.webhooks import webhook_of
     from validation.publishing import WebhookChannel
-    from validation.webhook import Webhook
 
     found: list[Channel] = []
     if topic is not None:
@@ -129,15 +128,7 @@ def _channels(repo: Path, topic: str | None, webhook: str | None, sleep: Callabl
         views = [] if settings.bootstrap_servers else load_plan_file(settings.plan_path).views.values()
         found.append(TopicChannel(topic, outbox_of(settings, views), system_clock()))
     if webhook is not None:
-        secret = os.environ.get(SECRET, "")
-        if len(secret) < _SHORTEST:
-            raise ConfigurationError(
-                f"{SECRET} is {'not set' if not secret else 'shorter than 16 characters'}: anybody could forge what is "
-                "told; make one with: openssl rand -hex 32"
-            )
-        if not webhook.startswith(("http://", "https://")):
-            raise ConfigurationError(f"--webhook {webhook!r} is no address; expected http:// or https://")
-        found.append(WebhookChannel(Webhook(webhook, secret.encode(), sleep=sleep)))
+        found.append(WebhookChannel(webhook_of(webhook, SECRET, os.environ, sleep)))
     if not found:
         raise ConfigurationError("nobody to tell: name a --topic or a --webhook")
     return found

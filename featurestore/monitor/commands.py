@@ -1,6 +1,5 @@
 """Which commands say how well the features do?"""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,51 +113,6 @@ def off(service: Annotated[str, typer.Argument(help="The feature service.")], re
     settings, _, _ = _deployment(repo)
     _fallbacks(settings).clear(service)
     typer.echo(f"service {service} answers from the plan in force")
-
-
-@app.command()
-def monitor(
-    repo: Repo = HERE,
-    *,
-    once: Annotated[bool, typer.Option("--once", help="Look once, and leave.")] = False,
-    every_s: Annotated[float, typer.Option(min=1, help="Seconds between two rounds.")] = 300.0,
-    metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics on loopback; default: none.")] = None,
-) -> None:
-    """Look at skew and objectives over and over, and tell of what somebody has to know.
-
-    With --once the exit code is 1 where a critical alert is open.
-    """
-    import signal
-    import threading
-
-    from rich.console import Console
-
-    from featurestore.clock import system_clock
-    from featurestore.monitor.alerts import LogSink
-    from featurestore.monitor.metrics import MonitorMetrics
-    from featurestore.monitor.round import Monitor
-
-    settings, place, _ = _deployment(repo)
-    clock, metrics = system_clock(settings.clock_offset_us), MonitorMetrics()
-    watch = Monitor(place, settings.repo, clock, sinks=[LogSink()], switches=_fallbacks(settings))
-    if metrics_port is not None:
-        metrics.serve("127.0.0.1", metrics_port)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    console = Console()
-    while not stop.is_set():
-        began = time.monotonic()
-        found = watch.round(_plan(settings))
-        compared = sum(each.compared for each in found.audits)
-        alarms = watch.book.open()
-        metrics.take(found, alarms, clock())
-        console.print(
-            f"{compared} served values audited, {len(found.budgets)} objectives measured, {len(alarms)} alerts open"
-        )
-        if once:
-            raise typer.Exit(1 if any(each.finding.severity == "critical" for each in alarms) else 0)
-        stop.wait(max(0.0, every_s - (time.monotonic() - began)))
 
 
 @app.command()
