@@ -6,9 +6,9 @@
 PYTHON has Evidently (the extra `bench-drift`, best in an environment of its own); without it SciPy is the only peer.
 
 Both sides see the same draws (benchmarks/_drift_draws.py). *alarms*: the share of families of 30 features without drift
-that raise any alarm; of Evidently also the share in which half of the columns drift, its rule for a data set. *power*: how
-often a shifted feature is seen, every method at the same rate of false alarms: its own threshold is the quantile of its
-scores on null draws. The default sizes take some minutes; the rates have binomial error, which is printed.
+that raise any alarm; of Evidently also the share in which half of the columns drift, its rule for a data set. *power*:
+how often a shifted feature is seen, every method at the same rate of false alarms: its own threshold is the quantile of
+its scores on null draws. The default sizes take some minutes; the rates have binomial error, which is printed.
 """
 
 import argparse
@@ -96,8 +96,8 @@ def false_alarms(families: int, python: str | None) -> bool:
         error = 2 * (0.05 * 0.95 / families) ** 0.5
         good &= ours / families <= 0.05 + error
         print(
-            f"false alarms {reference:,}/{current:,}: ours {ours / families:.1%} of {families} families (asked: at most "
-            f"5 %, +- {error:.1%}); our p-values uncorrected {nominal / families:.0%}; {told}",
+            f"false alarms {reference:,}/{current:,}: ours {ours / families:.1%} of {families} families (asked: "
+            f"at most 5 %, +- {error:.1%}); our p-values uncorrected {nominal / families:.0%}; {told}",
             flush=True,
         )
     return good

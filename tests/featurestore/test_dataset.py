@@ -376,3 +376,23 @@ def test_an_empty_set_is_no_data(project):
     """No rows is neither good nor bad."""
     plan = promised("weather", held_to("cool", RANGE, "block", column="temp_f", max_value=41), temp_f="number")
     assert project.make(plan=plan, rows=ROWS.slice(0, 0)).contracts[0].outcome == "no data"
+
+
+def test_a_drift_rule_stops_a_training_set(project):
+    """Rows that no longer look like the reference are not trained on where the rule blocks; else they are told."""
+    reference = project.data / "reference.parquet"
+    late = pa.array([0] * 300 + [1] * 300, pa.int64())
+    pq.write_table(pa.table({"late": late, "temp_f": pa.array([float(n % 7) for n in range(600)])}), reference)
+    rows = pa.concat_tables([ROWS] * 50)
+    given = {"columns": ["late"], "reference": str(reference)}
+    blocks = held_to("as_trained", "expect_table_to_not_drift", "observe", "block", **given)
+    observes = held_to("as_trained", "expect_table_to_not_drift", "observe", **given)
+    same = pa.array([n % 2 for n in range(rows.num_rows)], pa.int64())
+    place = rows.column_names.index("late")
+    moved = rows.set_column(place, "late", pa.array([7] * rows.num_rows, pa.int64()))
+    with pytest.raises(ContractBroken, match="as_trained"):
+        project.make(plan=promised("service:both", blocks, late="integer"), features=("service:both",), rows=moved)
+    for name, rule, content, outcome in (("a", blocks, same, "passed"), ("b", observes, moved["late"], "failed")):
+        plan = promised("service:both", rule, late="integer")
+        project.make(plan=plan, name=name, features=("service:both",), rows=rows.set_column(place, "late", content))
+        assert told(read_manifest(project.folder / name))["as_trained"].outcome == outcome

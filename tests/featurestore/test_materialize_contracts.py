@@ -179,3 +179,46 @@ def test_a_renamed_column_is_a_broken_check_not_bad_data(repo):
     with pytest.raises(ContractBroken, match="age_range: the check broke: no column 'jahre'") as stopped:
         list(materialize(settings, ["owner"], None, None))
     assert stopped.value.exit_code == ContractBroken.CHECK_BROKE
+
+
+DRIFT = """\
+    quality:
+      - id: ages_as_before
+        type: custom
+        engine: great-expectations
+        implementation:
+          type: expect_table_to_not_drift
+          kwargs: {columns: [years], reference: ../../data/known.parquet}
+        customProperties:
+          - {property: mode.source, value: block}
+"""
+
+
+def test_a_drift_rule_stops_what_is_materialized(repo):
+    """Rows that look like the reference are loaded; rows that drifted are not, and the error names the rule."""
+    settings = repo("observe")
+    contract = settings.repo / "contracts" / "owners.odcs.yaml"
+    contract.write_text(contract.read_text() + DRIFT)
+    ages = pa.array([20 + n % 50 for n in range(400)])
+    pq.write_table(pa.table({"years": ages}), settings.data_dir / "known.parquet")
+
+    def land(shift: int) -> None:
+        pq.write_table(
+            pa.table(
+                {
+                    "card_id": pa.array([n % 2 + 1 for n in range(300)], pa.int64()),
+                    "years": pa.array([20 + shift + n * 7 % 50 for n in range(300)]),
+                    "ts": pa.array([NOW - timedelta(minutes=300 - n) for n in range(300)], pa.timestamp("us", "UTC")),
+                }
+            ),
+            settings.data_dir / "owners.parquet",
+        )
+
+    apply(settings)
+    land(40)
+    with pytest.raises(ContractBroken, match="ages_as_before"):
+        list(materialize(settings, ["owner"], None, None))
+    assert online(settings, "owner", "age") == [None, None]
+    land(0)
+    list(materialize(settings, ["owner"], None, None))
+    assert online(settings, "owner", "age") != [None, None]
