@@ -226,6 +226,15 @@ class ServingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     told: bool = True
     """Whether the status of a replaced value says why it was; else it is PRESENT, or NULL_VALUE for null."""
 
+    @property
+    def pinned_version(self) -> int | None:
+        """The plan version that holds while an alarm is on, where that is the fallback.
+
+        >>> ServingPolicy(alarm="version:7").pinned_version
+        7
+        """
+        return int(self.alarm.removeprefix("version:")) if self.alarm.startswith("version:") else None
+
 
 class Permission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A Feast permission, resolved to what it is about: any of these identities may do these actions there."""

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from featurestore.errors import ConfigurationError, StaleStore
-from featurestore.online.keys import plan_key
+from featurestore.online.keys import plan_key, plans_key
 from featurestore.plan import Plan
 
+REMEMBERED = 20
+"""Plans that were in force and can be looked at again, the last ones."""
 _VERSION_BYTES = 20
 _REPLACE = """
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
@@ -39,6 +41,22 @@ class KeyValue(Protocol):
         """Replaces the value of a key, atomically."""
         ...
 
+    def hset(self, name: bytes, key: bytes, value: bytes, /) -> object:
+        """Sets a field of a hash."""
+        ...
+
+    def hget(self, name: bytes, key: bytes, /) -> object:
+        """A field of a hash as bytes, None where there is none."""
+        ...
+
+    def hkeys(self, name: bytes, /) -> object:
+        """The names of a hash's fields."""
+        ...
+
+    def hdel(self, name: bytes, /, *keys: bytes) -> object:
+        """Removes fields of a hash."""
+        ...
+
 
 class PlanStore:
     """The Plan of one project in a key-value store.
@@ -49,6 +67,7 @@ class PlanStore:
     def __init__(self, client: KeyValue, project: str) -> None:
         self._client = client
         self._key = plan_key(project)
+        self._earlier = plans_key(project)
         self._project = project
         self._seen: bytes | None = None
         self._plan: Plan | None = None
@@ -56,6 +75,7 @@ class PlanStore:
     def publish(self, plan: Plan) -> None:
         """Puts the Plan in force for every process that watches this store."""
         self._client.set(self._key, _encoded(plan))
+        self._remember(plan)
 
     def replace(self, held: Plan | None, plan: Plan) -> None:
         """Puts the Plan in force where `held` still is (None: nothing); raises StaleStore where another one is.
@@ -67,6 +87,19 @@ class PlanStore:
             raise StaleStore(
                 f"another plan of project {self._project!r} came into force meanwhile; look at it, then try again"
             )
+        self._remember(plan)
+
+    def of(self, version: int) -> Plan | None:
+        """The Plan of that version, in force or one of the last `REMEMBERED` that were; None where it is forgotten."""
+        raw = self._client.hget(self._earlier, b"%d" % version)
+        return Plan.decode(raw) if isinstance(raw, bytes) else None
+
+    def _remember(self, plan: Plan) -> None:
+        self._client.hset(self._earlier, b"%d" % plan.version, plan.encode())
+        known = self._client.hkeys(self._earlier)
+        assert isinstance(known, list)
+        if old := sorted(known, key=int)[:-REMEMBERED]:
+            self._client.hdel(self._earlier, *old)
 
     def load(self) -> Plan:
         """The Plan in force, the same object while nothing changes; raises StaleStore where there is none."""

@@ -41,6 +41,7 @@ def monitor(
     """
     import signal
     import threading
+    from functools import partial
 
     from rich.console import Console
 
@@ -51,16 +52,20 @@ def monitor(
     from featurestore.monitor.workspace import workspace
     from featurestore.online.connection import connect
     from featurestore.plan_store import load_plan_file
+    from featurestore.plan_users import PlanUsers
 
     settings = settings_of(repo)
     plan = load_plan_file(settings.plan_path)
     clock, metrics, stop = system_clock(settings.clock_offset_us), MonitorMetrics(), threading.Event()
+    client = connect(settings.online, settings.data_dir)
+    users = PlanUsers(client, settings.project, system_clock())
     watch = Monitor(
         workspace(settings),
         settings.repo,
         clock,
         sinks=_sinks(settings, plan, topic, webhook),
-        switches=Fallbacks(connect(settings.online, settings.data_dir), settings.project),
+        switches=Fallbacks(client, settings.project),
+        hold=partial(users.report, holds_s=4 * every_s),
     )
     if metrics_port is not None:
         metrics.serve("127.0.0.1", metrics_port)

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 
 from fastapi import FastAPI, Request
@@ -28,7 +28,7 @@ from featurestore.api.gate import Gate
 from featurestore.api.limits import Limits
 from featurestore.api.materialization import Materializer
 from featurestore.api.metrics import Metrics
-from featurestore.api.serving import PlanSource, PlanWatch, Reader, Serving
+from featurestore.api.serving import PlanSource, PlanWatch, Reader, Serving, Servings
 from featurestore.api.staleness import Staleness
 from featurestore.api.status_routes import add_status_routes
 from featurestore.api.violation_routes import SCHEMAS, add_violation_routes
@@ -77,13 +77,13 @@ def create_app(
     bounds = limits or Limits()
     fetching = fetcher(store)
 
-    def serving(plan: Plan, switched: frozenset[str]) -> Serving:
+    def serving(plan: Plan, switched: frozenset[str], pinned: Mapping[str, Serving]) -> Serving:
         wanted = None if again is None else again.of(plan)
-        return Serving(plan, reader(plan), fetching, clock, bounds, metrics, wanted, switched)
+        return Serving(plan, reader(plan), fetching, clock, bounds, metrics, wanted, switched, pinned)
 
     name = f"api {socket.gethostname()} {os.getpid()}"
     report = None if users is None else partial(users.report, name)
-    watch = PlanWatch(plans, serving, metrics, fallbacks=fallbacks or tuple, report=report)
+    watch = PlanWatch(plans, Servings(serving, plans).of, metrics, fallbacks=fallbacks or tuple, report=report)
 
     def look() -> None:
         watch.look()

@@ -161,10 +161,10 @@ def policy_of(
 ) -> Callable[[Sequence[Answered]], list[Answered]] | None:
     """What applies a service's policy to the features of an answer; None where values go out as they are found.
 
-    With `fallback` every value is what the policy says of an alarm.
+    With `fallback` every value is what the policy says of an alarm; null where this is an earlier plan's, and is gone.
     """
     found = None if service is None else plan.services.get(service)
     if found is None or found.policy == ServingPolicy():
         return None
     applied = AppliedPolicy(plan, found, outputs)
-    return applied.alarmed if fallback and found.policy.alarm in ("null", "default") else applied.apply
+    return applied.alarmed if fallback and found.policy.alarm != "value" else applied.apply

@@ -63,6 +63,10 @@ class PlanSource(Protocol):
         """The plan in force."""
         ...
 
+    def of(self, version: int) -> Plan | None:
+        """An earlier plan, None where it is forgotten."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Kind:
@@ -75,6 +79,8 @@ class Kind:
     """Of the columns of an answer, as JSON."""
     direct: bool
     """Whether an answer in Feast's JSON is the join keys and what was read, in its order."""
+    elsewhere: "tuple[Serving, Kind] | None" = None
+    """Who answers in its place: an earlier plan, where an alarm switched the service to it."""
     permitted: set[Caller] = field(default_factory=set)
     """Who was found to be permitted to ask this."""
 
@@ -98,10 +104,12 @@ class Serving:
         metrics: Metrics,
         wanted: Wanted | None = None,
         fallbacks: frozenset[str] = frozenset(),
+        pinned: Mapping[str, "Serving"] = {},
     ) -> None:
-        """`fallbacks` are the services that answer by their fallback while this serves."""
+        """`fallbacks` are the services that answer by their fallback, `pinned` what answers for some of them."""
         self.plan = plan
         self.fallbacks = fallbacks
+        self._pinned = pinned
         self._wanted = wanted
         self._reader = reader
         self._fetcher = fetcher
@@ -136,7 +144,10 @@ class Serving:
         read = [(each.name, feature) for each in selection.reads for feature in each.features]
         replace = policy_of(self.plan, service, selection.outputs, fallback=service in self.fallbacks)
         names = orjson.dumps([*selection.join_keys, *(output.name for output in selection.outputs)])
-        made = Kind(selection, replace, names, replace is None and not selection.computations and outputs == read)
+        pinned = None if service is None else self._pinned.get(service)
+        elsewhere = None if pinned is None else (pinned, pinned.kind(asked, named))
+        direct = replace is None and not selection.computations and outputs == read
+        made = Kind(selection, replace, names, direct, elsewhere)
         words = bytes(asked.features)
         if len(words) <= _LONGEST:
             if len(self._kinds) >= _KINDS:
@@ -146,6 +157,9 @@ class Serving:
 
     async def answer(self, kind: Kind, asked: Asked, media_type: str) -> bytes:
         """The body that answers a request; raises UsageError and its kinds, StoreUnavailable."""
+        if kind.elsewhere is not None:
+            earlier, its_kind = kind.elsewhere
+            return await earlier.answer(its_kind, asked, media_type)
         selection, service = kind.selection, asked.feature_service
         rows, keys, given = entity_columns(asked.entities, selection, self._limits)
         at_us, now_us = instant_of(asked.as_of), self._clock()
@@ -231,6 +245,30 @@ def _plain(rows: int) -> tuple[npt.NDArray[np.uint8], Instants]:
 def _join_keys(selection: Selection, keys: dict[str, list[object]], rows: int) -> list[Answered]:
     present, none_us = _plain(rows)
     return [Answered(name, selection.join_keys[name], values, present, none_us, None) for name, values in keys.items()]
+
+
+class Servings:
+    """Makes the Serving of a plan, with those of the earlier plans that its services are switched to."""
+
+    def __init__(
+        self, make: Callable[[Plan, frozenset[str], Mapping[str, Serving]], Serving], source: PlanSource
+    ) -> None:
+        self._make = make
+        self._source = source
+
+    def of(self, plan: Plan, fallbacks: frozenset[str]) -> Serving:
+        """`fallbacks` are the services that answer by their fallback; an earlier plan that is gone leaves them null."""
+        pinned = {}
+        for service in plan.services.values():
+            version = service.policy.pinned_version
+            if version is None or service.name not in fallbacks:
+                continue
+            earlier = self._source.of(version)
+            if earlier is not None and service.name in earlier.services:
+                pinned[service.name] = self._make(earlier, frozenset(), {})
+            else:
+                _log.warning("service %s answers null: plan version %d is forgotten or lacks it", service.name, version)
+        return self._make(plan, fallbacks, pinned)
 
 
 class PlanWatch:

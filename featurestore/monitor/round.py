@@ -70,6 +70,7 @@ class Monitor:
         sinks: Sequence[Sink],
         looks: Mapping[str, Look] | None = None,
         switches: Switches | None = None,
+        hold: Callable[[str, int], object] | None = None,
         lookback_us: int = LOOKBACK_US,
         keep_us: int = KEEP_US,
     ) -> None:
@@ -86,6 +87,8 @@ class Monitor:
         self._profiles = ProfileStore(place.profiles)
         self._model_drift = ModelDrift(place.drift, self._profiles, place.served, place.datasets, clock)
         self._switches = switches
+        self._hold = hold
+        """Keeps the view versions of a plan version from being dropped: services may be switched back to it."""
         self._broken: list[Finding] = []
 
     def round(self, plan: Plan) -> Round:
@@ -113,6 +116,9 @@ class Monitor:
             found = self._attempt(scope.rstrip(":"), partial(look, plan))
             if found is not None:
                 news += self.book.look(scope, found)
+        for service in plan.services.values():
+            if self._hold is not None and (version := service.policy.pinned_version) is not None:
+                self._attempt("pinned plans", partial(self._hold, f"fallback {service.name}", version))
         if self._switches is not None:
             self._attempt("fallbacks", partial(settle, plan, self.book.open(), self._switches, now_us))
         news += self.book.look(BROKEN_SCOPE, self._broken)

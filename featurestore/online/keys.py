@@ -5,6 +5,7 @@ Every name that a user chose is length-prefixed, so that no project, view or top
 latest-value view keep every atomic script within one Redis Cluster slot.
 
     fs:plan:{PROJECT}                        the Plan in force
+    fs:plans:{PROJECT}                       hash of the last Plans that were in force, by version
     fs:fallback:{PROJECT}                    hash of the services that answer by their fallback, and why
     fs:row:{PROJECT VIEW TAG}:KEY            latest values of one entity key; TAG is crc32(KEY) mod 64
     fs:schema:{PROJECT VIEW}                 hash of every layout its rows were written in, by fingerprint
@@ -89,6 +90,11 @@ def tile_key(prefix: bytes, block: int, entity_key: bytes) -> bytes:
 def plan_key(project: str) -> bytes:
     """Key of the project's Plan in force."""
     return f"fs:plan:{{{_named(project)}}}".encode()
+
+
+def plans_key(project: str) -> bytes:
+    """Key of the hash of the project's last Plans, by version."""
+    return f"fs:plans:{{{_named(project)}}}".encode()
 
 
 def fallback_key(project: str) -> bytes:

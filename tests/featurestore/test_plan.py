@@ -5,7 +5,7 @@ import pytest
 
 from featurestore.errors import ConfigurationError, StaleStore, UnknownName
 from featurestore.plan import Field, Plan, Source, View, definitions_digest
-from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
+from featurestore.plan_store import REMEMBERED, PlanStore, load_plan_file, write_plan_file
 
 VIEW = View(
     name="weather",
@@ -17,16 +17,6 @@ VIEW = View(
     source=Source(name="weather", path="weather", timestamp_field="event_timestamp"),
 )
 PLAN = Plan(project="flights", version=3, digest="d", created_us=1, views={"weather": VIEW})
-
-
-class Shelf(dict):
-    """A key-value store of one process."""
-
-    def set(self, name, value):
-        self[name] = value
-
-    def getrange(self, name, start, end):
-        return self.get(name, b"")[start : end + 1]
 
 
 def test_a_plan_survives_its_encoding():
@@ -57,17 +47,26 @@ def test_references_become_projections_in_order():
         PLAN.projections(["weather:temp"])
 
 
-def test_a_published_plan_is_loaded_and_kept():
+def test_a_published_plan_is_loaded_and_kept(store):
     """The same object comes back until another version is published."""
-    store = PlanStore(Shelf(), "flights")
+    plans = PlanStore(store, "flights")
     with pytest.raises(StaleStore, match="featurestore apply"):
-        store.load()
-    store.publish(PLAN)
-    assert store.version() == 3
-    assert store.load() == PLAN
-    assert store.load() is store.load()
-    store.publish(msgspec.structs.replace(PLAN, version=4))
-    assert store.load().version == 4
+        plans.load()
+    plans.publish(PLAN)
+    assert plans.version() == 3
+    assert plans.load() == PLAN
+    assert plans.load() is plans.load()
+    plans.publish(msgspec.structs.replace(PLAN, version=4))
+    assert plans.load().version == 4
+
+
+def test_the_last_plans_are_remembered(store):
+    """By version; the oldest are forgotten."""
+    plans = PlanStore(store, "flights")
+    for version in range(1, REMEMBERED + 3):
+        plans.publish(msgspec.structs.replace(PLAN, version=version))
+    assert plans.of(2) is None
+    assert [plans.of(version).version for version in (3, REMEMBERED + 2)] == [3, REMEMBERED + 2]
 
 
 def test_a_plan_file_is_replaced_whole(tmp_path):

@@ -156,3 +156,17 @@ def test_an_alarm_switches_to_the_declared_fallback_and_back(
         assert becomes((values, status if isinstance(status, list) else [status] * 4))
         switches.clear("judged")
         assert becomes(FOUND)
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_an_earlier_plan_answers_while_an_alarm_is_on(landed, project, remembered: bool) -> None:
+    """The service as version 8 had it, with defaults for what is missing; null where that version is forgotten."""
+    plans, switches = PlanStore(landed, project.name), Fallbacks(landed, project.name)
+    if remembered:
+        earlier = planned(project.make_plan(), ServingPolicy(missing="default", defaults={"temp_f": 7.0}), "temp_f")
+        plans.publish(msgspec.structs.replace(earlier, version=8))
+    plans.publish(planned(project.make_plan(), ServingPolicy(alarm="version:8"), "temp_f"))
+    switches.switch("judged", Fallback(since_us=1, reason="skew", by_monitor=True))
+    with project.serve(project.make_app(landed, fallbacks=switches.active)) as api:
+        result = api.post("/get-online-features", json=BODY).json()["results"][1]
+    assert result["values"] == ([39.02, 7.0, None, 7.0] if remembered else [None] * 4)
