@@ -76,7 +76,7 @@ def windowed_values(
         "event_ts": _TS,
         "entity_ts": _TS,
         "aggregations": [each for each in view.aggregations if each.feature in projection.features],
-        "arrival": _ARRIVED if arrives else None,
+        "arrival": _ARRIVED if as_known and arrives else None,
         "as_known": as_known and arrives,
         "on_share": on_share,
     }
@@ -99,12 +99,12 @@ def check_windowed(view: View, projection: Projection, scan: Scan | None, asked:
     for key in keys:
         asked.key(key.entity, key.dtype)
     if scan is not None:
-        _event_columns(view, keys, scan)
+        _event_columns(view, keys, scan, as_known=True)
 
 
 def _joined(view: View, keys: tuple[Key, ...], scan: Scan, bounds: tuple[int, int], asked: _Asked) -> pa.Table:
     """The windows of the events that any of them can hold."""
-    selected = ", ".join(_event_columns(view, keys, scan))
+    selected = ", ".join(_event_columns(view, keys, scan, as_known=asked.more["as_known"]))
     held_bytes = min(HELD_BYTES, asked.limits.memory_bytes // 16)
     with connection(asked.limits) as session:
         source = scan.register(session, "events")
@@ -195,13 +195,13 @@ def _key_names(view: View) -> list[str]:
     return [f" k{index}" for index in range(len(view.join_keys))]
 
 
-def _event_columns(view: View, keys: tuple[Key, ...], scan: Scan) -> list[str]:
-    """Keys, time, arrival, the aggregated columns, and what tells duplicates."""
+def _event_columns(view: View, keys: tuple[Key, ...], scan: Scan, *, as_known: bool) -> list[str]:
+    """Keys, time, arrival where it is asked for, the aggregated columns, and what tells duplicates."""
     columns = []
     for key, alias in zip(keys, _key_names(view), strict=True):
         dtype = scan.column(key.column, role="join key")
         columns.append(f"{entity_key(key.column, dtype, key.dtype, place=scan.name)} AS {identifier(alias)}")
-    times = {_TS: view.source.timestamp_field, _ARRIVED: view.source.created_field}
+    times = {_TS: view.source.timestamp_field, _ARRIVED: view.source.created_field if as_known else None}
     for alias, name in times.items():
         if name:
             column = stored_name(view, name)
