@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.api.answer import Answered
-from featurestore.api.contract_rules import ViewRules, rules_of
 from featurestore.api.faults import Refused
 from featurestore.api.request import from_json
 from featurestore.api.selection import Output
 from featurestore.coercion import coerce
 from featurestore.online.result import Status
 from featurestore.plan import Plan, Service, ServingPolicy
+from featurestore.view_rules import ViewRules, rules_of
 
 INVALID = 0
 """Feast's FieldStatus of that name."""

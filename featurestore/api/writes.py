@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import msgspec
 import pyarrow as pa
 
-from featurestore.api.contract_rules import ViewRules, rules_of
 from featurestore.api.faults import Refused
 from featurestore.api.limits import Limits
 from featurestore.api.rows import columns_of, rows_for
@@ -22,6 +21,7 @@ from featurestore.online.materialize import timestamp_names
 from featurestore.online.types import to_python
 from featurestore.online.writer import WriteResult
 from featurestore.plan import Plan, View
+from featurestore.view_rules import ViewRules, rules_of
 
 MODES = ("online", "offline", "online_and_offline")
 _TOLD = 10

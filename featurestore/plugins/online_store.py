@@ -29,7 +29,9 @@ from featurestore.plan import Plan, Projection, View
 from featurestore.plan_store import PlanStore
 from featurestore.plugins.definitions import is_windowed
 from featurestore.plugins.protos import from_column, scalar, to_column
+from featurestore.plugins.source_contract import SourceContracts
 from featurestore.plugins.views import latest_view
+from featurestore.view_rules import rules_for
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Feast has no INCOMPLETE; INVALID beside a value is the only one of its statuses that does not vouch for it.
@@ -56,6 +58,7 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
 
     def __init__(self) -> None:
         self._clients: dict[str, StoreClient] = {}
+        self._contracts: dict[tuple[str, str], SourceContracts] = {}
 
     def client(self, config: RepoConfig) -> StoreClient:
         """The client of the configured store; the embedded server is started where none is alive."""
@@ -79,8 +82,9 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
     ) -> None:
         """Write rows; the greatest (event timestamp, created timestamp) of a key stays.
 
-        Raises UsageError for a windowed view, for values that do not fit and for rows dated ahead of the clock
-        beyond the tolerance (all others are written first).
+        Raises UsageError for a windowed view, for values that do not fit, for rows of which one breaks a rule of the
+        source's contract that sets aside or blocks (nothing is written), and for rows dated ahead of the clock beyond
+        the tolerance (all others are written first).
         """
         if is_windowed(table):
             raise UsageError(
@@ -90,6 +94,7 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
             return
         view = latest_view(table, data[0][0])
         rows, created = _rows(view, data)
+        self._judge(config, table, view, rows)
         result = self.writer(config, view).write(
             rows, event_timestamp=_EVENT, created=_CREATED if created else None, progress=progress
         )
@@ -97,6 +102,30 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
             raise UsageError(
                 f"view {view.name!r}: {result.ahead.num_rows} of {len(data)} rows are dated ahead of the clock and "
                 "were not written; send them again when their time has come"
+            )
+
+    def _judge(self, config: RepoConfig, table: Any, view: View, rows: pa.Table) -> None:
+        """Holds rows that Feast writes or pushes to the contract of their source, as the API holds its own."""
+        place = (config.project, str(config.repo_path))
+        if place not in self._contracts:
+            self._contracts[place] = SourceContracts(config, self.client(config))
+        contract = self._contracts[place].of(table)
+        if contract is None:
+            return
+        back = {inner: outer for outer, inner in view.source.field_mapping.items()}
+        times = {_EVENT: view.source.timestamp_field, _CREATED: view.source.created_field or _CREATED}
+        names = [times.get(name, back.get(name, name)) for name in rows.column_names]
+        rules = rules_for(contract, names)
+        if rules is None:
+            return
+        now_us = _clock()()
+        masks = rules.check.check(rows.rename_columns(names).to_pylist(), [now_us] * len(rows))
+        if any(masks):
+            broken = dict.fromkeys(rule for mask in masks for rule in rules.check.ids(mask))
+            numbers = [str(number) for number, mask in enumerate(masks) if mask]
+            raise UsageError(
+                f"view {view.name!r}: row {', '.join(numbers[:_TOLD])} (counted from 0) breaks contract "
+                f"{contract.name!r}, rules {', '.join(list(broken)[:_TOLD])}; nothing was written"
             )
 
     def online_read(
@@ -203,6 +232,7 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
         return OnlineReader(self.client(config), plan, _clock()).read(projections, values).columns
 
 
+_TOLD = 10
 _EVENT, _CREATED = "event timestamp", "created timestamp"
 """Column names with a blank: no join key or feature has one, so these are free."""
 

@@ -35,14 +35,14 @@ class SourceContracts:
 
     def __init__(self, config: RepoConfig, store: KeyValue) -> None:
         """The contracts in force are the plan's in `store`; of a repo that was never applied, its files'."""
-        self._project, self._store = config.project, store
+        self._plans = PlanStore(store, config.project)
         self._repo = Path(config.repo_path).absolute() if config.repo_path else Path.cwd()
         self._folder = data_dir(self._repo, getattr(config.registry, "path", None))
 
     def of(self, view: Any) -> Contract | None:
         """The contract about the source of a Feast view; raises ContractError for files that are none."""
         try:
-            contracts = PlanStore(self._store, self._project).load().contracts.values()
+            contracts = self._plans.load().contracts.values()
         except StaleStore:
             contracts = load_contracts(self._repo / "contracts").values()
         return contract_about(contracts, _names(view))

@@ -11,7 +11,7 @@ import pytest
 
 from featurestore.apply import apply
 from featurestore.config import load_settings
-from featurestore.errors import ContractBroken
+from featurestore.errors import ContractBroken, UsageError
 from featurestore.materialize import materialize
 from featurestore.online.connection import connect
 from featurestore.online.reader import OnlineReader
@@ -70,6 +70,7 @@ schema:
             customProperties:
               - {property: mode, value: observe}
               - {property: mode.source, value: MODE}
+              - {property: mode.online_write, value: block}
 """
 
 
@@ -222,3 +223,18 @@ def test_a_drift_rule_stops_what_is_materialized(repo):
     land(0)
     list(materialize(settings, ["owner"], None, None))
     assert online(settings, "owner", "age") != [None, None]
+
+
+def test_feasts_own_writes_keep_the_contract(repo):
+    """`write_to_online_store` refuses all rows where one breaks a rule, as the API does; good ones are written."""
+    import pandas as pd
+    from feast import FeatureStore
+
+    settings = repo("observe")
+    store = FeatureStore(str(settings.repo))
+    rows = pd.DataFrame({"card_id": [1, 2], "age": [50, 500], "ts": [NOW - timedelta(minutes=1)] * 2})
+    with pytest.raises(UsageError, match=r"row 1 .*breaks contract 'owners', rules age_range; nothing was written"):
+        store.write_to_online_store("owner", rows)
+    assert online(settings, "owner", "age") == [None, None]
+    store.write_to_online_store("owner", rows.head(1))
+    assert online(settings, "owner", "age") == [50, None]

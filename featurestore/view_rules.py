@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from featurestore.contracts import contract_of
 from featurestore.plan import Plan, View
 from validation.compiled.rows import RowCheck, compile_rows
 from validation.contract import Contract, Rule
@@ -33,9 +34,12 @@ class ViewRules:
 
 def rules_of(plan: Plan, view: View, names: Collection[str]) -> ViewRules | None:
     """The rules of mode quarantine or block that rows with these columns of the source decide; None where none are."""
-    contract = next((each for each in plan.contracts.values() if each.source == view.source.name), None)
-    if contract is None:
-        return None
+    contract = contract_of(plan.contracts.values(), view.source)
+    return None if contract is None else rules_for(contract, names)
+
+
+def rules_for(contract: Contract, names: Collection[str]) -> ViewRules | None:
+    """The same, of a contract that is known already."""
     contract = contract.at("online_write")
     rules = tuple(rule for rule in contract.rules if rule.mode in _REFUSING and _decided(rule, contract, names))
     if not rules:
