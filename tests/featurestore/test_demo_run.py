@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,7 +19,11 @@ from featurestore.config import load_settings
 from featurestore.demo.asking import SERVICE, ask, offline
 from featurestore.demo.model import asked
 from featurestore.demo.statuses import expected_statuses
-from featurestore.monitor.parity import Comparison, compare
+from featurestore.monitor.parity import Comparison, compare, differing
+from featurestore.offline.history import historical_features
+from featurestore.online.connection import connect
+from featurestore.online.reader import OnlineReader
+from featurestore.plan import Projection, View
 from featurestore.plan_store import load_plan_file
 
 REPO = Path(__file__).parents[2] / "feature_repo"
@@ -74,6 +79,47 @@ def test_what_is_served_is_what_holds_offline(folder: Path) -> None:
     # The readings end on 30 December: on New Year's Eve none is younger than three hours.
     assert "OUTSIDE_MAX_AGE" in told
     assert "AUC with the store's features" in told
+    compared = every_key(folder)
+    assert compared["weather"] > 20
+    assert compared["tailnum_arrivals"] > 20_000
+    assert sum(compared.values()) > 50_000
+
+
+def every_key(folder: Path) -> dict[str, int]:
+    """How many values of every view are online what the as-of read says: all keys and features, ages included."""
+    repo = folder / "feature_repo"
+    settings = load_settings(repo, {})
+    plan = load_plan_file(settings.data_dir / "plan.json")
+    events = {view.name: events_of(view, repo) for view in plan.views.values()}
+    now_us = max(pc.max(table["at"]).as_py() for table in events.values())
+    client = connect(settings.online, settings.data_dir)
+    reader = OnlineReader(client, plan, lambda: now_us)
+    compared = {}
+    for view in plan.views.values():
+        [key] = view.join_keys
+        newest = events[view.name].group_by("key").aggregate([("at", "max")])
+        projection = Projection(view=view.name, features=tuple(field.name for field in view.features))
+        read = reader.read([projection], {key.name: newest["key"].to_pylist()})
+        when = pa.array([now_us] * len(newest), pa.int64()).cast(pa.timestamp("us", "UTC"))
+        rows = pa.table({key.name: newest["key"], "event_timestamp": when})
+        wanted = historical_features(plan, [projection], rows, repo=repo)
+        for column in read.columns:
+            assert not differing(column.values, wanted[column.feature].combine_chunks()).any(), column.feature
+            if view.kind == "latest":
+                assert column.event_us.tolist() == newest["at_max"].to_pylist()
+        compared[view.name] = len(newest) * len(read.columns)
+    client.close()
+    return compared
+
+
+def events_of(view: View, repo: Path) -> pa.Table:
+    """Key and time of every row of a view's source."""
+    [key] = view.join_keys
+    back = {new: old for old, new in view.source.field_mapping.items()}
+    at = view.source.timestamp_field
+    table = pq.read_table(repo / view.source.path, columns=[back.get(key.name, key.name), at])
+    table = table.rename_columns(["key", "at"]).set_column(1, "at", table[at].cast(pa.int64()))
+    return table.filter(pc.is_valid(table["key"]))
 
 
 @pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.nightly)])
