@@ -1,13 +1,9 @@
-"""How does the answer to a request look? Feast's JSON, rows as JSON, or an Arrow stream.
-
-Feast's JSON is written from fragments: the statuses and times of a view are mostly the same for all its features, so
-each distinct array is encoded once and its bytes are used again.
-"""
+"""How does the answer to a request look as rows of JSON or as an Arrow stream, and what is a column of it?"""
 
 import base64
 import math
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -28,18 +24,16 @@ ROWS = "application/vnd.featurestore.rows+json"
 ARROW = "application/vnd.apache.arrow.stream"
 MEDIA_TYPES = (JSON, ROWS, ARROW)
 
-_NAMES = [b'"INVALID"', *(orjson.dumps(status.name) for status in Status)]
 _TEXT_NAMES = ["INVALID", *(status.name for status in Status)]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WHEN = pa.timestamp("us", tz="UTC")
 _FIRST_US = -62_135_596_800_000_000
 _LAST_US = 253_402_300_799_999_999
 _INSTANTS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
-_VERBATIM = frozenset({"INT32", "INT64", "BOOL", "STRING", "JSON", "UUID", "TIME_UUID"})
-"""Types whose Python values are JSON values."""
 _FEW = 2
 """Up to this many instants are written one by one: a call of numpy's costs as much."""
-_NUMBERS = frozenset({"INT32", "INT64", "BOOL", "FLOAT", "DOUBLE"})
+_VERBATIM = frozenset({"INT32", "INT64", "BOOL", "STRING", "JSON", "UUID", "TIME_UUID"})
+"""Types whose Python values are JSON values."""
 
 
 class Answered(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -91,162 +85,6 @@ def reading_instant(parts: Iterable[Answered | Block], otherwise_us: int) -> int
     return min(distinct.values(), default=otherwise_us)
 
 
-def feast_json(parts: Sequence[Answered | Block], instant_us: int, names: bytes | None = None) -> bytes:
-    """The answer as Feast's feature server gives it, with two additions.
-
-    `metadata.instant` is the reading instant; a result whose values hold at later ones (its key has an event ahead of
-    the clock) lists them as `instants`. Timestamps are whole seconds, bytes base64, NaN and infinities words. `names`
-    are those of the columns as JSON; without them no part may be a Block, whose columns have none.
-    """
-    statuses: dict[int, bytes] = {}
-    times: dict[int, bytes] = {}
-    results: list[bytes] = []
-    columns: list[Answered] = []
-    for part in parts:
-        if isinstance(part, Answered):
-            columns.append(part)
-            continue
-        results += _columns_json(columns, instant_us, statuses, times)
-        columns = []
-        written = _block_json(part, instant_us)
-        if written is None:
-            columns += [Answered.of(column) for column in part.columns()]
-        else:
-            results.append(written)
-    results += _columns_json(columns, instant_us, statuses, times)
-    if names is None:
-        names = orjson.dumps([part.name for part in parts if isinstance(part, Answered)])
-    # Joined with what comes before and after: a large answer is not copied once more.
-    results[0] = b'{"results":[' + results[0]
-    results[-1] += b'],"metadata":{"feature_names":' + names + b',"instant":"' + rfc3339(instant_us).encode() + b'"}}'
-    return b",".join(results)
-
-
-def _block_json(block: Block, instant_us: int) -> bytes | None:
-    """The results of a block's features, comma separated; None where one of its values is no plain number."""
-    held = block.held
-    if not _NUMBERS.issuperset(block.dtypes):
-        return None
-    # Cut by single bytes, which numbers have not: searching for more of them costs ten times as much.
-    if isinstance(held, list) and len(held) == 1:
-        written = orjson.dumps(held[0])
-        values = written[1:-1].split(b",")
-        between = b"],"
-    else:
-        if isinstance(held, list):
-            written = orjson.dumps([*zip(*held, strict=True)])
-        else:
-            # float32 as the doubles that they become in Python: JSON tells their digits.
-            doubled = held.astype(np.float64) if held.dtype == np.float32 else held
-            written = orjson.dumps(doubled, option=orjson.OPT_SERIALIZE_NUMPY)
-        # All but the last end with "],".
-        values = written[2:-2].split(b"[")
-        between = b""
-    # A null may be a NaN, for which there is a word.
-    if b"n" in written:
-        return None
-    tail = b'"statuses":' + _statuses(block.statuses) + b',"event_timestamps":' + _times(block.event_us)
-    instants = block.instant_us
-    if instants is None and block.t_us != instant_us:
-        instants = [block.t_us] * len(block.statuses)
-    if instants is not None and any(each != instant_us for each in instants):
-        tail += b',"instants":' + _times(instants)
-    return b'{"values":[' + (between + tail + b'},{"values":[').join(values) + b"]," + tail + b"}"
-
-
-def _columns_json(
-    columns: Sequence[Answered], instant_us: int, statuses: dict[int, bytes], times: dict[int, bytes]
-) -> Iterator[bytes]:
-    """The results of columns; statuses and times that are the same array are written once."""
-    for group in _alike_columns(columns):
-        tail = _tail(group[0], instant_us, statuses, times)
-        written = _numbers_json(group)
-        if written is not None:
-            # As in a block.
-            yield b'{"values":' + written.replace(b"],[", b"]" + tail + b',{"values":[') + tail
-            continue
-        for column in group:
-            yield b'{"values":' + _values_json(column) + tail
-
-
-def _alike_columns(columns: Sequence[Answered]) -> Iterator[Sequence[Answered]]:
-    """Runs of columns that share statuses and times, as those of a view mostly do: equal bytes follow their values."""
-    start, end = 0, len(columns)
-    while start < end:
-        first = columns[start]
-        statuses, event_us, instant_us = first.statuses, first.event_us, first.instant_us
-        until = start + 1
-        while until < end:
-            column = columns[until]
-            if column.statuses is not statuses or column.event_us is not event_us:
-                break
-            if column.instant_us is not instant_us:
-                break
-            until += 1
-        yield columns[start:until]
-        start = until
-
-
-def _numbers_json(group: Sequence[Answered]) -> bytes | None:
-    """The values of columns as JSON arrays, comma separated, all in one call; None where one is no plain number."""
-    values: list[Any] = []
-    for column in group:
-        held = column.values
-        if column.dtype not in _NUMBERS:
-            return None
-        if type(held) is list:
-            values.append(held)
-        elif isinstance(held, Numbers) and held.nulls is None:
-            values.append(held.doubled())
-        else:
-            return None
-    written = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
-    # A null may be a NaN, for which there is a word.
-    return None if b"null" in written else written[1:-1]
-
-
-def _values_json(column: Answered) -> bytes:
-    values = column.values
-    if isinstance(values, Numbers):
-        written = values.json()
-        if written is not None:
-            return written
-        values = values.tolist()
-    return orjson.dumps(json_values(values, column.dtype))
-
-
-def _tail(column: Answered, instant_us: int, statuses: dict[int, bytes], times: dict[int, bytes]) -> bytes:
-    told = statuses.get(id(column.statuses))
-    if told is None:
-        found = column.statuses.tobytes()
-        told = statuses[id(column.statuses)] = _statuses(found)
-    if column.instant_us is None:
-        since: bytes | None = _none(len(column.statuses))
-    else:
-        since = times.get(id(column.event_us))
-    if since is None:
-        since = times[id(column.event_us)] = _times(column.event_us)
-    tail = b',"statuses":' + told + b',"event_timestamps":' + since
-    instants = column.instant_us
-    if instants is not None and (instants != instant_us).any():
-        if id(instants) not in times:
-            times[id(instants)] = _times(instants)
-        tail += b',"instants":' + times[id(instants)]
-    return tail + b"}"
-
-
-def _statuses(found: bytes) -> bytes:
-    """The names of statuses as a JSON array."""
-    if found.count(found[:1]) == len(found):
-        return _alike(found[0], len(found))
-    return b"[" + b",".join([_NAMES[status] for status in found]) + b"]"
-
-
-@lru_cache(maxsize=256)
-def _alike(status: int, count: int) -> bytes:
-    return b"[" + b",".join([_NAMES[status]] * count) + b"]"
-
-
 def rows_json(columns: Sequence[Answered], instant_us: int, _: bytes | None = None) -> bytes:
     """The answer row by row: by name values, statuses, event times (null where there is none) and, in rows where any
     value holds at a later instant than `instant`, the values' instants.
@@ -279,7 +117,7 @@ def _texts(arrays: Sequence[Instants | None], rows: int) -> list[list[str | None
     written: dict[int, list[str | None]] = {}
     for instants_us in arrays:
         if instants_us is not None and id(instants_us) not in written:
-            texts = orjson.loads(_times(instants_us))
+            texts = orjson.loads(instants_json(instants_us))
             written[id(instants_us)] = [
                 text if instant else None for text, instant in zip(texts, instants_us.tolist(), strict=True)
             ]
@@ -370,7 +208,8 @@ def _second(second: int) -> str:
     return (_EPOCH + timedelta(seconds=second)).replace(tzinfo=None).isoformat()
 
 
-def _times(instants_us: Instants | list[int]) -> bytes:
+def instants_json(instants_us: Instants | list[int]) -> bytes:
+    """Instants as a JSON array of RFC 3339 texts."""
     if isinstance(instants_us, list):
         if len(instants_us) <= _FEW:
             return b'["' + '","'.join(map(rfc3339, instants_us)).encode() + b'"]'
@@ -380,12 +219,6 @@ def _times(instants_us: Instants | list[int]) -> bytes:
     except TypeError:
         # Years that orjson's calendar lacks.
         return orjson.dumps([rfc3339(instant_us) for instant_us in instants_us.tolist()])
-
-
-@lru_cache(maxsize=256)
-def _none(count: int) -> bytes:
-    """The event times of values that have none."""
-    return _times(np.zeros(count, np.int64))
 
 
 def _finite(value: float) -> float | str:
@@ -418,11 +251,3 @@ def _plain(value: Any, *, seconds: bool) -> Any:
         return _instant(value, seconds=seconds)
     convert = _TO_JSON.get(type(value))
     return value if convert is None else convert(value)
-
-
-ENCODERS: dict[str, Callable[[Sequence[Answered], int, bytes | None], bytes]] = {
-    JSON: feast_json,
-    ROWS: rows_json,
-    ARROW: arrow_stream,
-}
-assert set(ENCODERS) == set(MEDIA_TYPES)

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import orjson
 
 from featurestore.api.again import Served, Wanted
-from featurestore.api.answer import ENCODERS, JSON, Answered, feast_json, reading_instant
+from featurestore.api.answer import ARROW, JSON, MEDIA_TYPES, ROWS, Answered, arrow_stream, reading_instant, rows_json
 from featurestore.api.body import decoded
 from featurestore.api.faults import Refused
+from featurestore.api.feast_json import feast_json
 from featurestore.api.identity import Caller
 from featurestore.api.limits import Limits
 from featurestore.api.metrics import Metrics
@@ -35,6 +36,12 @@ _KINDS = 1024
 _LONGEST = 65_536
 """In bytes of the features as they were asked for: what is longer is worked out each time."""
 _CALLERS = 4096
+_ENCODERS: dict[str, Callable[[Sequence[Answered], int, bytes | None], bytes]] = {
+    JSON: feast_json,
+    ROWS: rows_json,
+    ARROW: arrow_stream,
+}
+assert set(_ENCODERS) == set(MEDIA_TYPES)
 _log = logging.getLogger(__name__)
 
 
@@ -176,7 +183,7 @@ class Serving:
             columns = self._columns(selection, read, keys, given, rows)
             if kind.replace is not None:
                 columns[len(keys) :] = kind.replace(columns[len(keys) :])
-            body = ENCODERS[media_type](columns, reading_instant(columns, t_us), kind.names)
+            body = _ENCODERS[media_type](columns, reading_instant(columns, t_us), kind.names)
         if self._wanted is not None and (looks := self._wanted.by(service)):
 
             def made() -> Sequence[Answered]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.client import FeatureClient
-from featurestore.config import load_settings
+from featurestore.config import OnlineSettings, load_settings
 from featurestore.demo.asking import SERVICE, ask, offline
 from featurestore.demo.model import asked
 from featurestore.demo.statuses import expected_statuses
@@ -23,6 +23,7 @@ from featurestore.monitor.parity import Comparison, compare, differing
 from featurestore.offline.history import historical_features
 from featurestore.online.connection import connect
 from featurestore.online.reader import OnlineReader
+from featurestore.online.server import EmbeddedServer
 from featurestore.plan import Projection, View
 from featurestore.plan_store import load_plan_file
 
@@ -92,23 +93,27 @@ def every_key(folder: Path) -> dict[str, int]:
     plan = load_plan_file(settings.data_dir / "plan.json")
     events = {view.name: events_of(view, repo) for view in plan.views.values()}
     now_us = max(pc.max(table["at"]).as_py() for table in events.values())
-    client = connect(settings.online, settings.data_dir)
-    reader = OnlineReader(client, plan, lambda: now_us)
     compared = {}
-    for view in plan.views.values():
-        [key] = view.join_keys
-        newest = events[view.name].group_by("key").aggregate([("at", "max")])
-        projection = Projection(view=view.name, features=tuple(field.name for field in view.features))
-        read = reader.read([projection], {key.name: newest["key"].to_pylist()})
-        when = pa.array([now_us] * len(newest), pa.int64()).cast(pa.timestamp("us", "UTC"))
-        rows = pa.table({key.name: newest["key"], "event_timestamp": when})
-        wanted = historical_features(plan, [projection], rows, repo=repo)
-        for column in read.columns:
-            assert not differing(column.values, wanted[column.feature].combine_chunks()).any(), column.feature
-            if view.kind == "latest":
-                assert column.event_us.tolist() == newest["at_max"].to_pylist()
-        compared[view.name] = len(newest) * len(read.columns)
-    client.close()
+    with EmbeddedServer(settings.data_dir) as server, connect(
+        OnlineSettings(url=f"unix://{server.address}"), settings.data_dir
+    ) as client:  # fmt: skip
+        reader = OnlineReader(client, plan, lambda: now_us)
+        for view in plan.views.values():
+            [key] = view.join_keys
+            newest = events[view.name].group_by("key").aggregate([("at", "max")])
+            projection = Projection(view=view.name, features=tuple(field.name for field in view.features))
+            read = reader.read([projection], {key.name: newest["key"].to_pylist()})
+            when = pa.array([now_us] * len(newest), pa.int64()).cast(pa.timestamp("us", "UTC"))
+            rows = pa.table({key.name: newest["key"], "event_timestamp": when})
+            wanted = historical_features(plan, [projection], rows, repo=repo)
+            for column in read.columns:
+                assert not differing(column.values, wanted[column.feature].combine_chunks()).any(), column.feature
+                if view.kind == "latest":
+                    assert column.event_us.tolist() == newest["at_max"].to_pylist()
+            compared[view.name] = len(newest) * len(read.columns)
+    deadline = time.monotonic() + 20
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
     return compared
 
 

@@ -1,5 +1,6 @@
 """Plain Feast works on our online store: materialize, push, write and read through its own SDK."""
 
+import asyncio
 import math
 import warnings
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +30,7 @@ with warnings.catch_warnings():
         RepoConfig,
         types,
     )
+    from feast.feature_server import get_app
     from feast.protos.feast.types.Value_pb2 import Value
     from feast.value_type import ValueType
 
@@ -60,6 +63,19 @@ def row(
     return {"driver": driver, "ts": NOW - age, "made": made, "fare_usd": fare, "n": n, "who": f"d{driver}"}
 
 
+def config_of(folder: Path, online_url: str, offline: str) -> RepoConfig:
+    return RepoConfig(
+        project="ml",
+        provider="local",
+        registry=str(folder / "data" / "registry.db"),
+        online_store={"type": "featurestore.plugins.RedisOnlineStore", "connection": online_url},
+        offline_store={"type": offline},
+        batch_engine={"type": "featurestore.plugins.ArrowEngine", "overlap_s": 3600},
+        entity_key_serialization_version=3,
+        repo_path=folder,
+    )
+
+
 @pytest.fixture
 def repo(tmp_path: Path, online_url: str, store: StoreClient) -> Iterator[FeatureStore]:
     """A Feast repo of one view with a field mapping, a ttl and a created column, on the embedded server."""
@@ -67,17 +83,8 @@ def repo(tmp_path: Path, online_url: str, store: StoreClient) -> Iterator[Featur
         tmp_path / "rides.parquet",
         [row(1, timedelta(hours=1)), row(1, timedelta(hours=2), fare=9.0), row(2, timedelta(days=3))],
     )
-    config = RepoConfig(
-        project="ml",
-        provider="local",
-        registry=str(tmp_path / "data" / "registry.db"),
-        online_store={"type": "featurestore.plugins.RedisOnlineStore", "connection": online_url},
-        offline_store={"type": "dask"},
-        batch_engine={"type": "featurestore.plugins.ArrowEngine", "overlap_s": 3600},
-        entity_key_serialization_version=3,
-        repo_path=tmp_path,
-    )
     (tmp_path / "data").mkdir()
+    config = config_of(tmp_path, online_url, "dask")
     feast = FeatureStore(config=config)
     driver = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64)
     source = FileSource(
@@ -130,19 +137,61 @@ def test_materialize_then_read_through_the_sdk(repo: FeatureStore, tmp_path: Pat
 
 
 def test_pieces_load_what_one_run_loads(
-    repo: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    repo: FeatureStore,
+    online_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A source read in pieces of a few rows brings the same rows online, each key from one piece alone."""
     drivers = list(range(60))
     older = [row(driver, timedelta(hours=2), fare=-1.0) for driver in drivers]
     newer = [row(driver, timedelta(hours=1), fare=float(driver)) for driver in drivers]
     rides(tmp_path / "rides.parquet", [*newer, *older, row(99, timedelta(hours=-3))])
+    sizes: list[int] = []
+    whole = engine.newest
+
+    def counted(*arguments: Any, **options: Any) -> pa.Table:
+        sizes.append(len(whole(*arguments, **options)))
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(engine, "newest", counted)
     monkeypatch.setattr(engine, "PIECE_ROWS", 20)
+    ours = FeatureStore(config=config_of(tmp_path, online_url, "featurestore.plugins.DuckDBOfflineStore"))
     with caplog.at_level("INFO", "featurestore.plugins.engine"):
-        repo.materialize(NOW - timedelta(days=10), NOW + timedelta(days=1))
+        ours.materialize(NOW - timedelta(days=10), NOW + timedelta(days=1))
+    assert len(sizes) == 7
+    assert max(sizes) < 30
+    assert sum(sizes) == 61
     assert "60 keys written, 0 rows superseded, 1 dated ahead of the clock" in caplog.text
     assert statuses(repo, drivers) == [(float(driver), "PRESENT") for driver in drivers]
     assert pq.read_table(tmp_path / "data" / "ahead" / "ml" / "rides.parquet").num_rows == 1
+
+
+def test_feasts_own_server_serves_our_store(repo: FeatureStore) -> None:
+    """What `feast serve` runs: pushes and reads go through our store, by the same rule and with the same statuses."""
+    repo.materialize(NOW - timedelta(days=10), NOW)
+    later = (NOW - timedelta(minutes=5)).isoformat()
+    df = {"driver_id": [3], "ts": [later], "made": [NOW.isoformat()], "fare": [4.5], "n": [2], "who": ["c"]}
+    app = get_app(repo)
+
+    async def ask() -> tuple[httpx.Response, httpx.Response]:
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://f") as feast,
+        ):
+            push = {"push_source_name": "rides_push", "df": df, "to": "online"}
+            pushed = await feast.post("/push", json=push)
+            body = {"features": ["rides:fare"], "entities": {"driver_id": [1, 2, 3, 4]}}
+            return pushed, await feast.post("/get-online-features", json=body)
+
+    pushed, read = asyncio.run(ask())
+    assert pushed.status_code == 200, pushed.text
+    answer = read.json()
+    assert answer["metadata"]["feature_names"] == ["driver_id", "fare"]
+    assert answer["results"][1]["values"] == [1.0, None, 4.5, None]
+    assert answer["results"][1]["statuses"] == ["PRESENT", "OUTSIDE_MAX_AGE", "PRESENT", "NOT_FOUND"]
 
 
 def test_a_row_that_arrives_late_is_loaded_within_the_overlap(repo: FeatureStore, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.api.answer import Answered, feast_json, json_values
+from featurestore.api.answer import Answered, json_values
+from featurestore.api.feast_json import feast_json
 from featurestore.online.numbers import Numbers
 from featurestore.online.result import Block
 
