@@ -1,7 +1,7 @@
 """Is this deployment set up, reachable and healthy, and what is to be done where it is not?"""
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ DIAL_TIMEOUT_S = 2.0
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at; `remedy` is empty where all is well."""
+    """One thing that was looked at; `remedy` says what could be done, and is empty where nothing needs to be."""
 
     name: str
     ok: bool
@@ -25,8 +25,13 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
-def examine(repo: Path, environ: Mapping[str, str]) -> list[Check]:
+Looks = Callable[[Settings, Plan], Iterable[Check]]
+
+
+def examine(repo: Path, environ: Mapping[str, str], more: Sequence[Looks] = ()) -> list[Check]:
     """Looks at configuration, data folder, plan, online store and brokers, in this order; what it finds never raises.
+
+    `more` are looks of other packages, which know what this one does not.
 
     What cannot be looked at because something before it is broken is left out.
     """
@@ -41,6 +46,8 @@ def examine(repo: Path, environ: Mapping[str, str]) -> list[Check]:
     if plan is not None:
         checks += _sources(settings, plan)
         checks += _brokers(settings, plan)
+        for look in more:
+            checks += look(settings, plan)
     return checks
 
 

@@ -1,10 +1,11 @@
 """What can be said to the stream on the command line?"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featurestore.cli.looks import LOOKS
 from streaming.backfill_commands import add_to as add_backfill
 from streaming.monitor_command import monitor
 from streaming.publish_command import publish_command
@@ -12,6 +13,9 @@ from streaming.replay_command import replay_command
 from streaming.verify_command import verify
 from streaming.worker_commands import add_to
 from validation.groups import contract_app, quarantine_app
+
+if TYPE_CHECKING:
+    from featurestore.doctor import Looks
 
 stream = typer.Typer(no_args_is_help=True, help="Events: a broker for the laptop, producing, consuming.")
 app = typer.Typer(no_args_is_help=True)
@@ -23,6 +27,15 @@ contract_app.command("publish")(publish_command)
 app.command()(monitor)
 quarantine_app.command("replay")(replay_command)
 add_backfill(app, stream)
+
+
+def _topic_checks() -> "Looks":
+    from streaming.topic_checks import doctors_checks
+
+    return doctors_checks
+
+
+LOOKS.append(_topic_checks)
 
 Servers = Annotated[
     str, typer.Option(envvar="KAFKA_BOOTSTRAP_SERVERS", metavar="HOST:PORT,…", help="Brokers to connect to first.")

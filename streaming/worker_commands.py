@@ -124,6 +124,7 @@ def run(
     from streaming.metrics import StreamMetrics
     from streaming.plan_watch import PlanWatch
     from streaming.schema_registry import registry_of
+    from streaming.topic_checks import warnings
     from streaming.worker import Pace
 
     # The client warns whenever its thread waits for the interpreter, which is what a busy worker makes it do.
@@ -160,6 +161,8 @@ def run(
                 max_delay_ms=max_delay_ms,
                 max_fetched_bytes=memory_mb << 19,
             )
+            for warning in warnings(settings, views, slowest_s=flush_s):
+                logging.getLogger(__name__).warning("%s", warning)
             watch = PlanWatch(
                 plans,
                 plan,

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from featurestore.cli.keys import app as keys
+from featurestore.cli.looks import LOOKS
 from featurestore.cli.serve import serve
 from featurestore.cli.settings import HERE, Repo, settings_of
 from featurestore.cli.timeliness import timeliness
@@ -89,7 +90,7 @@ def doctor(repo: Repo = HERE) -> None:
 
     from featurestore.doctor import examine
 
-    checks = examine(repo if repo != HERE or repo.exists() else Path(), os.environ)
+    checks = examine(repo if repo != HERE or repo.exists() else Path(), os.environ, [look() for look in LOOKS])
     table = Table("", "check", "found", "what to do")
     for check in checks:
         table.add_row("[green]ok[/]" if check.ok else "[red]no[/]", check.name, check.found, check.remedy)

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer
 from kafka import TopicPartition as ClientPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.errors import (
     CorruptRecordError,
@@ -346,6 +347,28 @@ def topics_of(settings: KafkaSettings) -> frozenset[str]:
             admin.close()
     except (KafkaError, OSError) as error:
         raise unavailable(settings, error) from error
+
+
+def topic_configs(settings: KafkaSettings, topics: Sequence[str]) -> dict[str, dict[str, str | None]]:
+    """The settings of those of these topics that there are, defaults included. Raises SourceUnavailable."""
+    try:
+        knock(settings)
+        admin = KafkaAdminClient(**settings.client)
+        try:
+            there = [topic for topic in topics if topic in admin.list_topics()]
+            asked = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in there]
+            found = admin.describe_configs(asked, config_filter="all") if asked else {}
+        finally:
+            admin.close()
+    except (KafkaError, OSError) as error:
+        raise unavailable(settings, error) from error
+    told: dict[str, dict[str, Any]] = {}
+    for by_name in found.values():
+        told.update(by_name)
+    return {
+        topic: {name: each["value"] if isinstance(each, dict) else each for name, each in configs.items()}
+        for topic, configs in told.items()
+    }
 
 
 def unavailable(settings: KafkaSettings, error: Exception) -> SourceUnavailable:
