@@ -1,11 +1,14 @@
 """Does the cache of a shard ever know better than the store?"""
 
+import itertools
 import random
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from featurestore.aggregation.tiles import HEAD
 from featurestore.online.keys import Shard
@@ -155,6 +158,36 @@ def test_an_event_changes_one_slot_while_its_tile_lasts():
         change = fold(state, blocks, TOPICS.judge(Batch(TOPIC, "id-1", 0, records, number, number + 1)))
         keys.append(sorted(int(write.key.split(b"}:")[1].split(b":")[0]) for write in change.writes))
     assert keys == [[HEAD], [HEAD], [HEAD], [HEAD, tile_us, 12 * tile_us]]
+
+
+EDGE_US = 300_000_000
+TIMES = st.builds(
+    lambda tile, off: (START_US // EDGE_US - tile) * EDGE_US + off,
+    st.sampled_from([0, 1, 2, 11, 12, 13, 31, 32, 33, 200]),
+    st.sampled_from([-1, 0, 1]),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 1), TIMES), max_size=12), st.lists(st.integers(0, 12), max_size=3))
+def test_what_is_stored_follows_from_the_set_of_events(events, cuts):
+    """However events of any tiles come, and wherever batches are cut: the bytes of one aggregation of all."""
+    state, blocks, batches = ShardState(SHARD, slots_kept=3), Blocks(), []
+    edges = sorted({0, len(events), *(cut for cut in cuts if cut < len(events))})
+    for first, end in itertools.pairwise(edges):
+        records = tuple(
+            Record(0, first + place, b"", order_at(user, ts_us, first + place), START_US)
+            for place, (user, ts_us) in enumerate(events[first:end])
+        )
+        batches.append(TOPICS.judge(Batch(TOPIC, "id-1", 0, records, first, end)))
+        fold(state, blocks, batches[-1])
+    expected = expected_blocks(VIEW.view, SHARD, in_log(batches), 10_000) if batches else {}
+    assert stripped(blocks.held) == stripped({key: block for key, (block, _) in expected.items()})
+
+
+def order_at(user, ts_us, number):
+    plain = msgspec.json.decode(shop_event(random.Random(number), number, ts_us, 1))
+    return msgspec.json.encode({**plain, "user_id": user})
 
 
 def differs(seed):
