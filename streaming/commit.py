@@ -52,17 +52,19 @@ local state = redis.call('HMGET', control, 'offset', 'watermark', 'complete_from
 return {epoch, state[1], state[2], state[3], state[4] or ''}
 """
 
-# ARGV: epoch, offset before, offset after, watermark, complete_from, plan version, number of blocks; then for each
-# block of KEYS[2..] its time to live in ms (0: what it has), how many runs it has, and each run's offset and bytes.
-# Where there are event ids, then the spans that are kept, how many duplicates and reused ids the batch had, and for
-# each further key whether it begins afresh, how many fields it has, and each field and its value.
+# ARGV: epoch, offset before, offset after, watermark, complete_from, plan version, number of blocks, and how many of
+# them (the first of KEYS[2..]: heads, mostly) are replaced from their first byte on and keep their time to live; of
+# these the bytes; then for each other block its time to live in ms (0: what it has), how many runs it has, and each
+# run's offset and bytes. Where there are event ids, then the spans that are kept, how many duplicates and reused ids
+# the batch had, and for each further key whether it begins afresh, how many fields it has, each field and value.
 _COMMIT = """
 local held = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
 if held[1] ~= ARGV[1] then return redis.error_reply('FENCED epoch is ' .. tostring(held[1])) end
 if held[2] ~= ARGV[2] then return redis.error_reply('FENCED offset is ' .. tostring(held[2])) end
-local blocks = tonumber(ARGV[7]) + 1
-local at = 8
-for block = 2, blocks do
+local blocks, replaced = tonumber(ARGV[7]) + 1, tonumber(ARGV[8]) + 1
+for block = 2, replaced do redis.call('SETRANGE', KEYS[block], 0, ARGV[block + 7]) end
+local at = replaced + 8
+for block = replaced + 1, blocks do
   local key, ttl = KEYS[block], ARGV[at]
   local last = at + 2 * tonumber(ARGV[at + 1])
   for run = at + 2, last, 2 do redis.call('SETRANGE', key, ARGV[run], ARGV[run + 1]) end
@@ -216,7 +218,26 @@ class ShardStore:
         claim's any more; after any other error it is unknown whether the commit took place.
         """
         now_us = self._clock()
-        keys: list[bytes] = [claim.shard.control_key]
+        replaced: list[bytes] = []
+        replacements: list[bytes] = []
+        others: list[bytes] = []
+        told: list[bytes | str | int] = []
+        for write in writes:
+            ttl_ms = 0 if write.expires_us is None else -((now_us - write.expires_us) // 1000)
+            if ttl_ms <= 0 and write.expires_us is not None:
+                continue
+            if write.lasting and ttl_ms > _SAY_AGAIN_MS:
+                ttl_ms = 0
+            [run, *more] = write.runs
+            if not (ttl_ms or more or run[0]):
+                replaced.append(write.key)
+                replacements.append(run[1])
+                continue
+            others.append(write.key)
+            told += (ttl_ms, len(write.runs))
+            for run in write.runs:
+                told += run
+        keys = [claim.shard.control_key, *replaced, *others]
         arguments: list[bytes | str | int] = [
             claim.epoch,
             claim.offset,
@@ -224,19 +245,11 @@ class ShardStore:
             _text(watermark_us),
             _text(complete_from_us),
             plan_version,
-            0,
+            len(keys) - 1,
+            len(replaced),
+            *replacements,
+            *told,
         ]
-        for write in writes:
-            ttl_ms = 0 if write.expires_us is None else -((now_us - write.expires_us) // 1000)
-            if ttl_ms <= 0 and write.expires_us is not None:
-                continue
-            if write.lasting and ttl_ms > _SAY_AGAIN_MS:
-                ttl_ms = 0
-            keys.append(write.key)
-            arguments += (ttl_ms, len(write.runs))
-            for run in write.runs:
-                arguments += run
-        arguments[6] = len(keys) - 1
         if seen is not None:
             arguments += (" ".join(map(str, seen.spans)), seen.duplicates, seen.reused)
             for span in seen.writes:
