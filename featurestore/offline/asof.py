@@ -75,6 +75,7 @@ def as_of_join(
     joined.
     Raises UsageError and SourceError: for names and types before any work is done (`check_join`).
 
+    >>> from featurestore.offline.asof_view import Feature, Key
     >>> from featurestore.offline.sources import scan_table
     >>> at = lambda *hours: pa.array([hour * 3_600_000_000 for hour in hours], pa.timestamp("us"))
     >>> source = pa.table({"id": [1, 1], "ts": at(1, 3), "speed": [10, 30]})
