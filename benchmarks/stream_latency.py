@@ -115,7 +115,7 @@ class Stage:
         """The offsets that the store is at."""
         return [int(self.client.hget(shard.control_key, "offset") or 0) for shard in self.shards]  # type: ignore[arg-type]
 
-    def wait_for(self, offsets: list[int], patience_s: float = 60.0) -> None:
+    def wait_for(self, offsets: list[int], patience_s: float = 300.0) -> None:
         """Until every shard is there."""
         deadline = time.time() + patience_s
         while any(found < wanted for found, wanted in zip(self.offsets(), offsets, strict=True)):

@@ -45,18 +45,18 @@ def events(first, last, rng, *, more=False):
     return pa.table(columns)
 
 
-def fill(folder, seed, ranges=40):
+def fill(folder, seed, ranges=24):
     """Ranges of two partitions, some of them overlapping, a few without their last part, a column that came late."""
     rng = random.Random(seed)
     for partition in range(2):
         first = 0
         for number in range(ranges):
             last = first + rng.randrange(1, 12)
-            table = events(first, last, random.Random(f"{partition}"), more=number > 20)
+            table = events(first, last, random.Random(f"{partition}"), more=number > 12)
             paths = write_events(folder, table, topic_id="a-1", partition=partition, first=first, last=last)
             if len(paths) > 1 and rng.random() < 0.3:
                 paths[-1].unlink()  # a crash between parts: the range is stored again, longer
-                table = events(first, last + 3, random.Random(f"{partition}"), more=number > 20)
+                table = events(first, last + 3, random.Random(f"{partition}"), more=number > 12)
                 write_events(folder, table, topic_id="a-1", partition=partition, first=first, last=last + 3)
                 last += 3
             first = last + 1 - (rng.randrange(3) if rng.random() < 0.2 else 0)
@@ -79,7 +79,7 @@ def cursors(folder):
     return [next_offset(folder, "a-1", partition) for partition in range(3)]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_rows_offsets_and_digest_are_what_they_were(tmp_path, seed):
     """Far fewer files; the same rows, each once; the same cursors; a training set that pinned it still verifies."""
     place = tmp_path / "log" / "taps"
@@ -93,7 +93,7 @@ def test_rows_offsets_and_digest_are_what_they_were(tmp_path, seed):
     assert done.deleted > 0
     assert (rows(place), cursors(place)) == (before, told)
     assert not differences(pinned, identify(source, tmp_path))
-    assert not differences(pinned, identify(source, tmp_path, within=pinned.ranges))
+    assert not differences(pinned, identify(source, tmp_path, like=pinned))
     assert len(every_file(place)) < files / 2
     compact(place, key_column="user", fan_in=2, now_s=LATER_S)
     assert (rows(place), cursors(place)) == (before, told)
@@ -170,7 +170,7 @@ def test_readers_see_each_offset_once_at_every_moment(folder, monkeypatch):
     assert len(looked) > 20
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_crash_anywhere_loses_and_repeats_nothing(folder, monkeypatch, seed):
     """Whatever was half done; the next compaction cleans up, and writing goes on in between."""
     rng = random.Random(seed)
