@@ -12,6 +12,8 @@ from streaming.source.publisher import Publisher
 from streaming.source.records import Source, SourceUnavailable
 from streaming.source.replayed import KEPT, WithReplays, is_replay, replay_topic
 
+_PATIENCE_MS = 3_000
+
 
 def kafka_source(
     settings: Settings,
@@ -46,7 +48,8 @@ def kafka_source(
 
 def outbox_of(settings: Settings, views: Iterable[View]) -> Outbox:
     """Writes to topics of the views' cluster; connects when something is written. Raises ConfigurationError."""
-    kafka = KafkaSettings(servers_of(settings, views), security_from(os.environ))
+    # A worker that waits for a broker must still notice that it shall leave.
+    kafka = KafkaSettings(servers_of(settings, views), security_from(os.environ), request_timeout_ms=_PATIENCE_MS)
 
     def dial(topic: str, like: str | None) -> Publisher:
         return Publisher(kafka, topic, like=like, configs=KEPT if is_replay(topic) else {})

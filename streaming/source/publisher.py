@@ -76,6 +76,8 @@ class Publisher:
                 linger_ms=20,
                 max_request_size=1 << 21,
                 allow_auto_create_topics=False,
+                max_block_ms=2 * settings.request_timeout_ms,
+                delivery_timeout_ms=4 * settings.request_timeout_ms,
             )
         except (KafkaError, OSError) as error:
             raise unavailable(settings, error) from error

@@ -22,7 +22,8 @@ import msgspec
 import pyarrow as pa
 from apache_kafka import ApacheKafka
 from cutting_proxy import CuttingProxy
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
+from kafka import TopicPartition as ClientPartition
 from kafka.errors import KafkaError
 
 from featurestore.config import load_settings
@@ -44,6 +45,7 @@ from streaming.source.kafka import KafkaSettings, KafkaSource
 from streaming.source.publisher import Publisher, partition_of
 from streaming.source.records import Batch
 from validation.quarantine import read_quarantine
+from validation.violations import ViolationStore
 
 PARTITIONS = 4
 USERS = 40
@@ -91,6 +93,8 @@ class Fleet:
     def __init__(self, folder: Path, broker, seed: int) -> None:
         self.dice = random.Random(seed)
         self.broker = broker
+        self.letters = seed >= 10_000 and bool(seed % 2)
+        """Whether workers write dead letters too: it costs time, so half of the nightly fleets do."""
         self.topic = f"orders-{os.getpid()}-{seed}-{time.monotonic_ns() % 10**6}"
         self.repo = folder / "feature_repo"
         self.repo.mkdir()
@@ -170,7 +174,8 @@ class Fleet:
     def start(self, name: str, *more: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "featurestore.cli.main", "stream", "run", "--repo", str(self.repo)]
         command += ["--flush-s", "0.3", "--flush-rows", "200", "--batch", "100", "--compact-s", "0.5"]
-        command += ["--no-dead-letters", "--clock-offset-s", str(self.offset_s), "--instance-id", name, *more]
+        command += ["--dead-letters" if self.letters else "--no-dead-letters"]
+        command += ["--clock-offset-s", str(self.offset_s), "--instance-id", name, *more]
         environ = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap_servers}
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ)
         # By way of a pipe: the limit of file sizes is for the sinks, not for what the worker says.
@@ -320,6 +325,7 @@ class Fleet:
         kept = read_quarantine(self.settings.data_dir / "quarantine", TOPIC)
         columns = [kept[name].to_pylist() for name in ("partition", "offset", "row", "reason")]
         assert list(zip(*columns, strict=True)) == sorted(rejected)
+        self._verify_told(rejected)
         compared = 0
         store = ShardStore(self.client, self.clock)
         for view, (partition, end) in itertools.product(self.plan.views.values(), ends.items()):
@@ -358,11 +364,15 @@ class Fleet:
             source.close()
         pipeline = TopicPipeline(tuple(self.plan.views.values()), self.plan.contracts[TOPIC])
         tables, rejected = [], []
+        self.broken: Counter = Counter()
         for partition, held in records.items():
             judged = pipeline.judge(
                 Batch(self.topic, partition.topic_id, partition.partition, held, 0, ends[partition])
             )
             assert len(judged.events) + len(judged.rejected) == len(held)
+            self.broken.update(judged.warned)
+            for item in judged.rejected:
+                self.broken.update(item.rule_ids or [f"event_{item.reason}"])
             number = pa.array([partition.partition] * len(judged.events), pa.int32())
             tables.append(judged.events.append_column(PARTITION, number))
             rejected += [
@@ -370,6 +380,35 @@ class Fleet:
                 for item in judged.rejected
             ]
         return pa.concat_tables(tables), rejected, ends
+
+    def _verify_told(self, rejected) -> None:
+        """Each event that was set aside has a letter, each offset is in one report."""
+        told = {one.rule_id: one.rows for one in ViolationStore(self.settings.data_dir / "violations").find()}
+        assert told == self.broken
+        if not self.letters:
+            return
+        letters = {
+            tuple(int(dict(letter.headers)[f"featurestore-{name}"]) for name in ("partition", "offset"))
+            for letter in self._letters()
+        }
+        assert letters == {(partition, offset) for partition, offset, _, _ in rejected}
+
+    def _letters(self):
+        """All dead letters, in the order in which they are read."""
+        consumer = KafkaConsumer(bootstrap_servers=self.broker.bootstrap_servers, enable_auto_commit=False)
+        try:
+            topic = f"{self.topic}.dead"
+            partitions = [ClientPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+            consumer.assign(partitions)
+            consumer.seek_to_beginning(*partitions)
+            ends, found = consumer.end_offsets(partitions), []
+            deadline = time.monotonic() + PATIENCE_S
+            while any(consumer.position(each) < end for each, end in ends.items()):
+                assert time.monotonic() < deadline
+                found += [record for some in consumer.poll(200).values() for record in some]
+            return found
+        finally:
+            consumer.close()
 
     def _verify_reads(self, events) -> int:
         """Each value that was read is that of the events below the offsets that the store was at."""
