@@ -14,7 +14,7 @@ from featurestore.offline.asof import as_of_join
 from featurestore.offline.asof_view import AsOfView, Feature, Key
 from featurestore.offline.connection import Limits, connection, query
 from featurestore.offline.entity_rows import EntityRows
-from featurestore.offline.pull import newest_rows, rows_between
+from featurestore.offline.pull import entities_between, newest_rows, rows_between
 from featurestore.offline.sources import Scan, parquet_files, scan_parquet
 from featurestore.plan import Field
 
@@ -262,3 +262,12 @@ def test_a_saved_dataset_is_replaced_whole(tmp_path: Path) -> None:
         put_dataset(tmp_path / name, [ROWS.slice(0, 1)], ROWS.schema)
         assert pq.read_table(tmp_path / name).num_rows == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "folder"]
+
+
+def test_a_nan_key_of_a_file_is_nobody(tmp_path: Path) -> None:
+    """Statistics of Parquet files leave NaN out: it must be looked for in the values."""
+    at = pa.array([1, 2], pa.timestamp("us", "UTC"))
+    pq.write_table(pa.table({"id": [1.0, float("nan")], "ts": at}), tmp_path / "rows.parquet")
+    scan = scan_parquet("rows.parquet", repo=tmp_path, name="rows")
+    found = entities_between(scan, [Key("id", "driver", "INT64")], "ts", None, None, limits=Limits())
+    assert sorted(found["driver"].to_pylist(), key=str) == [1, None]
