@@ -5,114 +5,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurestore.cli.settings import HERE, Repo, settings_of
+from featurestore.cli.settings import HERE, Repo
+from featurestore.monitor.deployment import AsJson, OneService, between, deployment, print_json
+from featurestore.monitor.fallback_commands import fallback
+from featurestore.monitor.skew_commands import skew
 
 if TYPE_CHECKING:
     from featurestore.config import Settings
-    from featurestore.fallback import Fallbacks
     from featurestore.monitor.status import FeatureHealth
     from featurestore.monitor.workspace import Workspace
     from featurestore.plan import Plan
 
 app = typer.Typer()
-skew = typer.Typer(help="Is what was served what holds offline?", no_args_is_help=True)
 app.add_typer(skew, name="skew")
-fallback = typer.Typer(help="What services answer while an alarm is on.", no_args_is_help=True)
 app.add_typer(fallback, name="fallback")
 
-Since = Annotated[str | None, typer.Option(help="First instant (ISO 8601); default: 24 hours ago.")]
-Until = Annotated[str | None, typer.Option(help="Last instant (ISO 8601); default: now.")]
-OneService = Annotated[str | None, typer.Option("--service", help="One feature service; default: all.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_DAY_US = 86_400_000_000
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red", "unknown": "dim"}
-
-
-@skew.command()
-def audit(
-    repo: Repo = HERE, *, since: Since = None, until: Until = None, service: OneService = None, json: AsJson = False
-) -> None:
-    """Compute again, offline, every sampled value that was served, and say why those differ that do.
-
-    Hours are audited whole, and their history is written anew. Exit code 1 where a difference has no known cause.
-    """
-    from featurestore.clock import system_clock
-    from featurestore.monitor.skew_history import SkewHistory, audit_hours
-
-    settings, place, plan = _deployment(repo)
-    start_us, end_us = _between(settings, since, until)
-    history = SkewHistory(place.skew)
-    found = audit_hours(
-        place.served,
-        history,
-        plan,
-        repo=settings.repo,
-        start_us=start_us,
-        end_us=end_us,
-        clock=system_clock(settings.clock_offset_us),
-        service=service,
-    )
-    _show_audits(found, json=json)
-
-
-@skew.command()
-def history(
-    repo: Repo = HERE, *, since: Since = None, until: Until = None, service: OneService = None, json: AsJson = False
-) -> None:
-    """Show what earlier audits found, hour by hour. Exit code 1 where a difference has no known cause."""
-    from featurestore.monitor.skew_history import SkewHistory
-
-    settings, place, _ = _deployment(repo)
-    start_us, end_us = _between(settings, since, until)
-    _show_audits(list(SkewHistory(place.skew).between(start_us, end_us, service=service)), json=json)
-
-
-@fallback.command(name="list")
-def list_fallbacks(repo: Repo = HERE, *, json: AsJson = False) -> None:
-    """List the services that answer by their fallback now, since when and why."""
-    import msgspec
-    from rich.console import Console
-    from rich.table import Table
-
-    from featurestore.clock import iso
-
-    settings, _, plan = _deployment(repo)
-    found = _fallbacks(settings).active()
-    if json:
-        _print_json(msgspec.to_builtins(found))
-        return
-    table = Table("service", "answers", "since", "why", "switched by")
-    for name, each in found.items():
-        alarm = plan.services[name].policy.alarm if name in plan.services else "no such service any more"
-        table.add_row(name, alarm, iso(each.since_us), each.reason, "the monitor" if each.by_monitor else "a person")
-    Console().print(table if found else "every service answers from the plan in force")
-
-
-@fallback.command()
-def on(
-    service: Annotated[str, typer.Argument(help="The feature service; its tag on_alarm says what it will answer.")],
-    reason: Annotated[str, typer.Option(help="Why; shown to everybody who asks.")],
-    repo: Repo = HERE,
-) -> None:
-    """Let a service answer by its declared fallback until `fallback off`, whatever the monitor finds."""
-    from featurestore.clock import system_clock
-    from featurestore.errors import UsageError
-    from featurestore.fallback import Fallback
-
-    settings, _, plan = _deployment(repo)
-    if plan.service(service).policy.alarm == "value":
-        raise UsageError(f"service {service!r} declares no fallback; give it the tag on_alarm and apply")
-    now_us = system_clock(settings.clock_offset_us)()
-    _fallbacks(settings).switch(service, Fallback(since_us=now_us, reason=reason, by_monitor=False))
-    typer.echo(f"service {service} answers by its fallback: {plan.service(service).policy.alarm}")
-
-
-@fallback.command()
-def off(service: Annotated[str, typer.Argument(help="The feature service.")], repo: Repo = HERE) -> None:
-    """Let a service answer from the plan in force again; the monitor may switch it anew while an alarm is on."""
-    settings, _, _ = _deployment(repo)
-    _fallbacks(settings).clear(service)
-    typer.echo(f"service {service} answers from the plan in force")
 
 
 @app.command()
@@ -130,11 +38,11 @@ def alerts(
     from featurestore.clock import iso, system_clock
     from featurestore.monitor.alerts import AlertBook
 
-    settings, place, _ = _deployment(repo)
+    settings, place, _ = deployment(repo)
     book = AlertBook(place.alerts, system_clock(settings.clock_offset_us))
     found = book.all() if every else book.open()
     if json:
-        _print_json(msgspec.to_builtins(found))
+        print_json(msgspec.to_builtins(found))
     else:
         table = Table("", "what", "detail", "owner", "since", "times", "evidence")
         for alert in found:
@@ -160,11 +68,11 @@ def status(repo: Repo = HERE, *, service: OneService = None, json: AsJson = Fals
     from rich.console import Console
     from rich.padding import Padding
 
-    settings, place, plan = _deployment(repo)
+    settings, place, plan = deployment(repo)
     found = _health(settings, place, plan)
     found = [each for each in found if service is None or service in each.services]
     if json:
-        _print_json(msgspec.to_builtins(found))
+        print_json(msgspec.to_builtins(found))
     else:
         console = Console(highlight=False)
         for view in dict.fromkeys(each.view for each in found):
@@ -203,7 +111,7 @@ def catalog(
     from featurestore.catalog.page import page
     from featurestore.errors import UnknownName
 
-    settings, place, plan = _deployment(repo)
+    settings, place, plan = deployment(repo)
     every = entries(plan, _health(settings, place, plan))
     found = [each for each in every if view in (None, each.view)]
     if not found:
@@ -211,7 +119,7 @@ def catalog(
     if html is not None:
         html.write_text(page(plan.project, found), encoding="utf-8")
     if json:
-        _print_json(msgspec.to_builtins(found))
+        print_json(msgspec.to_builtins(found))
         return
     table = Table("view", "kind", "keys", "features", "owner", "contract", "kept at", "services")
     for each in found:
@@ -255,7 +163,7 @@ def concept(
     from featurestore.monitor.served import read_served
     from featurestore.offline.entity_rows import instants
 
-    _, place, plan = _deployment(repo)
+    _, place, plan = deployment(repo)
     asked = plan.service(service)
     rows = read_entity_rows(labels)
     segments = segment or []
@@ -274,7 +182,7 @@ def concept(
     )
     put_signals(place.concept, service, found)
     if json:
-        _print_json(msgspec.to_builtins(found))
+        print_json(msgspec.to_builtins(found))
         return
     table = Table("segment", "period", "rows", "bias", "calibration error", "Brier", "MAE", "RMSE")
     for each in found:
@@ -308,10 +216,10 @@ def readiness(
     from featurestore.monitor.evidence import evidence_of
     from featurestore.monitor.readiness import score_of
 
-    settings, place, plan = _deployment(repo)
+    settings, place, plan = deployment(repo)
     found = score_of(evidence_of(settings, place, plan, service))
     if json:
-        _print_json(msgspec.to_builtins(found) | {"score": found.score})
+        print_json(msgspec.to_builtins(found) | {"score": found.score})
         return
     table = Table("", "test", "points", "evidence", "missing")
     for each in found.answers:
@@ -319,33 +227,6 @@ def readiness(
     console = Console()
     console.print(table)
     console.print(f"data {found.data:g} of 7, monitoring {found.monitoring:g} of 7; score {found.score:g}")
-
-
-def _deployment(repo: Path) -> "tuple[Settings, Workspace, Plan]":
-    from featurestore.monitor.workspace import workspace
-
-    settings = settings_of(repo)
-    return settings, workspace(settings), _plan(settings)
-
-
-def _plan(settings: "Settings") -> "Plan":
-    from featurestore.plan_store import load_plan_file
-
-    return load_plan_file(settings.plan_path)
-
-
-def _fallbacks(settings: "Settings") -> "Fallbacks":
-    from featurestore.fallback import Fallbacks
-    from featurestore.online.connection import connect
-
-    return Fallbacks(connect(settings.online, settings.data_dir), settings.project)
-
-
-def _between(settings: "Settings", since: str | None, until: str | None) -> tuple[int, int]:
-    from featurestore.clock import parse_instant, system_clock
-
-    end_us = parse_instant(until) if until else system_clock(settings.clock_offset_us)() + 1
-    return parse_instant(since) if since else end_us - _DAY_US, end_us
 
 
 def _budgets(plan: "Plan", place: "Workspace", now_us: int) -> list[Any]:
@@ -364,7 +245,7 @@ def _health(settings: "Settings", place: "Workspace", plan: "Plan") -> "list[Fea
     from validation.violations import ViolationStore
 
     clock = system_clock(settings.clock_offset_us)
-    start_us, end_us = _between(settings, None, None)
+    start_us, end_us = between(settings, None, None)
     return health_of(
         plan,
         audits=SkewHistory(place.skew).between(start_us, end_us),
@@ -372,41 +253,3 @@ def _health(settings: "Settings", place: "Workspace", plan: "Plan") -> "list[Fea
         alerts=AlertBook(place.alerts, clock).open(),
         violations=ViolationStore(place.violations).find(),
     )
-
-
-def _show_audits(found: list[Any], *, json: bool) -> None:
-    import msgspec
-    from rich.console import Console
-    from rich.table import Table
-
-    from featurestore.clock import iso
-    from featurestore.monitor.causes import Cause
-
-    if json:
-        _print_json(msgspec.to_builtins(found))
-    else:
-        table = Table("hour", "service", "feature", "compared", "differ", "cause", "for example")
-        for audited in found:
-            for each in audited.skews:
-                for cause, count in each.differing.items():
-                    example = each.examples[cause][0]
-                    table.add_row(
-                        iso(each.hour_us), each.service, f"{each.view}:{each.feature}", str(each.compared), str(count),
-                        f"[{'red' if cause == Cause.UNKNOWN else 'yellow'}]{cause}[/]",
-                        f"{example.key}: served {example.served!r}, offline {example.offline!r}",
-                    )  # fmt: skip
-        console = Console()
-        if table.rows:
-            console.print(table)
-        console.print(
-            f"{sum(each.compared for each in found)} values compared, "
-            f"{sum(sum(each.differing.values()) for each in found)} differ"
-        )
-    if any(each.differing.get(Cause.UNKNOWN) for each in found):
-        raise typer.Exit(1)
-
-
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -1,0 +1,84 @@
+"""`featurestore skew`: is what was served what holds offline?"""
+
+from typing import Annotated, Any
+
+import typer
+
+from featurestore.cli.settings import HERE, Repo
+from featurestore.monitor.deployment import AsJson, OneService, between, deployment, print_json
+
+skew = typer.Typer(help="Is what was served what holds offline?", no_args_is_help=True)
+
+Since = Annotated[str | None, typer.Option(help="First instant (ISO 8601); default: 24 hours ago.")]
+Until = Annotated[str | None, typer.Option(help="Last instant (ISO 8601); default: now.")]
+
+
+@skew.command()
+def audit(
+    repo: Repo = HERE, *, since: Since = None, until: Until = None, service: OneService = None, json: AsJson = False
+) -> None:
+    """Compute again, offline, every sampled value that was served, and say why those differ that do.
+
+    Hours are audited whole, and their history is written anew. Exit code 1 where a difference has no known cause.
+    """
+    from featurestore.clock import system_clock
+    from featurestore.monitor.skew_history import SkewHistory, audit_hours
+
+    settings, place, plan = deployment(repo)
+    start_us, end_us = between(settings, since, until)
+    history = SkewHistory(place.skew)
+    found = audit_hours(
+        place.served,
+        history,
+        plan,
+        repo=settings.repo,
+        start_us=start_us,
+        end_us=end_us,
+        clock=system_clock(settings.clock_offset_us),
+        service=service,
+    )
+    _show_audits(found, json=json)
+
+
+@skew.command()
+def history(
+    repo: Repo = HERE, *, since: Since = None, until: Until = None, service: OneService = None, json: AsJson = False
+) -> None:
+    """Show what earlier audits found, hour by hour. Exit code 1 where a difference has no known cause."""
+    from featurestore.monitor.skew_history import SkewHistory
+
+    settings, place, _ = deployment(repo)
+    start_us, end_us = between(settings, since, until)
+    _show_audits(list(SkewHistory(place.skew).between(start_us, end_us, service=service)), json=json)
+
+
+def _show_audits(found: list[Any], *, json: bool) -> None:
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from featurestore.clock import iso
+    from featurestore.monitor.causes import Cause
+
+    if json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        table = Table("hour", "service", "feature", "compared", "differ", "cause", "for example")
+        for audited in found:
+            for each in audited.skews:
+                for cause, count in each.differing.items():
+                    example = each.examples[cause][0]
+                    table.add_row(
+                        iso(each.hour_us), each.service, f"{each.view}:{each.feature}", str(each.compared), str(count),
+                        f"[{'red' if cause == Cause.UNKNOWN else 'yellow'}]{cause}[/]",
+                        f"{example.key}: served {example.served!r}, offline {example.offline!r}",
+                    )  # fmt: skip
+        console = Console()
+        if table.rows:
+            console.print(table)
+        console.print(
+            f"{sum(each.compared for each in found)} values compared, "
+            f"{sum(sum(each.differing.values()) for each in found)} differ"
+        )
+    if any(each.differing.get(Cause.UNKNOWN) for each in found):
+        raise typer.Exit(1)
