@@ -1,6 +1,6 @@
 """How long does a version of a view take to be built from the event log?
 
-    python -m benchmarks.backfill [--events 1000000] [--users 5000] [--hours 24] [--profile]
+    python -m benchmarks.backfill [--events 1000000] [--users 5000] [--hours H] [--profile]
 
 Asked: 10 M events in under 5 minutes (`--events 10000000`). Events of ten fields lie in an event log of four
 partitions, in files of 100,000, as a worker leaves them; the view has three windows and count, sum, mean and max. What
@@ -42,9 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=5_000)
-    parser.add_argument("--hours", type=float, default=24.0)
+    parser.add_argument("--hours", type=float, help="by default as dense as 10 M events a day")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
+    options.hours = options.hours or 24.0 * options.events / ASKED_EVENTS
     with tempfile.TemporaryDirectory() as name, EmbeddedServer(Path(name)) as server:
         folder = Path(name)
         write_log(folder / "event_log" / TOPIC, options.events, options.users, options.hours)
