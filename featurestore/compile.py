@@ -16,8 +16,10 @@ from feast.data_source import KafkaSource, PushSource
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.file_source import FileSource
 
+from featurestore.clearance import withheld_of
 from featurestore.compile_access import compile_permissions
 from featurestore.compile_policy import compile_policy
+from featurestore.contracts import contract_of
 from featurestore.errors import DefinitionError
 from featurestore.plan import (
     Field,
@@ -83,7 +85,8 @@ def compile_plan(
     Raises DefinitionError for whatever cannot be honoured: a window without a feature of its name, a hop that does
     not divide its window, a key of a type that cannot be one, user code that is not self-contained.
     """
-    views = {view.name: _view(view, definitions.entities, previous) for view in definitions.views}
+    promised = list(contracts)
+    views = {view.name: _view(view, definitions.entities, previous, promised) for view in definitions.views}
     on_demand = {view.name: _on_demand(view, views) for view in definitions.on_demand}
     services = {service.name: _service(service, views, on_demand) for service in definitions.services}
     draft = Plan(
@@ -94,7 +97,7 @@ def compile_plan(
         views=views,
         on_demand=on_demand,
         services=services,
-        contracts=_contracts(contracts, views, services),
+        contracts=_contracts(promised, views, services),
         permissions=compile_permissions(
             definitions.permissions,
             views=[*definitions.views, *definitions.on_demand],
@@ -108,7 +111,7 @@ def compile_plan(
     return msgspec.structs.replace(draft, version=previous.version + 1 if previous else 1, digest=digest)
 
 
-def _view(view: FeatureView, entities: Sequence[Entity], previous: Plan | None) -> View:
+def _view(view: FeatureView, entities: Sequence[Entity], previous: Plan | None, contracts: Sequence[Contract]) -> View:
     source = _source(view)
     join_keys = _join_keys(view, entities)
     features = tuple(_field(field) for field in feature_fields(view))
@@ -143,6 +146,7 @@ def _view(view: FeatureView, entities: Sequence[Entity], previous: Plan | None) 
         owner=view.owner,
         tags=dict(view.tags or {}),
     )
+    compiled = msgspec.structs.replace(compiled, withheld=withheld_of(compiled, contract_of(contracts, source)))
     return msgspec.structs.replace(compiled, version=version_of(compiled, previous))
 
 

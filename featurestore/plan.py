@@ -140,6 +140,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     partitions: Literal["keyed", "spread"] = "spread"
     """keyed: the entity key is the message key, so one partition holds it; spread: the reader merges all."""
     transform: Transform | None = None
+    withheld: dict[str, Literal["dropped", "masked"]] = {}
+    """Column of the source -> what is done to it before the view sees it: it is classified beyond its clearance."""
     online: bool = True
     description: str = ""
     owner: str = ""

@@ -18,7 +18,7 @@ Live = Callable[[View], bool]
 """Whether a version of a view has state in the online store."""
 
 _T = TypeVar("_T", Service, OnDemandView)
-_STATE = ("kind", "join_keys", "columns", "aggregations", "transform", "partitions")
+_STATE = ("kind", "join_keys", "columns", "aggregations", "transform", "partitions", "withheld")
 
 
 def same_state(one: View, other: View) -> bool:

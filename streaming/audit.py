@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.aggregation.tiles import HEAD, SPAN, Level, TileLayout
+from featurestore.clearance import withhold
 from featurestore.offline.duplicates import duplicates
 from featurestore.offline.event_log import ARRIVAL, OFFSET, PARTITION, TOPIC_ID
 from featurestore.online.keys import EntityKeyCodec, Shard, tile_key
@@ -59,7 +60,7 @@ def expected_blocks(
         pc.and_(pc.equal(events[TOPIC_ID], shard.topic_id), pc.equal(events[PARTITION], shard.partition)),
         pc.less(events[OFFSET], offset),
     )
-    events = events.filter(ours).combine_chunks()
+    events = withhold(events.filter(ours).combine_chunks(), view.withheld)
     raw = {new: old for old, new in view.source.field_mapping.items()}
     ts_us = _micros(events[raw.get(view.source.timestamp_field, view.source.timestamp_field)])
     arrival_us = _micros(events[ARRIVAL])

@@ -260,6 +260,7 @@ class _Run:
             from_us=from_us,
             to_us=to_us,
             files=tuple(map(str, files)),
+            withheld=dict(built.withheld),
         )
         source, _ = kafka_source(self.settings, plan, [built], None, beside=f"backfill-{name}-{built.version}")
         try:

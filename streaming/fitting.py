@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.aggregation.tiles import TileLayout
+from featurestore.clearance import withhold
 from featurestore.plan import View
 from featurestore.transform import transformed
 from streaming.decode import arrow_type
@@ -33,6 +34,7 @@ class Fitting:
         self._producer = {column.name: raw.get(column.name, column.name) for column in view.columns}
         self._layout = TileLayout.of(view) if view.kind == "windowed" else None
         self._view = view
+        self._withheld = {name: how for name, how in view.withheld.items() if name in self._types}
         self._bounded = any("max_bytes" in item.params for item in view.aggregations)
         """Whether there is text that may not fit what is kept of it."""
         made = {field.name for field in view.transform.outputs} if view.transform is not None else set()
@@ -48,6 +50,8 @@ class Fitting:
         ]
         if lacking:
             judged = msgspec.structs.replace(judged, events=self._completed(judged.events, lacking))
+        if self._withheld:
+            judged = msgspec.structs.replace(judged, events=withhold(judged.events, self._withheld))
         transform = self._view.transform
         if transform is not None and transform not in judged.made:
             given = {field.name: judged.events[self._producer[field.name]] for field in transform.inputs}

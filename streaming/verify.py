@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.aggregation.definition import value_at
+from featurestore.clearance import withhold
 from featurestore.clock import Clock
 from featurestore.errors import UsageError
 from featurestore.offline.history import historical_features
@@ -132,6 +133,7 @@ def _by_definition(
 
 def _aggregated(view: View, events: pa.Table) -> tuple[dict[str, pa.ChunkedArray], list[int]]:
     """The columns that are aggregated, what the view's function makes among them; and the events on which it fails."""
+    events = withhold(events, view.withheld)
     stored = {new: old for old, new in view.source.field_mapping.items()}
     made: dict[str, pa.ChunkedArray] = {}
     failed: list[int] = []

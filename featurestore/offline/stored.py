@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -16,7 +17,7 @@ from featurestore.offline.connection import Limits, connection
 from featurestore.offline.event_log import PROVENANCE
 from featurestore.offline.lake import scan_lake
 from featurestore.offline.sources import Scan, scan_parquet, scan_table
-from featurestore.offline.sql_types import identifier
+from featurestore.offline.sql_types import identifier, is_string
 from featurestore.plan import Projection, View
 from featurestore.transform import Transformed, transformed
 
@@ -93,7 +94,22 @@ def scan_of(
         scan = scan_lake(
             source.table, source.path, repo=repo, name=name, columns=columns, snapshot=snapshot, limits=limits
         )
-    return transformed_scan(view, scan)
+    return withheld_scan(transformed_scan(view, scan), view.withheld)
+
+
+def withheld_scan(scan: Scan, withheld: Mapping[str, str]) -> Scan:
+    """The source without what is beyond a view's clearance; `featurestore.clearance.withhold` in SQL."""
+    if not withheld:
+        return scan
+    instead = []
+    for column, how in withheld.items():
+        dtype = scan.column(column, role="column")
+        name = identifier(column)
+        # A null of the column's own type: CASE takes the type of its other branch.
+        value = f"sha256({name})" if how == "masked" and is_string(dtype) else f"CASE WHEN FALSE THEN {name} END"
+        instead.append(f"{value} AS {name}")
+    sql = f"(SELECT * REPLACE ({', '.join(instead)}) FROM {scan.sql})"
+    return msgspec.structs.replace(scan, sql=sql, files=())
 
 
 def as_of_view(view: View, projection: Projection, scan: Scan, names: Mapping[str, str]) -> AsOfView:

@@ -10,12 +10,14 @@ from feast.repo_config import RepoConfig
 from feast.type_map import pa_to_feast_value_type
 from feast.utils import _get_requested_feature_views_to_features_dict
 
+from featurestore.clearance import CLEARANCE, How, withheld_of
+from featurestore.contracts import contract_of
 from featurestore.errors import UnknownName, UsageError
 from featurestore.offline.asof_view import AsOfView
 from featurestore.offline.connection import Limits
 from featurestore.offline.joined import WindowedView
 from featurestore.offline.sources import Scan, local_path
-from featurestore.offline.stored import as_of_view, needed_columns, transformed_scan
+from featurestore.offline.stored import as_of_view, needed_columns, transformed_scan, withheld_scan
 from featurestore.plan import Field, Projection, Transform, View
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
 from featurestore.plugins.feast_sources import lake_table, scan_source
@@ -23,6 +25,7 @@ from featurestore.plugins.topics import HORIZON, topic_of
 from featurestore.plugins.transforms import transform_of
 from featurestore.plugins.views import latest_view
 from featurestore.topic_schema import declared_columns
+from validation.contract import load_contracts
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -78,7 +81,8 @@ def stored_view(feast_view: Any, config: RepoConfig) -> tuple[View, Scan | None]
     if not is_windowed(feast_view):
         view = msgspec.structs.replace(view, transform=transform)
         stored = scan_of(source, config, needed_columns(view), view=feast_view.name)
-        return view, transformed_scan(view, stored, limits_of(config))
+        withheld = _withheld(feast_view, view, Path(config.repo_path))
+        return view, withheld_scan(transformed_scan(view, stored, limits_of(config)), withheld)
     streamed = type(feast_view.stream_source).__name__ == "KafkaSource"
     scan = None if streamed and not any_file(source, config) else scan_of(source, config, [], view=feast_view.name)
     types = _event_types(feast_view, scan, Path(config.repo_path))
@@ -91,7 +95,18 @@ def stored_view(feast_view: Any, config: RepoConfig) -> tuple[View, Scan | None]
         view = msgspec.structs.replace(view, source=msgspec.structs.replace(view.source, topic=topic))
     if scan is not None:
         scan = scan_of(source, config, needed_columns(view), view=feast_view.name)
+        scan = withheld_scan(scan, _withheld(feast_view, view, Path(config.repo_path)))
     return view, scan
+
+
+def _withheld(feast_view: Any, view: View, repo: Path) -> dict[str, How]:
+    """What is beyond the clearance of a view, as `apply` finds it."""
+    tags = dict(feast_view.tags or {})
+    if CLEARANCE not in tags or type(feast_view.stream_source).__name__ != "KafkaSource":
+        return {}
+    source = msgspec.structs.replace(view.source, topic=topic_of(feast_view.stream_source, repo))
+    whole = msgspec.structs.replace(view, tags=tags, source=source)
+    return withheld_of(whole, contract_of(load_contracts(repo / "contracts").values(), source))
 
 
 def _transform_of(feast_view: Any, view: View, repo: Path) -> Transform | None:

@@ -357,9 +357,9 @@ def _own_plan_judges(monkeypatch):
     """Each worker judges by the plan that it has heard of, as if that were in force."""
     judge = Verdicts.judge
 
-    def own(self, batch):
+    def own(self, batch, count=None):
         proposed = getattr(self, "proposed", None)
-        for judged, version in judge(self, batch):
+        for judged, version in judge(self, batch, count):
             yield (self._pipeline(proposed).judge(judged.batch) if proposed else judged), version
 
     propose = Verdicts.propose

@@ -281,3 +281,31 @@ def test_the_command_exits_1_where_a_value_differs(monkeypatch, repo):
     assert faulty.exit_code == 1
     assert "definition" in faulty.output
     assert "offline" in faulty.output
+
+
+def withheld_plan():
+    """Numbers dropped, text masked: beyond the view's clearance."""
+    some = [
+        msgspec.structs.replace(each, params=PARAMS | {"max_bytes": 64.0})
+        for each in aggregations()
+        if (each.column, each.function) in {("x", "count"), ("x", "sum"), ("s", "count_distinct"), ("s", "last")}
+    ]
+    plan = plan_of(some)
+    view = msgspec.structs.replace(plan.view("taps"), withheld={"stored_x": "dropped", "s": "masked"})
+    return msgspec.structs.replace(plan, views={"taps": view})
+
+
+def test_what_is_beyond_a_clearance_is_withheld_on_every_path(store, tmp_path):
+    """Definition, offline join and reader agree on what is left: no number, and digests of texts."""
+    write_history(tmp_path)
+    plan = withheld_plan()
+    found = verify(plan, plan.view("taps"), store, repo=tmp_path, per_key=8)
+    assert (found.differences, found.keys) == ((), 4)
+
+
+def test_a_path_that_shows_what_is_withheld_is_found(store, tmp_path, monkeypatch):
+    """The planted fault: the stream folds what it was to withhold."""
+    write_history(tmp_path)
+    monkeypatch.setattr("streaming.fitting.withhold", lambda events, _: events)
+    plan = withheld_plan()
+    assert verify(plan, plan.view("taps"), store, repo=tmp_path, per_key=8).differences
