@@ -150,6 +150,7 @@ def test_a_lost_store_is_rebuilt_byte_for_byte(deployment):
     }
 
 
+@pytest.mark.nightly  # it waits a minute and a half for versions that nobody reads any more
 def test_a_file_of_history_becomes_part_of_the_view(deployment):
     """Events that the topic never had: judged, logged, counted once, however often the file is named."""
     deployment.produce(200)
