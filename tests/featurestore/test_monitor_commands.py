@@ -28,7 +28,8 @@ def made() -> Plan:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, made: Plan) -> Settings:
+def settings(tmp_path: Path, made: Plan, online_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("FEATURESTORE_REDIS_URL", online_url)
     return deployment(tmp_path, made, NOW)
 
 
