@@ -123,7 +123,7 @@ def findings(checked: Checked, service: Service) -> list[Finding]:
                 service=service.name,
                 view=names.get(view, view),
                 feature=feature,
-                evidence=f"featurestore drift check --reference {checked.dataset} --current served@…",
+                evidence=f"monitor/drift/{quote(service.name, safe='')}.json in the data folder",
             )
         )
     return found
@@ -157,15 +157,16 @@ def _options(service: Service) -> _Options:
         raise DefinitionError(f"service {service.name!r}: tag drift_alarm is {alarm!r}; expected informative, critical")
     segments = tuple(filter(None, map(str.strip, service.tags.get("drift_segments", "").split(","))))
     return _Options(
-        window_h=_number(service, "drift_window_h", 24.0),
-        block_h=_number(service, "drift_block_h", 0.0) if "drift_block_h" in service.tags else None,
-        family_rate=_number(service, "drift_family_rate", 0.05),
+        window_h=number_of(service, "drift_window_h", 24.0),
+        block_h=number_of(service, "drift_block_h") if "drift_block_h" in service.tags else None,
+        family_rate=number_of(service, "drift_family_rate", 0.05),
         segments=segments,
         alarm=cast("Severity", alarm),
     )
 
 
-def _number(service: Service, tag: str, default: float) -> float:
+def number_of(service: Service, tag: str, default: float = 0.0) -> float:
+    """A number above 0 in a service's tag; raises DefinitionError where it is none, and no default is."""
     text = service.tags.get(tag)
     try:
         number = default if text is None else float(text)

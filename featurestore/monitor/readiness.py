@@ -16,6 +16,7 @@ from featurestore.dataset.manifest import Manifest
 from featurestore.monitor.alerts import Alert
 from featurestore.monitor.causes import Cause
 from featurestore.monitor.concept import Signal
+from featurestore.monitor.model_drift import number_of
 from featurestore.monitor.skew_history import Audited
 from featurestore.monitor.slo import Budget, objectives_of
 from featurestore.plan import OnDemandView, Plan, Service, View, is_personal, used_views
@@ -224,17 +225,17 @@ def _stale(evidence: Evidence) -> _Told:
     if not evidence.datasets:
         return 0.0, "no training set of this service", "build one: featurestore dataset build"
     age_d = (evidence.now_us - max(each.created_us for each in evidence.datasets)) / 86_400_000_000
-    limit = evidence.service.tags.get(MODEL_AGE_TAG)
-    if limit is None:
+    if MODEL_AGE_TAG not in evidence.service.tags:
         return 0.5, f"the newest training set is {age_d:.1f} days old", f"say how old it may be: tag {MODEL_AGE_TAG}"
-    told = f"the newest training set is {age_d:.1f} days old, at most {limit} allowed"
-    return (1.0, told, "") if age_d <= float(limit) else (0.0, told, "train again")
+    limit_d = number_of(evidence.service, MODEL_AGE_TAG)
+    told = f"the newest training set is {age_d:.1f} days old, at most {limit_d:g} allowed"
+    return (1.0, told, "") if age_d <= limit_d else (0.0, told, "train again")
 
 
 def _stable(evidence: Evidence) -> _Told:
     if evidence.service.policy.invalid != "value":
         return 1.0, f"NaN, infinities and broken rules are served as {evidence.service.policy.invalid}", ""
-    return 0.0, "NaN and infinities are served as they are", "declare the policy: tag invalid"
+    return 0.0, "NaN and infinities are served as they are", "declare the policy: tag on_invalid"
 
 
 def _performance(evidence: Evidence) -> _Told:

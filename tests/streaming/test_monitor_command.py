@@ -6,9 +6,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from kafka import KafkaConsumer
-from kafka import TopicPartition as ClientPartition
 from monitored import deployment, keep, plan, rides
+from topics import read_topic
 
 from featurestore.cli.main import main
 from featurestore.clock import system_clock
@@ -65,21 +64,6 @@ def settings(tmp_path, broker, online_url, monkeypatch):
     return found
 
 
-def messages(broker, topic):
-    consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap_servers, enable_auto_commit=False)
-    try:
-        partition = ClientPartition(topic, 0)
-        consumer.assign([partition])
-        consumer.seek_to_beginning(partition)
-        end = consumer.end_offsets([partition])[partition]
-        found = []
-        while consumer.position(partition) < end:
-            found += [record for some in consumer.poll(500).values() for record in some]
-        return found
-    finally:
-        consumer.close()
-
-
 def test_a_topic_and_a_webhook_are_told_once(settings, broker):
     """Each alert with its key, severity and signature; a second round has nothing to tell."""
     topic = f"alerts-{time.time_ns()}"
@@ -88,7 +72,7 @@ def test_a_topic_and_a_webhook_are_told_once(settings, broker):
         words = ["monitor", "--once", "--repo", str(settings.repo), "--topic", topic]
         for _ in range(2):
             assert main([*words, "--webhook", f"http://127.0.0.1:{port}/"]) == 1
-    [record] = messages(broker, topic)
+    [record] = read_topic(broker, topic)
     assert record.key == b"skew:eta:rides:speed"
     assert ("featurestore-severity", b"critical") in record.headers
     assert [body["finding"]["key"] for body in hook.bodies] == ["skew:eta:rides:speed"]

@@ -12,8 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import msgspec
 import pytest
-from kafka import KafkaConsumer
-from kafka import TopicPartition as ClientPartition
+from topics import read_topic
 from typer.testing import CliRunner
 
 from featurestore.errors import ConfigurationError
@@ -49,21 +48,6 @@ def repo(tmp_path, broker, monkeypatch):
 def invoke(repo, *words):
     folder = repo.parent / "data" / "violations"
     return CliRunner().invoke(app, ["contract", "publish", "--repo", str(repo), "--folder", str(folder), *words])
-
-
-def read_topic(broker, topic):
-    consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap_servers, enable_auto_commit=False)
-    try:
-        partition = ClientPartition(topic, 0)
-        consumer.assign([partition])
-        consumer.seek_to_beginning(partition)
-        end = consumer.end_offsets([partition])[partition]
-        found = []
-        while consumer.position(partition) < end:
-            found += [record for some in consumer.poll(500).values() for record in some]
-        return found
-    finally:
-        consumer.close()
 
 
 class Hook:
