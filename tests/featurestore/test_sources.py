@@ -16,7 +16,6 @@ from featurestore.offline.connection import Limits, connection, query
 from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.pull import entities_between, newest_rows, rows_between
 from featurestore.offline.sources import Scan, parquet_files, scan_parquet
-from featurestore.offline.sql_types import entity_key
 from featurestore.plan import Field
 
 US = pa.timestamp("us", "UTC")
@@ -266,14 +265,9 @@ def test_a_saved_dataset_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_a_nan_key_of_a_file_is_nobody(tmp_path: Path) -> None:
-    """Statistics of Parquet files leave NaN out: it must be looked for in the values."""
-    at = pa.array([1, 2], pa.timestamp("us", "UTC"))
-    pq.write_table(pa.table({"id": [1.0, float("nan")], "ts": at}), tmp_path / "rows.parquet")
+    """DuckDB takes isnan() for false where a file's statistics name a least and a greatest: these leave NaN out."""
+    at = pa.array([1, 2, 3], pa.timestamp("us", "UTC"))
+    pq.write_table(pa.table({"id": [1.0, float("nan"), 3.0], "ts": at}), tmp_path / "rows.parquet")
     scan = scan_parquet("rows.parquet", repo=tmp_path, name="rows")
     found = entities_between(scan, [Key("id", "driver", "INT64")], "ts", None, None, limits=Limits())
-    assert sorted(found["driver"].to_pylist(), key=str) == [1, None]
-    # By itself, where DuckDB trusts the statistics: isnan() would be false here, and the cast fail.
-    key = entity_key("id", pa.float64(), "INT64", place="rows")
-    with connection(Limits()) as session:
-        alone = session.sql(f"SELECT {key} AS k FROM read_parquet('{tmp_path / 'rows.parquet'}')").to_arrow_table()
-    assert alone["k"].to_pylist() == [1, None]
+    assert sorted(found["driver"].to_pylist(), key=str) == [1, 3, None]
