@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from validation.compiled.rows import compile_rows
+from validation.compiled.rows import BROKEN, compile_rows
 from validation.contract import Column, Contract, Rule
 from validation.errors import ContractError
 
@@ -192,3 +192,52 @@ def test_what_a_pattern_found_is_remembered_rightly_and_little_of_it() -> None:
     remembered = [each for each in check._mappings.__defaults__ or () if isinstance(each, dict)]
     assert len(remembered) == 1
     assert len(remembered[0]) == 1_024
+
+
+@pytest.mark.parametrize("count", [1, 10, 32, 33, 500])
+def test_a_tally_counts_every_bit_of_every_mask(count: int) -> None:
+    """Few masks are counted in another way than many: both as one by one."""
+    check = compile_rows(contract(*[(BETWEEN, {"column": "x", "max_value": n}) for n in range(9)], x="integer"))
+    masks = [n * 7 % 512 for n in range(count)]
+    assert check.tally(masks) == [sum(mask >> bit & 1 for mask in masks) for bit in range(9)]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "x": st.sampled_from([None, float("nan"), -1, 0, 1, 2.5, 3, True, "1", [1], 10**30]),
+                "s": st.sampled_from([None, float("nan"), "", "AA", "b1", 7, True, 1, 1.0, ["AA"], "x" * 40]),
+                "t": st.sampled_from([None, float("nan"), 0, 5, "1970-01-01T00:00:01Z", "soon", True]),
+            }
+        ),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_one_look_at_a_column_answers_as_each_of_its_rules_alone(events: list[dict[str, Any]]) -> None:
+    """Ranges and sets that are asked together, and what is remembered of texts, change no bit of any event."""
+    check = compile_rows(
+        contract(
+            (BETWEEN, {"column": "x", "min_value": 0, "max_value": 3}),
+            (BETWEEN, {"column": "x", "min_value": 0, "strict_min": True}),
+            ("expect_column_values_to_be_in_set", {"column": "x", "value_set": [0, 1, 3]}),
+            ("expect_column_values_to_not_be_null", {"column": "x"}),
+            ("expect_column_values_to_match_regex", {"column": "s", "regex": "^[A-Z0-9]"}),
+            ("expect_column_values_to_be_in_set", {"column": "s", "value_set": ["AA", "1"]}),
+            ("expect_column_values_to_be_of_type", {"column": "s", "type_": "str"}),
+            ("expect_column_values_to_be_null", {"column": "s"}),
+            ("expect_column_values_to_not_be_null", {"column": "s"}),
+            (BETWEEN, {"column": "t", "min_value": "1970-01-01"}),
+            ("expect_column_values_to_not_be_null", {"column": "t"}),
+            ("expect_column_pair_values_to_be_equal", {"column_A": "s", "column_B": "r", "ignore_row_if": "neither"}),
+            x="number",
+            s="string",
+            r="string",
+            t="timestamp",
+        )
+    )
+    judges = [check.judge(bit) for bit in range(len(check.rule_ids))]
+    alone = [sum((judge(event, None) == BROKEN) << bit for bit, judge in enumerate(judges)) for event in events]  # type: ignore[misc]
+    assert check.check(events) == alone

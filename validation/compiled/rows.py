@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from validation.check import ARRIVAL, INSTANTS, Across, Expectation, Null, Pair, RowCheckable
-from validation.compiled.source import Namespace, bad_row, bad_value, holds
+from validation.check import ARRIVAL, Across, Expectation, Null, Pair, RowCheckable
+from validation.compiled.columns import column_statements
+from validation.compiled.source import Namespace, bad_row, bad_value, bad_whole_row, holds
 from validation.contract import Contract, why_not_by_row
 from validation.errors import ContractError
-from validation.instant import to_us
 
 HOLDS: Final = 0
 BROKEN: Final = 1
@@ -28,6 +28,7 @@ FILTERED: Final = 3
 
 Event = Any
 """A mapping of column -> value, or a Struct with the columns as attributes."""
+_FEW: Final = 32
 _UNJUDGEABLE = (TypeError, ValueError, ArithmeticError)
 
 
@@ -90,10 +91,16 @@ class RowCheck:
     def tally(self, masks: Sequence[int]) -> list[int]:
         """How many of the masks have each bit."""
         counts = [0] * len(self.rule_ids)
-        for mask in masks:
+        if len(masks) <= _FEW:
+            alike = {mask: masks.count(mask) for mask in set(masks)}
+        else:
+            alike = dict.fromkeys(masks, 0)
+            for mask in masks:
+                alike[mask] += 1
+        for mask, count in alike.items():
             while mask:
                 low = mask & -mask
-                counts[low.bit_length() - 1] += 1
+                counts[low.bit_length() - 1] += count
                 mask ^= low
         return counts
 
@@ -148,45 +155,39 @@ def _whole(
     meanings: Sequence[Expectation], types: Mapping[str, str], *, of_mappings: bool
 ) -> tuple[Callable[..., list[int]], str]:
     ns = Namespace()
-    absent: dict[str, int] = {}
-    """Column -> bits of the rules that a missing value breaks."""
-    present: dict[str, list[str]] = {}
-    """Column -> statements for a value that is there."""
+    marked: dict[str, list[tuple[int, RowCheckable]]] = {}
+    """Column -> bits of the rules about it alone, with their checks."""
     rest: list[str] = []
     for bit, meaning in enumerate(meanings):
         check, mark = meaning.check, f"m |= {1 << bit}"
         if not isinstance(check, RowCheckable):
             continue
         if isinstance(check, Pair | Across):
-            considered, bad = bad_row(check, ns)
             guard = "" if meaning.where is None else f"{holds(meaning.where, ns)} and "
-            rest.append(f"if {guard}({considered}) and ({bad}): {mark}")
+            rest.append(f"if {guard}({bad_whole_row(check, ns)}): {mark}")
         elif meaning.where is not None:
             local = ns.local(check.column)
             bad = f"{local} is {'not ' if check.null else ''}None" if isinstance(check, Null) else bad_value(check, ns)
             considered = "True" if isinstance(check, Null) else f"{local} is not None"
             rest.append(f"if {holds(meaning.where, ns)} and {considered} and ({bad}): {mark}")
-        elif isinstance(check, Null) and not check.null:
-            absent[check.column] = absent.get(check.column, 0) | 1 << bit
-        elif isinstance(check, Null):
-            present.setdefault(check.column, []).append(mark)
         else:
-            present.setdefault(check.column, []).append(f"if {bad_value(check, ns)}: {mark}")
-    for column in (*absent, *present):
-        ns.local(column)
+            marked.setdefault(check.column, []).append((1 << bit, check))
+    needed = set(ns.columns)
     body = ["m = 0"]
-    for column, local in ns.columns.items():
-        body += _read(column, local, types, ns, of_mappings=of_mappings)
-        missing = f"{local} = None" + (f"; m |= {absent[column]}" if column in absent else "")
-        body += [f"if {local} is None or {local} != {local}: {missing}"]
-        if column in present:
-            body += ["else:", *(f"    {statement}" for statement in present[column])]
+    for column in dict.fromkeys((*ns.columns, *marked)):
+        logical, read = types.get(column, "timestamp"), _read(column, ns, of_mappings=of_mappings)
+        given = marked.get(column, ())
+        body += column_statements(column, logical, read, given, ns, _define_one, needed=column in needed)
     body += [*rest, "add(m)"]
     getter = ["get = e.get"] if of_mappings else []
     lines = ["masks = []", "add = masks.append", "for e, arrival in zip(events, arrivals):"]
     lines += [f"    {line}" for line in (*getter, *body)]
     lines += ["return masks"]
     return _define(lines, ns, "events, arrivals")
+
+
+def _define_one(lines: Sequence[str], ns: Namespace, parameters: str) -> Callable[..., Any]:
+    return _define(lines, ns, parameters)[0]
 
 
 def _single(meaning: Expectation, types: Mapping[str, str]) -> Callable[[Event, int | None], int] | None:
@@ -203,24 +204,27 @@ def _single(meaning: Expectation, types: Mapping[str, str]) -> Callable[[Event, 
             considered, bad = f"{local} is not None", bad_value(check, ns)
     where = "True" if meaning.where is None else holds(meaning.where, ns)
     lines = ["get = e.get if hasattr(e, 'get') else (lambda name: getattr(e, name, None))"]
-    for column, local in ns.columns.items():
-        lines += _read(column, local, types, ns, of_mappings=True)
-        lines += [f"if {local} is None or {local} != {local}: {local} = None"]
+    for column in ns.columns:
+        lines += column_statements(
+            column,
+            types.get(column, "timestamp"),
+            _read(column, ns, of_mappings=True),
+            (),
+            ns,
+            _define_one,
+            needed=True,
+        )
     lines += [f"if not ({where}): return {FILTERED}", f"if not ({considered}): return {MISSING}"]
     lines += [f"return {BROKEN} if ({bad}) else {HOLDS}"]
     return _define(lines, ns, "e, arrival")[0]
 
 
-def _read(column: str, local: str, types: Mapping[str, str], ns: Namespace, *, of_mappings: bool) -> list[str]:
-    """Statements that put a column's value into its local; instants as microseconds."""
+def _read(column: str, ns: Namespace, *, of_mappings: bool) -> str:
+    """An expression of what an event says of a column."""
     name = ns.constant(column)
     value = f"get({name})" if of_mappings else f"getattr(e, {name}, None)"
-    if column == ARRIVAL:
-        # What the boundary says about arrival goes before what the row says of itself.
-        return [f"{local} = arrival if arrival is not None else {ns.constant(to_us)}({value})"]
-    if types[column] in INSTANTS:
-        return [f"{local} = {value}", f"if {local}.__class__ is not int: {local} = {ns.constant(to_us)}({local})"]
-    return [f"{local} = {value}"]
+    # What the boundary says about arrival goes before what the row says of itself.
+    return f"arrival if arrival is not None else {value}" if column == ARRIVAL else value
 
 
 def _define(lines: Sequence[str], ns: Namespace, parameters: str) -> tuple[Callable[..., Any], str]:

@@ -21,8 +21,6 @@ from validation.check import (
     RowCheckable,
 )
 
-_REMEMBERED = 1_024
-_SHORT = 32
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -59,7 +57,7 @@ def bad_value(check: RowCheckable, ns: Namespace) -> str:
         case Matches(column, patterns, on_all, negate):
             text = _text(ns.local(column))
             joiner = " and " if on_all else " or "
-            found = joiner.join(f"{ns.constant(_Found(pattern))}[{text}]" for pattern in patterns)
+            found = joiner.join(f"{ns.constant(re.compile(pattern).search)}({text})" for pattern in patterns)
             return f"({found})" if negate else f"not ({found})"
         case OfType(column, type_):
             wrong = f"not isinstance({ns.local(column)}, {ns.constant(_TYPES[type_])})"
@@ -92,6 +90,18 @@ def bad_row(check: Pair | Across, ns: Namespace) -> tuple[str, str]:
             return considered, f"len({{{', '.join(values)}}}) < {len(values)}"
 
 
+def bad_whole_row(check: Pair | Across, ns: Namespace) -> str:
+    """One expression of several columns: whether the row is considered and unexpected; a pair asks each value once."""
+    considered, bad = bad_row(check, ns)
+    if not isinstance(check, Pair) or check.op == "ahead":
+        return f"({considered}) and ({bad})"
+    a, b = ns.local(check.a), ns.local(check.b)
+    one_missing = {"all": f"{b} is not None", "any": "False", "none": "True"}[check.ignore]
+    other_missing = {"all": "True", "any": "False", "none": "True"}[check.ignore]
+    unequal = f"{a} != {b}" if check.op == "==" else f"not {a} {check.op} {b}"
+    return f"{one_missing} if {a} is None else {other_missing} if {b} is None else {unequal}"
+
+
 def holds(where: Condition, ns: Namespace) -> str:
     """An expression of a row condition; a missing value meets `!=`, NOT_IN and null conditions alone."""
     match where:
@@ -111,21 +121,3 @@ def holds(where: Condition, ns: Namespace) -> str:
 
 def _text(value: str) -> str:
     return f"({value} if {value}.__class__ is str else str({value}))"
-
-
-class _Found(dict[str, bool]):
-    """Whether a pattern is found in a text; of the first short texts that come, the answer is remembered.
-
-    Codes and names repeat, and looking one up takes a sixth of the time of searching it. What is remembered stays, so
-    that a column of many texts pays for no more than a look-up in vain.
-    """
-
-    def __init__(self, pattern: str) -> None:
-        super().__init__()
-        self._search = re.compile(pattern).search
-
-    def __missing__(self, text: str) -> bool:
-        found = self._search(text) is not None
-        if len(self) < _REMEMBERED and len(text) <= _SHORT:
-            self[text] = found
-        return found
