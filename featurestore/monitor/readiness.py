@@ -18,7 +18,7 @@ from featurestore.monitor.causes import Cause
 from featurestore.monitor.concept import Signal
 from featurestore.monitor.model_drift import number_of
 from featurestore.monitor.skew_history import Audited
-from featurestore.monitor.slo import Budget, objectives_of
+from featurestore.monitor.slo import Budget
 from featurestore.plan import OnDemandView, Plan, Service, View, is_personal, used_views
 from validation.contract import Contract
 
@@ -167,10 +167,13 @@ def _privacy(evidence: Evidence) -> _Told:
 
 
 def _quick(evidence: Evidence) -> _Told:
-    points = 1.0 if evidence.plan.version > 1 else 0.5
-    return points, f"plan version {evidence.plan.version}: definitions are applied and backfilled without a stop", (
-        "" if points == 1 else "change a feature and apply it once"
-    )  # fmt: skip
+    version = evidence.plan.version
+    served = sum(each.compared for each in evidence.audits if 1 < each.plan_version == version)
+    if served:
+        return 1.0, f"plan version {version} took another's place, and {served} of its served values were compared", ""
+    if version > 1:
+        return 0.5, f"plan version {version} took another's place", "serve it, and audit: featurestore skew audit"
+    return 0.0, "no definition was ever changed", "change a feature, apply it, and audit what is served"
 
 
 def _tested(evidence: Evidence) -> _Told:
@@ -240,8 +243,11 @@ def _stable(evidence: Evidence) -> _Told:
 
 def _performance(evidence: Evidence) -> _Told:
     views = [view.name for view in evidence.views]
-    done = [view.name for view in evidence.views if any(each.indicator == "freshness" for each in objectives_of(view))]
-    return _part(done, views, "views have a freshness objective", "declare freshness_slo_s for")
+    fresh = [each for each in evidence.budgets if each.objective.indicator == "freshness"]
+    kept = [each.objective.view for each in fresh if each.kept]
+    return _part(
+        kept, views, "views keep a measured freshness objective", "declare freshness_slo_s for, serve and keep"
+    )
 
 
 def _quality(evidence: Evidence) -> _Told:

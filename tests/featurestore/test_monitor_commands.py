@@ -101,6 +101,8 @@ def test_the_score_counts_only_evidence(settings: Settings, made: Plan, capsys: 
     """A bare service scores low and is told what is missing; contracts, audits and policies raise it."""
     bare = score_of(evidence_of(settings, workspace(settings), made, "eta"))
     assert {each.test for each in bare.answers if each.points == 0 and not each.missing} == set()
+    # An objective that was declared and never measured, a plan that was changed and never served: intent, no evidence.
+    assert {each.test: each.points for each in bare.answers if each.test in ("D6", "M6")} == {"D6": 0.5, "M6": 0.0}
     contract = Contract(
         name="rides", version="1.0.0", source="rides", owner="team",
         columns=(Column(name="speed", logical_type="number"),),
@@ -114,8 +116,8 @@ def test_the_score_counts_only_evidence(settings: Settings, made: Plan, capsys: 
     main(["monitor", "--once", "--repo", str(settings.repo)])
     found = score_of(evidence_of(settings, workspace(settings), better, "eta"))
     points = {each.test: each.points for each in found.answers}
-    assert {test: points[test] for test in ("D1", "D4", "D5", "D7", "M3", "M5", "M6")} == dict.fromkeys(
-        ("D1", "D4", "D5", "D7", "M3", "M5", "M6"), 1.0
+    assert {test: points[test] for test in ("D1", "D4", "D5", "D6", "D7", "M3", "M5", "M6")} == dict.fromkeys(
+        ("D1", "D4", "D5", "D6", "D7", "M3", "M5", "M6"), 1.0
     )
     assert found.score > bare.score
     capsys.readouterr()
