@@ -334,6 +334,11 @@ def test_every_compiled_expectation_is_among_the_cases() -> None:
     assert set(expectation.COMPILED) - {type_ for type_, _ in CASES} == elsewhere
 
 
+def test_at_least_thirty_expectations_are_compared() -> None:
+    """Types of expectations, not cases: those that are compiled and compared with the library here."""
+    assert len({type_ for type_, _ in CASES} & set(expectation.COMPILED)) >= 30
+
+
 def test_types_are_judged_as_by_great_expectations() -> None:
     """The library judges a typed column by its type alone, without counts: success is compared.
 
