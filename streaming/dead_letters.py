@@ -29,7 +29,6 @@ PREFIX: Final = "featurestore-"
 LARGEST_BYTES: Final = 1_000_000
 """Of key and value together: brokers take records of 1 MiB unless they are told otherwise."""
 _LONGEST_DETAIL: Final = 1_000
-_AHEAD_US: Final = 1_800_000_000
 
 
 class DeadLetters(msgspec.Struct, frozen=True):
@@ -63,19 +62,17 @@ class DeadLetters(msgspec.Struct, frozen=True):
         """See Storage; raises SinkUnavailable where a letter is not acknowledged."""
         topic = self.topics[partition.topic]
         try:
-            latest_us = self.clock() + _AHEAD_US
             for judged in batches:
                 contract = judged.contract or self.contracts.get(partition.topic)
                 for item in judged.rejected:
                     record = item.record
                     whole = len(record.value or b"") + len(record.key or b"") <= LARGEST_BYTES
-                    # Brokers refuse what is dated further ahead; the header tells the time as it was.
-                    kept = 0 <= record.timestamp_us <= latest_us
                     self.outbox.send(
                         topic,
                         record.key,
                         record.value if whole else None,
-                        timestamp_us=record.timestamp_us if kept else self.clock(),
+                        # Retention counts from here: dated as its event, a letter of an old one would be gone at once.
+                        timestamp_us=self.clock(),
                         headers=headers_of(item, partition, contract, whole=whole),
                         like=partition.topic,
                         partition=partition.partition,

@@ -353,6 +353,7 @@ def build_sinks(
     outbox: "Outbox | None" = None,
 ) -> "tuple[RangeSink, ...]":
     """The deployment's files: accepted events, rejected ones, reports of what was wrong; with `outbox` dead letters."""
+    from featurestore.clock import system_clock
     from streaming.dead_letters import DeadLetters, dead_letter_topics
     from streaming.decode import by_topic
     from streaming.in_force import contracts_by_topic
@@ -369,7 +370,8 @@ def build_sinks(
     ]
     letters = dead_letter_topics(views)
     if outbox is not None and letters:
-        storages.append(DeadLetters(settings.data_dir / "dead_letters", outbox, letters, contracts, clock))
+        # The broker keeps a letter by its own clock, whatever time is replayed here.
+        storages.append(DeadLetters(settings.data_dir / "dead_letters", outbox, letters, contracts, system_clock()))
     return tuple(
         RangeSink(storage, clock, flush_rows=flush_rows, flush_age_us=round(flush_s * _MICROS)) for storage in storages
     )

@@ -302,7 +302,7 @@ def headers(record):
 
 
 def test_a_dead_letter_is_the_record_and_why(deploy, broker):
-    """Key, value, headers and time as they were; reason, rules, contract and origin beside them; partitions alike."""
+    """Key, value and headers as they were; time, reason, rules, contract and origin beside them; partitions alike."""
     shop = deploy().send()
     shop.run(letters=True)
     found = read_topic(broker, f"{shop.topic}.dead")
@@ -313,7 +313,8 @@ def test_a_dead_letter_is_the_record_and_why(deploy, broker):
         row = rows[int(told["partition"]), int(told["offset"])]
         assert (record.key, record.value, record.partition) == (row["key"], row["row"], row["partition"])
         assert told["topic-id"] == row["origin_id"]
-        assert record.timestamp * 1000 == int(told["timestamp-us"])
+        # Dated when it was set aside, an hour after its event: retention counts from there.
+        assert record.timestamp * 1000 - int(told["timestamp-us"]) > 3_000_000_000
         assert (told["reason"], told["rule-ids"], told["contract-version"]) == ("contract", "amount_range", "1.0.0")
     shop.run(letters=True)
     assert len(read_topic(broker, f"{shop.topic}.dead")) == len(BAD)
@@ -410,11 +411,13 @@ def test_a_letter_keeps_what_it_had_and_fits_its_topic(tmp_path):
         Record(0, 0, None, large, NOW_US, (("trace", b"1"), (PREFIX + "reason", b"forged"))),
         Record(0, 1, b"k", None, NOW_US + 86_400_000_000),
         Record(0, 2, b"k", b"torn", -1),
+        Record(0, 3, b"k", b"torn", NOW_US - 365 * 86_400_000_000),
     ]
-    sink.add(PIPELINE.judge(Batch(TOPIC, "id-1", 0, records, 0, 3)))
+    sink.add(PIPELINE.judge(Batch(TOPIC, "id-1", 0, records, 0, 4)))
     sink.flush(PARTITION)
-    assert [letter[1] for letter in kept] == [None, None, b"torn"]
-    assert [letter[2] for letter in kept] == [NOW_US] * 3
+    assert [letter[1] for letter in kept] == [None, None, b"torn", b"torn"]
+    # A letter dated a year back would be gone at the broker's next look.
+    assert [letter[2] for letter in kept] == [NOW_US] * 4
     first = kept[0][3]
     assert first[0] == ("trace", b"1")
     assert [value for name, value in first if name == PREFIX + "reason"] == [b"malformed"]
@@ -422,5 +425,6 @@ def test_a_letter_keeps_what_it_had_and_fits_its_topic(tmp_path):
     assert [dict(letter[3])[PREFIX + "timestamp-us"] for letter in kept[1:]] == [
         str(NOW_US + 86_400_000_000).encode(),
         b"-1",
+        str(NOW_US - 365 * 86_400_000_000).encode(),
     ]
     assert {letter[4] for letter in kept} == {0}
