@@ -11,8 +11,7 @@ import time
 import msgspec
 import pytest
 import yaml
-from kafka import KafkaConsumer
-from kafka import TopicPartition as ClientPartition
+from topics import read_topic
 from typer.testing import CliRunner
 
 from featurestore.config import load_settings
@@ -279,22 +278,6 @@ def odcs(contract, topic):
     head = {"apiVersion": "v3.1.0", "kind": "DataContract", "id": topic, "status": "active"}
     schema = [{"name": topic, "properties": properties, "quality": quality}]
     return {**head, "version": contract.version, "schema": schema}
-
-
-def read_topic(broker, topic):
-    """Every record of a topic, by partition and offset."""
-    consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap_servers, enable_auto_commit=False)
-    try:
-        partitions = [ClientPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        found = []
-        while any(consumer.position(each) < end for each, end in ends.items()):
-            found += [record for some in consumer.poll(500).values() for record in some]
-        return found
-    finally:
-        consumer.close()
 
 
 def headers(record):

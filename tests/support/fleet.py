@@ -22,9 +22,9 @@ import msgspec
 import pyarrow as pa
 from apache_kafka import ApacheKafka
 from cutting_proxy import CuttingProxy
-from kafka import KafkaConsumer, KafkaProducer
-from kafka import TopicPartition as ClientPartition
+from kafka import KafkaProducer
 from kafka.errors import KafkaError
+from topics import read_topic
 
 from featurestore.config import load_settings
 from featurestore.errors import FeatureStoreError
@@ -228,8 +228,15 @@ class Fleet:
         self._store_again()
 
     def store_rolled_back(self) -> None:
-        """The store comes back with an older append-only file; the first time that file is put by."""
+        """The store comes back with an older append-only file; the first time that file is put by.
+
+        Not before every partition is claimed: workers stop at a store that forgot them, and are right to.
+        """
         if self.old_store is None:
+            store, deadline = ShardStore(self.client, self.clock), time.monotonic() + PATIENCE_S
+            while any(self._offsets(store, view) is None for view in self.plan.views):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
             self.old_store = self.repo.parent / "older"
             shutil.copytree(self.server.folder / "appendonlydir", self.old_store)
             return
@@ -296,9 +303,9 @@ class Fleet:
                     self.reads.append((before, users, result.columns[0].instant_us.tolist(), values))
         client.close()
 
-    def _offsets(self, store: ShardStore) -> tuple[int, ...] | None:
-        found = store.registered("shop", "user_orders", 1)
-        controls = [store.control(Shard("shop", "user_orders", 1, each.topic_id, each.partition)) for each in found]
+    def _offsets(self, store: ShardStore, view: str = "user_orders") -> tuple[int, ...] | None:
+        found = store.registered("shop", view, 1)
+        controls = [store.control(Shard("shop", view, 1, each.topic_id, each.partition)) for each in found]
         return None if len(found) < PARTITIONS or None in controls else tuple(each.offset for each in controls)
 
     def clock(self) -> int:
@@ -389,26 +396,9 @@ class Fleet:
             return
         letters = {
             tuple(int(dict(letter.headers)[f"featurestore-{name}"]) for name in ("partition", "offset"))
-            for letter in self._letters()
+            for letter in read_topic(self.broker, f"{self.topic}.dead")
         }
         assert letters == {(partition, offset) for partition, offset, _, _ in rejected}
-
-    def _letters(self):
-        """All dead letters, in the order in which they are read."""
-        consumer = KafkaConsumer(bootstrap_servers=self.broker.bootstrap_servers, enable_auto_commit=False)
-        try:
-            topic = f"{self.topic}.dead"
-            partitions = [ClientPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-            consumer.assign(partitions)
-            consumer.seek_to_beginning(*partitions)
-            ends, found = consumer.end_offsets(partitions), []
-            deadline = time.monotonic() + PATIENCE_S
-            while any(consumer.position(each) < end for each, end in ends.items()):
-                assert time.monotonic() < deadline
-                found += [record for some in consumer.poll(200).values() for record in some]
-            return found
-        finally:
-            consumer.close()
 
     def _verify_reads(self, events) -> int:
         """Each value that was read is that of the events below the offsets that the store was at."""
