@@ -7,6 +7,7 @@ any int64), so that up to 2**31 of them add without care. Integers use the same 
 """
 
 import math
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -122,11 +123,10 @@ def to_ints(limbs: Limbs) -> list[int]:
     >>> to_ints(int_limbs(np.array([5, -7])))
     [5, -7]
     """
-    total = [0] * limbs.shape[1]
-    for j, limb in enumerate(limbs):
-        if limb.any():
-            total = [value + (part << (32 * j)) for value, part in zip(total, limb.tolist(), strict=True)]
-    return total
+    *lower, total = limbs.tolist()
+    for limb in reversed(lower):
+        total = [(value << 32) + part for value, part in zip(total, limb, strict=True)]
+    return cast("list[int]", total)
 
 
 def round_to_float(limbs: Limbs, unit: int = UNIT) -> Floats:

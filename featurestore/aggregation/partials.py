@@ -46,6 +46,7 @@ _Narrow: TypeAlias = Literal["n", "sum", "odd", "square", "min", "max", "first",
 _Wide: TypeAlias = Literal["last_k", "distinct", "registers", "buckets"]
 PartName: TypeAlias = _Narrow | _Wide
 
+_ZERO = np.uint64(0)
 NAN, PLUS_INF, MINUS_INF = 1, 2, 4
 """Flags of the part `odd`: which non-finite floats were among the events; they are kept out of the sums."""
 
@@ -175,6 +176,34 @@ class Part:
                 ends = np.append(starts[1:], raw.shape[1])
                 ties = raw[0] == np.repeat(ts, ends - starts)
                 return np.stack([ts, np.maximum.reduceat(np.where(ties, raw[1], np.uint64(0)), starts)])
+
+    def reduce_tiles(self, packed: Raw, runs: Ints) -> Raw:
+        """The merge of contiguous runs of tiles of each of k groups: [..., runs, groups].
+
+        `packed` is the wire format [groups, tiles, ...], read where it lies; `runs` are the tiles where runs begin,
+        ascending, the first 0. Only of values that are numbers.
+        """
+        match self.name:
+            case "n":
+                return np.add.reduceat(packed, runs, axis=1).T
+            case "sum" | "square":
+                limbs = np.add.reduceat(packed, runs, axis=1, dtype=np.int64)
+                # Two's complement: the sign is the last limb's.
+                limbs[..., -1] = np.add.reduceat(packed[..., -1].view("<i4"), runs, axis=1, dtype=np.int64)
+                return limbs.T
+            case "odd":
+                return np.bitwise_or.reduceat(packed, runs, axis=1).T
+            case "min" | "max":
+                return np.maximum.reduceat(packed, runs, axis=1).T
+            case "first" | "last":
+                ts, values = packed[..., 0], packed[..., 1]
+                out = np.empty((2, len(runs), len(packed)), np.uint64)
+                best = np.maximum.reduceat(ts, runs, axis=1)
+                run = np.zeros(ts.shape[1], np.int64)
+                run[runs[1:]] = 1
+                values = np.where(ts == best.take(run.cumsum(), axis=1), values, _ZERO)
+                out[0], out[1] = best.T, np.maximum.reduceat(values, runs, axis=1).T
+                return out
 
     def merge(self, a: Raw, b: Raw) -> Raw:
         """Group by group, the part of the events of both."""

@@ -26,6 +26,7 @@ from featurestore.plan import Aggregation
 Floats = npt.NDArray[np.float64]
 
 EVERY = slice(None)
+_CHOSEN = ("min", "max", "first", "last")
 _END: dict[str, Literal["first", "last"]] = {"first": "first", "last": "last"}
 _INT_BOUNDS = {"INT32": (-(1 << 31), (1 << 31) - 1), "INT64": (-(1 << 63), (1 << 63) - 1)}
 
@@ -52,6 +53,15 @@ class ColumnResult:
         self.scale = kept.scale
         self.parts = parts
         self.n: Ints = parts["n"]
+
+    @cached_property
+    def _empty(self) -> Mask:
+        """One array for all functions that need a value, so that who takes it apart does so once."""
+        empty: Mask = self.n == 0
+        return empty
+
+    def _without(self, at: slice) -> Mask:
+        return self._empty if at is EVERY else self._empty[at]
 
     @cached_property
     def _unit(self) -> int:
@@ -90,6 +100,14 @@ class ColumnResult:
             values[self._odd[at] != 0] = np.nan
         return values
 
+    def tells_numbers(self, aggregation: Aggregation) -> bool:
+        """Whether `told` gives a Told, one number a group; else a pa.Array."""
+        if aggregation.function == "last_k":
+            return False
+        if self.kind == "bytes" or self.scale is not None:
+            return aggregation.function not in (*_CHOSEN, "sum")
+        return True
+
     def value(self, aggregation: Aggregation, at: slice = EVERY) -> Any:
         """pa.Array of the feature's type, of the groups `at`; raises what `told` raises."""
         found = self.told(aggregation, at)
@@ -102,11 +120,17 @@ class ColumnResult:
         """
         if aggregation.function == "last_k":
             return self._last_k(aggregation, at)
-        if aggregation.function in ("min", "max", "first", "last") and (self.kind == "bytes" or self.scale is not None):
-            return self._values(aggregation, self._chosen(aggregation.function, at), self.n[at] == 0)
+        if aggregation.function in _CHOSEN and (self.kind == "bytes" or self.scale is not None):
+            return self._values(aggregation, self._chosen(aggregation.function, at), self._without(at))
         if aggregation.function == "sum" and aggregation.dtype == "DECIMAL":
-            return self._decimals(fp.to_ints(self.parts["sum"][:, at]), self.n[at] == 0)
-        return _typed(aggregation, *self._numbers(aggregation, at))
+            return self._decimals(fp.to_ints(self.parts["sum"][:, at]), self._without(at))
+        found = self.numbers(aggregation, at)
+        return found if found.nulls is None or found.nulls.any() else found._replace(nulls=None)
+
+    def numbers(self, aggregation: Aggregation, at: slice = EVERY) -> Told:
+        """As `told`, of what `tells_numbers`; its mask may be of nothing, and is one array for most functions."""
+        values, null = self._numbers(aggregation, at)
+        return Told(aggregation.dtype, _typed(aggregation, values, null), null)
 
     def _numbers(self, aggregation: Aggregation, at: slice) -> tuple[Any, Mask | None]:
         """Numbers, and which are null."""
@@ -119,19 +143,19 @@ class ColumnResult:
             case "approx_count_distinct":
                 return estimate(self.parts["registers"][:, at]), None
             case "sum" if self.kind == "int" and aggregation.dtype in _INT_BOUNDS:
-                return self._whole_sum(aggregation, at), n == 0
+                return self._whole_sum(aggregation, at), self._without(at)
             case "sum":
-                return self._total[at], n == 0
+                return self._total[at], self._without(at)
             case "mean":
-                return self._total[at] / np.maximum(n, 1), n == 0
+                return self._total[at] / np.maximum(n, 1), self._without(at)
             case "var":
                 return self._variance(at), n < 2
             case "std":
                 return np.sqrt(self._variance(at)), n < 2
             case "approx_percentile":
-                return self._percentile(aggregation, at), n == 0
+                return self._percentile(aggregation, at), self._without(at)
             case other:
-                return self._chosen(other, at), n == 0
+                return self._chosen(other, at), self._without(at)
 
     def _chosen(self, function: str, at: slice) -> Any:
         """The one value that min, max, first or last takes; in words where values are no numbers."""
@@ -154,7 +178,7 @@ class ColumnResult:
         units = to_ints(values) if self.kind == "bytes" else values.tolist()
         if aggregation.dtype == "DECIMAL":
             return self._decimals(units, null)
-        return _typed(aggregation, self._quotients(np.where(null, 0, np.array(units, object)).tolist()), null)
+        return _told(aggregation, self._quotients(np.where(null, 0, np.array(units, object)).tolist()), null)
 
     def _decimals(self, units: list[int], null: Mask) -> Any:
         return decimal_text(
@@ -179,7 +203,7 @@ class ColumnResult:
             if self.scale is not None:
                 found = self._values(item, numbers, np.zeros(len(numbers), np.bool_))
             else:
-                found = _typed(item, numbers, None)
+                found = _told(item, numbers, None)
         values = found.arrow() if isinstance(found, Told) else found
         offsets = pa.array(np.concatenate(([0], np.cumsum(length))), pa.int32())
         return pa.ListArray.from_arrays(offsets, values, type=arrow_type(aggregation.dtype), mask=pa.array(length == 0))
@@ -216,22 +240,26 @@ class ColumnResult:
         return low
 
 
-def _typed(aggregation: Aggregation, values: Any, null: Mask | None) -> Told:
-    """Values of the feature's type; null where the mask says so."""
+def _typed(aggregation: Aggregation, values: Any, null: Mask | None) -> Any:
+    """Values of the feature's type, of any value where null."""
     match aggregation.dtype:
         case "INT32":
             low, high = _INT_BOUNDS["INT32"]
             misfit = (values < low) | (values > high)
             _refuse(aggregation, misfit if null is None else misfit & ~null)
-            values = values.astype(np.int32)
+            return values.astype(np.int32, copy=False)
         case "BOOL":
-            values = values.astype(np.bool_)
+            return values.astype(np.bool_)
         case "FLOAT":
             with np.errstate(over="ignore"):
-                values = values.astype(np.float32)
+                return values.astype(np.float32)
         case "DOUBLE":
-            values = values.astype(np.float64)
-    return Told(aggregation.dtype, values, null if null is not None and null.any() else None)
+            return values.astype(np.float64, copy=False)
+    return values
+
+
+def _told(aggregation: Aggregation, values: Any, null: Mask | None) -> Told:
+    return Told(aggregation.dtype, _typed(aggregation, values, null), null if null is not None and null.any() else None)
 
 
 def _refuse(aggregation: Aggregation, misfit: Mask) -> None:

@@ -14,13 +14,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.aggregation.errors import TornTiles
-from featurestore.aggregation.partials import ColumnParts, Mask, Part, PartName, Raw, columns_of, too_large, too_long
+from featurestore.aggregation.partials import ColumnParts, Mask, Part, Raw, columns_of, too_large, too_long
 from featurestore.aggregation.values import Events
 from featurestore.aggregation.wide import WidePart
 from featurestore.aggregation.windows import check_window
@@ -61,7 +62,7 @@ class Level:
     def dtype(self) -> np.dtype[np.void]:
         """One slot."""
         fields: list[Any] = [("rows", "<i8"), ("newest", "<i8")]
-        for kept, part in self._parts:
+        for kept, part in self.parts:
             shape = part.dtype
             fields.append((_field(kept, part), *shape) if isinstance(shape, tuple) else (_field(kept, part), shape))
         return np.dtype(fields)
@@ -71,14 +72,24 @@ class Level:
         """Length of one slot."""
         return self.dtype.itemsize
 
+    @property
+    def span(self) -> int:
+        """How many tiles a block has."""
+        return SPAN if self.hop_us else 1
+
     @cached_property
     def windows_us(self) -> tuple[int, ...]:
         """The distinct windows of this hop, ascending; none on the all-time level."""
         return tuple(sorted({a.window_us for a in self.aggregations if a.window_us is not None}))
 
     @cached_property
-    def _parts(self) -> tuple[tuple[ColumnParts, Part | WidePart], ...]:
+    def parts(self) -> tuple[tuple[ColumnParts, Part | WidePart], ...]:
+        """What is kept, in the order of the slot's fields."""
         return tuple((kept, part) for kept in self.columns for part in kept.parts)
+
+    @cached_property
+    def _fields(self) -> tuple[tuple[str, Part | WidePart], ...]:
+        return tuple((_field(kept, part), part) for kept, part in self.parts)
 
     def tile(self, ts_us: Ints) -> Ints:
         """The number of the tile that holds each event time."""
@@ -149,7 +160,7 @@ class Level:
         out["rows"] = a["rows"] + b["rows"]
         newer = (b["rows"] > 0) & ((a["rows"] == 0) | (b["newest"] > a["newest"]))
         out["newest"] = np.where(newer, b["newest"], a["newest"])
-        for kept, part in self._parts:
+        for kept, part in self.parts:
             name = _field(kept, part)
             out[name] = part.pack(part.merge(part.unpack(a[name]), part.unpack(b[name])))
         return out
@@ -161,7 +172,7 @@ class Level:
             return out
         out["rows"] = np.add.reduceat(slots["rows"], starts)
         out["newest"] = self.newest(slots, starts)
-        for kept, part in self._parts:
+        for kept, part in self.parts:
             name = _field(kept, part)
             out[name] = part.pack(part.reduce(part.unpack(slots[name]), starts))
         return out
@@ -171,25 +182,49 @@ class Level:
         times = np.maximum.reduceat(np.where(slots["rows"] > 0, slots["newest"], _NO_TIME), starts)
         return np.where(times == _NO_TIME, 0, times)
 
-    def raw(self, slots: Slots, starts: Ints) -> dict[str, dict[PartName, Raw]]:
-        """Column -> part -> the merge of contiguous runs of slots, in the form that results are told from."""
-        found: dict[str, dict[PartName, Raw]] = {}
-        alone = len(starts) == len(slots)
-        for kept, part in self._parts:
-            raw = part.unpack(slots[_field(kept, part)])
-            found.setdefault(kept.column, {})[part.name] = raw if alone else part.reduce(raw, starts)
+    def dense(self, groups: Sequence[Sequence[bytes | None]]) -> Slots:
+        """The slots of as many consecutive blocks for each group, [groups, tiles]; empty ones where nothing is stored.
+
+        Raises TornTiles where a block is no whole number of slots, or more than a block has.
+        """
+        width = self.slot_bytes * self.span
+        lengths = set(map(len, filter(None, chain.from_iterable(groups))))
+        if any(length % self.slot_bytes or length > width for length in lengths):
+            raise TornTiles(
+                f"stored blocks of hop {self.hop_us} us are no whole number of {self.slot_bytes}-byte slots, or more "
+                f"than {self.span} of them; they were written by another version of the view"
+            )
+        nothing = bytes(width)
+        data = b"".join([block.ljust(width, b"\0") if block else nothing for blocks in groups for block in blocks])
+        return np.frombuffer(data, self.dtype).reshape(len(groups), -1)
+
+    def reduce_tiles(self, tiles: Slots, runs: Ints) -> list[Raw]:
+        """By part as `parts` lists them: the merge of contiguous runs of tiles of each group, [..., runs, groups].
+
+        `tiles` are slots[groups, tiles]; `runs` are the tiles where runs begin, ascending, the first 0.
+        """
+        found = []
+        used: tuple[Ints, Ints] | None = None
+        for name, part in self._fields:
+            packed = tiles[name]
+            if isinstance(part, Part) and not part.words:
+                found.append(part.reduce_tiles(packed, runs))
+                continue
+            # What is wide is looked at where there are events only.
+            if used is None:
+                used = np.divmod(np.flatnonzero(tiles["rows"]), tiles.shape[1])
+            group, tile = used
+            run = group * len(runs) + np.searchsorted(runs, tile, side="right") - 1
+            starts = _starts(run)
+            raw = part.empty(tiles.shape[0] * len(runs))
+            if len(run):
+                raw[..., run[starts]] = part.reduce(part.unpack(packed[group, tile]), starts)
+            found.append(raw.reshape(*raw.shape[:-1], -1, len(runs)).swapaxes(-1, -2))
         return found
 
-    def merge_runs(
-        self, raw: Mapping[str, Mapping[PartName, Raw]], chosen: Ints, starts: Ints
-    ) -> dict[str, dict[PartName, Raw]]:
-        """What `raw` told, merged again: of the runs `chosen`, contiguous runs that begin at `starts`."""
-        found: dict[str, dict[PartName, Raw]] = {}
-        alone = len(starts) == len(chosen)
-        for kept, part in self._parts:
-            few = raw[kept.column][part.name][..., chosen]
-            found.setdefault(kept.column, {})[part.name] = few if alone else part.reduce(few, starts)
-        return found
+    def raw(self, slots: Slots) -> list[Raw]:
+        """By part as `parts` lists them, what slots of this level, or of a head, hold."""
+        return [part.unpack(slots[name]) for name, part in self._fields]
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,8 @@ def ascending(values: Numbers) -> Codes:
 def from_ascending(codes: Codes, kind: Kind) -> Numbers:
     """The values that `ascending` was given."""
     if kind == "float":
-        return np.where(codes & _SIGN, codes ^ _SIGN, ~codes).view(np.float64)
+        bits = codes.view(np.int64)
+        return np.where(bits < 0, bits ^ _LEAST, ~bits).view(np.float64)
     return cast(Numbers, (codes ^ _SIGN).view(np.int64))
 
 

@@ -16,7 +16,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.aggregation import fixedpoint, lexicon, partials, read, tiles
+from featurestore.aggregation import fixedpoint, lexicon, partials, read, rings, tiles
 from featurestore.aggregation.errors import LeavesType, MagnitudeTooLarge, ValueTooLong
 from featurestore.aggregation.read import WindowReader
 from featurestore.aggregation.tiles import SPAN, TileLayout
@@ -689,6 +689,38 @@ def test_planted_tile_off_by_one_is_caught(monkeypatch, first, last):
     true = read.tiles_of
     monkeypatch.setattr(read, "tiles_of", lambda *at: tuple(np.add(true(*at), (first, last)).tolist()))
     assert_caught()
+
+
+def test_many_keys_are_read_a_few_at_a_time(monkeypatch):
+    """However little of the blocks is laid out at once, the answers are the same."""
+    monkeypatch.setattr(rings, "_AT_ONCE_BYTES", 1)
+    compare_all(3, cases=10)
+
+
+def test_planted_lost_sign_is_caught(monkeypatch):
+    """A reader that takes the last limb of a sum for a number without sign differs."""
+    true = partials.Part.reduce_tiles
+
+    def faulty(self, packed, runs):
+        return (
+            np.add.reduceat(packed, runs, axis=1, dtype=np.int64).T if self.name == "sum" else true(self, packed, runs)
+        )
+
+    monkeypatch.setattr(partials.Part, "reduce_tiles", faulty)
+    assert_caught(some=[each for each in OF_NUMBERS if (each.column, each.function) == ("x", "sum")])
+
+
+def test_planted_value_of_another_event_is_caught(monkeypatch):
+    """A reader that takes the greatest value, whenever it was, for the last one differs."""
+    true = partials.Part.reduce_tiles
+
+    def faulty(self, packed, runs):
+        if self.name == "last":
+            return np.maximum.reduceat(packed, runs, axis=1).T
+        return true(self, packed, runs)
+
+    monkeypatch.setattr(partials.Part, "reduce_tiles", faulty)
+    assert_caught(some=[each for each in OF_NUMBERS if each.function == "last"])
 
 
 def test_planted_tile_edge_is_caught(monkeypatch):

@@ -222,11 +222,37 @@ def test_integer_sum_may_pass_beyond_its_type_and_return():
     assert reader.values(0, [[[slot.tobytes()]]]).columns["i_sum"].to_pylist() == [2**63 - 1]
 
 
-def test_torn_tiles_are_refused():
-    """Bytes that are no whole number of slots are another layout's."""
-    reader = WindowReader(LAYOUT)
+@pytest.mark.parametrize("stored", [LEVEL.slot_bytes + 1, 2 * LEVEL.slot_bytes])
+def test_blocks_of_another_layout_are_refused(stored):
+    """Neither a part of a slot nor more slots than a block has are read as something."""
     with pytest.raises(TornTiles):
-        reader.values(0, [[[bytes(LEVEL.slot_bytes + 1)]]])
+        WindowReader(LAYOUT).values(0, [[[None]], [[bytes(stored)]]])
+
+
+def test_nobody_asked_about_is_no_row():
+    """Without entities there are the features and no values."""
+    found = WindowReader(LAYOUT).values(0, [])
+    assert {len(column) for column in found.columns.values()} == {0}
+    assert len(found.newest_us) == 0
+
+
+def test_events_before_1970_are_the_newest_where_there_are_no_others():
+    """An empty slot, whose time is zero, is no event of 1970."""
+    hourly = Aggregation(
+        feature="n",
+        column="x",
+        column_dtype="DOUBLE",
+        function="count",
+        dtype="INT64",
+        window_us=3_600_000_000,
+        hop_us=3_600_000_000,
+    )
+    reader = WindowReader(TileLayout.of_aggregations([hourly]))
+    slot = reader.layout.levels[0].aggregate(np.zeros(1, np.int64), 1, np.array([-5]), {"x": pa.array([1.0])})
+    place = bytes(31 * reader.layout.levels[0].slot_bytes)
+    found = reader.values(-1, [[[place + slot.tobytes()]], [[None]]])
+    assert found.newest_us.tolist() == [-5, 0]
+    assert found.columns["n"].to_pylist() == [1, 0]
 
 
 def test_text_that_does_not_fit_is_named():
