@@ -1,7 +1,10 @@
 """How does a process of this deployment reach its Kafka cluster?"""
 
+import logging
 import os
+import time
 from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
 from featurestore.config import Settings
 from featurestore.errors import ConfigurationError
@@ -13,6 +16,34 @@ from streaming.source.records import Source, SourceUnavailable
 from streaming.source.replayed import KEPT, WithReplays, is_replay, replay_topic
 
 _PATIENCE_MS = 3_000
+_AGAIN_S: Final = 0.5
+_LOG = logging.getLogger(__name__)
+_Reached = TypeVar("_Reached")
+
+
+def waited_for(
+    reach: Callable[[], _Reached],
+    *,
+    wait_s: float,
+    stop: Callable[[], bool],
+    seconds: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> _Reached:
+    """What `reach` returns; while no broker answers it is asked again for so long, or until `stop` says so.
+
+    A deployment starts in any order, and a broker that restarts takes its workers with it only where they give up.
+    Raises the last SourceUnavailable.
+    """
+    end = seconds() + wait_s
+    while True:
+        try:
+            return reach()
+        except SourceUnavailable as error:
+            left_s = end - seconds()
+            if left_s <= 0 or stop():
+                raise
+            _LOG.warning("%s; trying again for %.0f s", error, left_s)
+        sleep(min(_AGAIN_S, left_s))
 
 
 def kafka_source(

@@ -191,9 +191,7 @@ class Worker:
         With `until_caught_up` also once the offsets that were the topics' ends at the start are committed and
         stored in all partitions, also in those that other workers hold.
         """
-        self._store.check_policy()
-        self.announce()
-        goals = self._ends() if until_caught_up else {}
+        goals = self._begin(stop, until_caught_up=until_caught_up)
         while not stop():
             if (changed := news()) is not None:
                 self.adopt(changed)
@@ -201,6 +199,20 @@ class Worker:
             if until_caught_up and self._is_done(goals):
                 break
         self.leave()
+
+    def _begin(self, stop: Callable[[], bool], *, until_caught_up: bool) -> dict[TopicPartition, int]:
+        """List the partitions, and where they end if that is a goal: as often as it takes."""
+        while not stop():
+            try:
+                self._store.check_policy()
+                self.announce()
+                goals = self._ends() if until_caught_up else {}
+            except _RECOVERABLE as error:
+                self._recover(error)
+            else:
+                self._failures = 0
+                return goals
+        return {}
 
     def adopt(self, news: News) -> None:
         """Go over to another plan of the same topics, between two batches: what is held is stored and claimed again.

@@ -92,6 +92,10 @@ def run(
     compact_s: Annotated[
         float, typer.Option(min=0, help="How often small files are looked for, to make large ones of them; 0: never.")
     ] = 60.0,
+    wait_s: Annotated[
+        float,
+        typer.Option(min=0, help="How long a broker that does not answer is waited for at the start, in seconds."),
+    ] = 30.0,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -118,7 +122,7 @@ def run(
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
     from featurestore.plan_users import PlanUsers
-    from streaming.cluster import kafka_source, outbox_of
+    from streaming.cluster import kafka_source, outbox_of, waited_for
     from streaming.compactor import Compactor, compacting
     from streaming.health import Pulse
     from streaming.metrics import StreamMetrics
@@ -152,14 +156,19 @@ def run(
             plan = plans.load()
             views = stream_views(plan, topics or [])
             compactor = build_compactor(settings, plan, views)
-            source, appeared = kafka_source(
-                settings,
-                plan,
-                views,
-                instance_id,
-                max_records=batch,
-                max_delay_ms=max_delay_ms,
-                max_fetched_bytes=memory_mb << 19,
+            source, appeared = waited_for(
+                partial(
+                    kafka_source,
+                    settings,
+                    plan,
+                    views,
+                    instance_id,
+                    max_records=batch,
+                    max_delay_ms=max_delay_ms,
+                    max_fetched_bytes=memory_mb << 19,
+                ),
+                wait_s=wait_s,
+                stop=stop,
             )
             for warning in warnings(settings, views, slowest_s=flush_s):
                 logging.getLogger(__name__).warning("%s", warning)

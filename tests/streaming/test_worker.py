@@ -19,7 +19,7 @@ from streaming.commit import NOT_YET, ShardStore, StateLost
 from streaming.pipeline import AHEAD_TOLERANCE_US
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_events, shop_plan
 from streaming.sinks import EventLog, Quarantine, RangeSink
-from streaming.source.records import OffsetGone
+from streaming.source.records import OffsetGone, SourceUnavailable
 from streaming.source.scripted import ScriptedLog, ScriptedSource
 from streaming.worker import Pace, Worker
 from validation.quarantine import read_quarantine
@@ -98,6 +98,22 @@ def test_every_event_is_counted_and_accounted_for(shop):
     assert len(read_events(shop.folder / "event_log" / TOPIC)) == counters["accepted"]
     assert len(read_quarantine(shop.folder / "quarantine", TOPIC)) == rejected
     assert shop.run().counters["events"] == 0
+
+
+def test_a_broker_that_goes_away_at_the_start_is_asked_again(shop, monkeypatch):
+    """Not only a round: what comes before the first one goes on too."""
+    shop.send(50)
+    source = ScriptedSource(shop.log, [TOPIC], max_records=37)
+    ask, failures = source.partitions_of, iter([True, True])
+
+    def partitions_of(topic):
+        if next(failures, False):
+            raise SourceUnavailable("the broker is away")
+        return ask(topic)
+
+    monkeypatch.setattr(source, "partitions_of", partitions_of)
+    counters = shop.run(source=source).counters
+    assert (counters["events"], counters["retries"]) == (50, 2)
 
 
 @pytest.mark.parametrize("delay_h", [0, 1, 7, 25])

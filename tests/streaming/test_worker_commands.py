@@ -1,6 +1,7 @@
 """Do `stream run` and `stream status` say what is so?"""
 
 import random
+import threading
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from streaming.embedded.server import EmbeddedBroker
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_events, shop_plan
 from streaming.source.kafka import KafkaSettings
 from streaming.source.publisher import Publisher
+from streaming.source.records import SourceUnavailable
 from streaming.worker_commands import add_to, stream_views, summary
 
 
@@ -71,6 +73,34 @@ def test_run_until_caught_up_then_status(repo, store, broker):
     assert [(each["lag_records"], each["complete"]) for each in view["partitions"]] == [(0, True), (0, True)]
     assert sum(each["end"] for each in view["partitions"]) == 203
     assert (told["plan_version"], told["runs"]) == (1, [])
+
+
+def test_a_worker_that_starts_before_its_broker_waits_for_it(repo, store, monkeypatch):
+    """A deployment starts in any order; how long is the user's to say."""
+    with EmbeddedBroker() as away:
+        servers = str(away.address)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", servers)
+    PlanStore(store, "shop").publish(shop_plan())
+    words = ("run", "--repo", str(repo), "--until-caught-up", "--no-dead-letters")
+    assert isinstance(invoke(*words, "--wait-s", "0").exception, SourceUnavailable)
+    late = EmbeddedBroker(port=int(servers.rpartition(":")[2]))
+
+    def come():
+        late.start()
+        publisher = Publisher(KafkaSettings(servers), TOPIC, partitions=2)
+        publisher.send(b"1", shop_event(random.Random(0), 1, START_US, 20), timestamp_us=START_US)
+        publisher.flush()
+        publisher.close()
+
+    timer = threading.Timer(1.0, come)
+    timer.start()
+    try:
+        ran = invoke(*words)
+        assert ran.exit_code == 0, ran.output
+        assert "1 events: 1 accepted" in ran.output
+    finally:
+        timer.join()
+        late.stop()
 
 
 def test_without_a_plan_there_is_nothing_to_run(repo, store):
