@@ -15,7 +15,7 @@ KEPT_BY: Final[Mapping[Boundary, str]] = {
     "event": "kept by `featurestore stream run`: event by event, rules about many over windows of arrival",
     "source": "kept by materialization, by whichever way: over the rows about to be loaded",
     "training": "kept by `featurestore dataset build`; verdicts stand in the manifest",
-    "online_write": "kept by writes through the API and Feast's SDK: quarantine and block refuse the rows",
+    "online_write": "kept by writes through the API and Feast's SDK: quarantine and block refuse, the rest is told",
     "online_serve": "kept by `featurestore serve`: a sample of its answers is judged after the response",
 }
 """What of this product judges rows at a boundary."""

@@ -130,7 +130,7 @@ class AppliedPolicy:
         for judge in self._judges:
             names, places = list(judge.places), list(judge.places.values())
             rows = [dict(zip(names, row, strict=True)) for row in zip(*(lists[each] for each in places), strict=True)]
-            masks = judge.rules.check.check(rows)
+            masks = [mask & judge.rules.refusing for mask in judge.rules.check.check(rows)]
             for bit, about in enumerate(judge.rules.columns):
                 broken = np.array([mask >> bit & 1 for mask in masks], np.bool_)
                 for name in about:
@@ -152,7 +152,7 @@ def _judges(plan: Plan, service: Service, outputs: Sequence[Output]) -> Iterator
             if output.view == projection.name
         }
         rules = rules_of(plan, view, places)
-        if rules is not None:
+        if rules is not None and rules.refusing:
             yield _Judge(rules, places)
 
 

@@ -35,7 +35,6 @@ from featurestore.api.serve_log import ServeLogLook
 from featurestore.api.served_rules import ContractLook
 from featurestore.api.staleness import staleness_of
 from featurestore.api.worker_metrics import exposed_registry
-from featurestore.api.write_reports import WriteReports
 from featurestore.api.writes import Writes, appender
 from featurestore.clock import system_clock
 from featurestore.config import Settings, load_settings
@@ -48,6 +47,7 @@ from featurestore.online.writer import RowWriter
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore
 from featurestore.plan_users import PlanUsers
+from featurestore.write_reports import WriteReports
 from validation.violations import ViolationStore
 
 if TYPE_CHECKING:

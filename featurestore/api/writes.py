@@ -14,7 +14,6 @@ import pyarrow as pa
 from featurestore.api.faults import Refused
 from featurestore.api.limits import Limits
 from featurestore.api.rows import columns_of, rows_for
-from featurestore.api.write_reports import WrittenRows
 from featurestore.clock import Clock
 from featurestore.errors import UnknownName, UsageError
 from featurestore.online.materialize import timestamp_names
@@ -22,9 +21,9 @@ from featurestore.online.types import to_python
 from featurestore.online.writer import WriteResult
 from featurestore.plan import Plan, View
 from featurestore.view_rules import ViewRules, rules_of
+from featurestore.write_reports import WrittenRows
 
 MODES = ("online", "offline", "online_and_offline")
-_TOLD = 10
 
 
 class PushRequest(msgspec.Struct, frozen=True):
@@ -133,7 +132,10 @@ class Writes:
         return writer.write(table, event_timestamp=event, created=created)
 
     def _judge(self, view: View, table: pa.Table, now_us: int) -> None:
-        """Raises Refused (422) where rows break a rule of the source's contract that sets rows aside or blocks."""
+        """Raises Refused (422) where a row breaks a rule of the source's contract that sets rows aside or blocks.
+
+        What is broken of other rules is told, and the rows are written.
+        """
         back = {inner: outer for outer, inner in view.source.field_mapping.items()}
         names = [back.get(name, name) for name in table.column_names]
         if view.name not in self._rules:
@@ -148,16 +150,11 @@ class Writes:
         rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
         masks = rules.check.check(rows, [now_us] * len(rows))
         event = names[table.column_names.index(timestamp_names(view.source)[0])]
-        self._judged(self._plan, WrittenRows(view, rules.contract, rows, list(map(rules.check.ids, masks)), event))
-        if any(masks):
-            broken = [rule.id for bit, rule in enumerate(rules.rules) if any(mask >> bit & 1 for mask in masks)]
-            numbers = [str(number) for number, mask in enumerate(masks) if mask]
-            raise Refused(
-                422,
-                "contract_broken",
-                f"view {view.name!r}: row {', '.join(numbers[:_TOLD])} (counted from 0) breaks contract "
-                f"{rules.check.contract!r}, rules {', '.join(broken[:_TOLD])}; nothing was written",
-            )
+        refusal = rules.refusal(view.name, masks)
+        broken = list(map(rules.check.ids, masks))
+        self._judged(self._plan, WrittenRows(view, rules.contract, rows, broken, event, refused=refusal is not None))
+        if refusal is not None:
+            raise Refused(422, "contract_broken", refusal)
 
 
 def _refuse_windowed(view: View) -> None:

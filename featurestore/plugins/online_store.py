@@ -32,6 +32,7 @@ from featurestore.plugins.protos import from_column, scalar, to_column
 from featurestore.plugins.source_contract import SourceContracts
 from featurestore.plugins.views import latest_view
 from featurestore.view_rules import rules_for
+from featurestore.write_reports import WrittenRows
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Feast has no INCOMPLETE; INVALID beside a value is the only one of its statuses that does not vouch for it.
@@ -118,15 +119,15 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
         rules = rules_for(contract, names)
         if rules is None:
             return
-        now_us = _clock()()
-        masks = rules.check.check(rows.rename_columns(names).to_pylist(), [now_us] * len(rows))
-        if any(masks):
-            broken = dict.fromkeys(rule for mask in masks for rule in rules.check.ids(mask))
-            numbers = [str(number) for number, mask in enumerate(masks) if mask]
-            raise UsageError(
-                f"view {view.name!r}: row {', '.join(numbers[:_TOLD])} (counted from 0) breaks contract "
-                f"{contract.name!r}, rules {', '.join(list(broken)[:_TOLD])}; nothing was written"
-            )
+        held = rows.rename_columns(names).to_pylist()
+        masks = rules.check.check(held, [_clock()()] * len(held))
+        refusal = rules.refusal(view.name, masks)
+        broken = list(map(rules.check.ids, masks))
+        event = view.source.timestamp_field
+        written = WrittenRows(view, rules.contract, held, broken, event, refused=refusal is not None)
+        self._contracts[place].written(written)
+        if refusal is not None:
+            raise UsageError(refusal)
 
     def online_read(
         self, config: RepoConfig, table: Any, entity_keys: Sequence[Any], requested_features: list[str] | None = None
@@ -232,7 +233,6 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
         return OnlineReader(self.client(config), plan, _clock()).read(projections, values).columns
 
 
-_TOLD = 10
 _EVENT, _CREATED = "event timestamp", "created timestamp"
 """Column names with a blank: no join key or feature has one, so these are free."""
 

@@ -1,9 +1,10 @@
-"""What does the contract of a source do to a materialization?
+"""What does the contract of a source do to a materialization, and who hears of what written rows break?
 
 Before a view is loaded its rows are judged, each rule in its mode at `source`: what blocks stops the view before
 anything is written, what quarantines sets rows aside, and what fails is told and folded into the violations.
 """
 
+import atexit
 import hashlib
 import logging
 import os
@@ -19,7 +20,9 @@ from featurestore.errors import ContractBroken, StaleStore
 from featurestore.offline.connection import Limits
 from featurestore.offline.contracted import judge_source
 from featurestore.offline.sources import Scan
+from featurestore.plan import Plan
 from featurestore.plan_store import KeyValue, PlanStore
+from featurestore.write_reports import WriteReports, WrittenRows
 from validation.contract import Contract, load_contracts
 from validation.fallback import great_expectations
 from validation.reach import load_reach
@@ -35,9 +38,17 @@ class SourceContracts:
 
     def __init__(self, config: RepoConfig, store: KeyValue) -> None:
         """The contracts in force are the plan's in `store`; of a repo that was never applied, its files'."""
+        self._project = config.project
         self._plans = PlanStore(store, config.project)
         self._repo = Path(config.repo_path).absolute() if config.repo_path else Path.cwd()
         self._folder = data_dir(self._repo, getattr(config.registry, "path", None))
+        self._reports = WriteReports(
+            ViolationStore(self._folder / "violations").record,
+            system_clock(clock_offset_us(os.environ)),
+            writer=f"sdk-{os.getpid()}",
+        )
+        # A script ends when its last row is written: what was gathered by then is told then.
+        atexit.register(self.finish)
 
     def of(self, view: Any) -> Contract | None:
         """The contract about the source of a Feast view; raises ContractError for files that are none."""
@@ -46,6 +57,19 @@ class SourceContracts:
         except StaleStore:
             contracts = load_contracts(self._repo / "contracts").values()
         return contract_about(contracts, _names(view))
+
+    def written(self, rows: WrittenRows) -> None:
+        """Gathers what rows that the SDK writes broke, and tells it when it is due, at the latest at the end."""
+        try:
+            plan = self._plans.load()
+        except StaleStore:
+            plan = Plan(project=self._project, version=0, digest="", created_us=0)
+        self._reports.judged(plan, rows)
+        self._reports.rest()
+
+    def finish(self) -> None:
+        """Tells what was gathered of written rows."""
+        self._reports.finish()
 
     def accepted(
         self,

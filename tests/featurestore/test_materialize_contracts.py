@@ -1,5 +1,6 @@
 """Contracts are kept before rows come online: by the command, by Feast's SDK, and over another offline store."""
 
+import contextlib
 import os
 import textwrap
 from datetime import UTC, datetime, timedelta
@@ -238,3 +239,27 @@ def test_feasts_own_writes_keep_the_contract(repo):
     assert online(settings, "owner", "age") == [None, None]
     store.write_to_online_store("owner", rows.head(1))
     assert online(settings, "owner", "age") == [50, None]
+
+
+@pytest.mark.parametrize(("mode", "held"), [("warn", [50, 500]), ("observe", [50, 500]), ("block", [None, None])])
+def test_what_feasts_own_writes_break_is_told(repo, mode, held):
+    """Refused rows, and rows that were written although a rule is broken: both become violations."""
+    import pandas as pd
+    from feast import FeatureStore
+
+    settings = repo("observe")
+    contract = settings.repo / "contracts" / "owners.odcs.yaml"
+    contract.write_text(
+        contract.read_text().replace("mode.online_write, value: block", f"mode.online_write, value: {mode}")
+    )
+    apply(settings)
+    store = FeatureStore(str(settings.repo))
+    rows = pd.DataFrame({"card_id": [1, 2], "age": [50, 500], "ts": [NOW - timedelta(minutes=1)] * 2})
+    with pytest.raises(UsageError) if mode == "block" else contextlib.nullcontext():
+        store.write_to_online_store("owner", rows)
+    assert online(settings, "owner", "age") == held
+    (contracts,) = store._provider.online_store._contracts.values()
+    contracts.finish()
+    (told,) = ViolationStore(settings.data_dir / "violations").find()
+    found = (told.boundary, told.rule_id, told.mode, told.rows, told.evaluated)
+    assert found == ("online_write", "age_range", mode, 1, 2)

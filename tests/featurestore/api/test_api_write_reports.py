@@ -7,9 +7,9 @@ import pytest
 
 from featurestore.api.faults import Refused
 from featurestore.api.limits import Limits
-from featurestore.api.write_reports import REPORT_AGE_US, WriteReports
 from featurestore.api.writes import WriteRequest, Writes, appender
 from featurestore.online.writer import RowWriter
+from featurestore.write_reports import REPORT_AGE_US, WriteReports
 from validation.contract import Column, Contract, Rule
 from validation.violations import ViolationStore
 
@@ -21,12 +21,32 @@ CONTRACT = Contract(
     columns=(
         Column(name="origin", logical_type="string"),
         Column(name="temp_f", logical_type="number", classification="confidential"),
+        Column(name="wind_mph", logical_type="number"),
+        Column(name="note", logical_type="string"),
     ),
     rules=(
         Rule(
             id="warm",
             expectation="expect_column_values_to_be_between",
             arguments={"column": "temp_f", "min_value": 0},
+            mode="block",
+        ),
+        Rule(
+            id="calm",
+            expectation="expect_column_values_to_be_between",
+            arguments={"column": "wind_mph", "max_value": 50},
+            mode="warn",
+        ),
+        Rule(
+            id="noted",
+            expectation="expect_column_values_to_not_be_null",
+            arguments={"column": "note"},
+            mode="observe",
+        ),
+        Rule(
+            id="mostly_calm",
+            expectation="expect_column_values_to_be_between",
+            arguments={"column": "wind_mph", "max_value": 20, "mostly": 0.5},
             mode="block",
         ),
     ),
@@ -58,11 +78,11 @@ def written(landed, project, tmp_path, clock):
         reports.judged,
     )  # fmt: skip
 
-    def write(*temperatures: float) -> None:
+    def write(*temperatures: float, wind: float = 1.0, note: str | None = "n") -> None:
         rows = len(temperatures)
         df = {
-            "origin": ["EWR"] * rows, "temp_f": list(temperatures), "wind_mph": [1.0] * rows, "station": [1] * rows,
-            "note": ["n"] * rows, "event_timestamp": ["2024-06-01T11:59:00Z"] * rows,
+            "origin": ["EWR"] * rows, "temp_f": list(temperatures), "wind_mph": [wind] * rows, "station": [1] * rows,
+            "note": [note] * rows, "event_timestamp": ["2024-06-01T11:59:00Z"] * rows,
         }  # fmt: skip
         writes.write(WriteRequest(feature_view_name="weather", df=df))
 
@@ -87,8 +107,23 @@ def test_refused_writes_become_one_violation(written) -> None:
     assert {sample.values["temp_f"] for sample in one.samples} == {"***"}
     assert "view weather" in one.affected
     assert "service delay" in one.affected
-    assert one.action == "refused: of those requests nothing was written"
+    assert one.action == (
+        "refused: of requests with rows that break a rule of mode quarantine or block nothing was written"
+    )
     assert one.event_window == ("2024-06-01T11:59:00+00:00", "2024-06-01T11:59:00+00:00")
+
+
+def test_rules_that_observe_or_warn_are_told_and_the_rows_are_written(written) -> None:
+    """Each in its mode; a rule about a share of many rows says nothing of a request."""
+    write, reports, store = written
+    write(1.0, 2.0, wind=99.0, note=None)
+    write(3.0)
+    reports.finish()
+    found = {one.rule_id: one for one in store.find()}
+    assert {(rule, one.mode, one.rows, one.evaluated) for rule, one in found.items()} == {
+        ("calm", "warn", 2, 3), ("noted", "observe", 2, 3),
+    }  # fmt: skip
+    assert {one.action for one in found.values()} == {"none: the rows were written"}
 
 
 def test_they_are_told_when_they_are_due(written, clock) -> None:

@@ -1,8 +1,9 @@
-"""What did rows that were written through the API break? Told as violations, gathered before they are.
+"""What did rows that were written through the API or Feast's SDK break? Told as violations, gathered before they are.
 
-A write that is refused is told to its caller at once; here it is kept for those who look after its contract, folded
-like every other violation. What is gathered is told every few seconds, so that a flood of wrong writes does not become
-one of files; it is counts and a few samples, however many rows there are.
+A write that is refused is told to its caller at once, and what a row breaks of rules that observe or warn to nobody;
+here both are kept for those who look after the contract, folded like every other violation. What is gathered is told
+every few seconds, so that a flood of wrong writes does not become one of files; it is counts and a few samples, however
+many rows there are.
 """
 
 import threading
@@ -13,7 +14,6 @@ from typing import Any, Final
 
 import msgspec
 
-from featurestore.api.again import Served
 from featurestore.clock import Clock
 from featurestore.plan import Plan, View
 from validation.contract import Contract
@@ -23,6 +23,8 @@ from validation.report import ViolationReport
 from validation.tally import Tally
 
 REPORT_AGE_US: Final = 5_000_000
+_REFUSED: Final = "refused: of requests with rows that break a rule of mode quarantine or block nothing was written"
+_WRITTEN: Final = "none: the rows were written"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,17 @@ class WrittenRows:
     """The ids of the rules that each row breaks."""
     event: str
     """The column of event times."""
+    refused: bool
+    """Whether nothing of the request was written."""
+
+
+class _Gathered:
+    """What the rows of one view broke under one plan."""
+
+    def __init__(self, plan: Plan, written: WrittenRows) -> None:
+        self.plan, self.view = plan, written.view
+        self.tally = Tally(written.contract)
+        self.refused = False
 
 
 class WriteReports:
@@ -47,7 +60,7 @@ class WriteReports:
     def __init__(self, record: Callable[[ViolationReport], object], clock: Clock, *, writer: str) -> None:
         """`writer` is this process's name, so that reports of two workers are two."""
         self._record, self._clock, self._writer = record, clock, writer
-        self._held: dict[tuple[str, int], tuple[Plan, View, Tally]] = {}
+        self._held: dict[tuple[str, int], _Gathered] = {}
         self._since_us = clock()
         self._gathering = threading.Lock()
 
@@ -57,8 +70,10 @@ class WriteReports:
         with self._gathering:
             key = (written.view.name, plan.version)
             if key not in self._held:
-                self._held[key] = (plan, written.view, Tally(written.contract))
-            tally = self._held[key][2]
+                self._held[key] = _Gathered(plan, written)
+            gathered = self._held[key]
+            gathered.refused |= written.refused
+            tally = gathered.tally
             tally.written(len(written.rows), times)
             for number, (row, rule_ids) in enumerate(zip(written.rows, written.broken, strict=True)):
                 if rule_ids:
@@ -68,7 +83,7 @@ class WriteReports:
         """See Look: no answers."""
         return 0.0
 
-    def look(self, served: Served) -> None:
+    def look(self, served: object) -> None:
         """See Look."""
 
     def rest(self) -> None:
@@ -81,14 +96,14 @@ class WriteReports:
         with self._gathering:
             held, self._held = self._held, {}
             now_us = self._since_us = self._clock()
-        for plan, view, tally in held.values():
-            report = tally.report(
-                report_id=f"{tally.contract.name}-{view.name}-{self._writer}-{now_us}",
+        for one in held.values():
+            report = one.tally.report(
+                report_id=f"{one.tally.contract.name}-{one.view.name}-{self._writer}-{now_us}",
                 now_us=now_us,
                 boundary="online_write",
-                origin=f"writes to view {view.name}",
-                affected=partial(msgspec.json.decode(plan.encode(), type=Reach).of, view.source.name),
-                action="refused: of those requests nothing was written",
+                origin=f"writes to view {one.view.name}",
+                affected=partial(msgspec.json.decode(one.plan.encode(), type=Reach).of, one.view.source.name),
+                action=_REFUSED if one.refused else _WRITTEN,
             )
             if report is not None:
                 self._record(report)
