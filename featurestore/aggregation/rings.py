@@ -20,7 +20,7 @@ from featurestore.plan import Aggregation
 
 Ints = npt.NDArray[np.int64]
 NO_TIME = np.int64(-(1 << 63))
-_AT_ONCE_BYTES = 1 << 21
+_AT_ONCE_BYTES = 1 << 22
 """So much of blocks is laid out at a time: memory stays bounded, and near the processor."""
 
 

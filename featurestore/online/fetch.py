@@ -8,8 +8,7 @@ Clusters, whose reads are split by node, are asked through the client.
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from itertools import chain
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias, cast
 
 import hiredis
@@ -18,14 +17,13 @@ from redis.exceptions import RedisError
 from redis.sentinel import SentinelConnectionPool
 
 from featurestore.errors import StoreUnavailable
+from featurestore.online.command import command
 from featurestore.online.connection import StoreClient
 from featurestore.online.reader import Held
 
 Fetch: TypeAlias = Callable[[list[bytes]], Awaitable[Held]]
 _TLS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 """What `_tls` knows; with anything else the client library's own connections are used."""
-_HEADS = [b"\r\n$%d\r\n" % length for length in range(1024)]
-"""What stands before an argument of that length, after the end of the one before it."""
 
 
 class Fetcher(Protocol):
@@ -188,7 +186,7 @@ class _Connection(asyncio.Protocol):
 
     async def ask(self, *words: bytes) -> Any:
         """The reply to a command; raises OSError (time-outs among them), and RedisError where the server refuses."""
-        reply = await self._call(_command(*words))
+        reply = await self._call(command(*words))
         if isinstance(reply, hiredis.ReplyError):
             raise RedisError(str(reply))
         return reply
@@ -230,21 +228,6 @@ class _Connection(asyncio.Protocol):
         for future in waiting:
             if not future.done():
                 future.set_exception(error)
-
-
-def _command(*words: bytes) -> bytes:
-    """A command as the protocol has it.
-
-    >>> _command(b"GET", b"a")
-    b'*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\na\\r\\n'
-    """
-    lengths = [*map(len, words)]
-    heads: Iterable[bytes]
-    if max(lengths) < len(_HEADS):
-        heads = map(_HEADS.__getitem__, lengths)
-    else:
-        heads = (b"\r\n$%d\r\n" % length for length in lengths)
-    return b"".join((b"*%d" % len(words), *chain.from_iterable(zip(heads, words, strict=True)), b"\r\n"))
 
 
 def _tls(options: dict[str, Any], connection_class: type) -> ssl.SSLContext | None:
