@@ -62,6 +62,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The folder of the event logs, one folder a topic."""
         return self.data_dir / "event_log"
 
+    @property
+    def promises(self) -> Path:
+        """The folder of what the last looks at promises of time and volume found, one file a source."""
+        return self.data_dir / "promises"
+
 
 def load_settings(repo: Path, environ: Mapping[str, str]) -> Settings:
     """The settings of the feature repo in that folder.

@@ -4,9 +4,8 @@ Kept, broken promises, no data and a check that broke are four outcomes: a strea
 nonsense, and a missing file is neither.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -17,13 +16,13 @@ from featurestore.offline.sources import local_path, scan_parquet
 from featurestore.offline.stored import scan_of
 from featurestore.offline.timely import facts_of_source
 from featurestore.plan import Plan, View
+from featurestore.promises_kept import Looked, keep
 from validation.contract import Boundary, Contract
 from validation.reach import Reach
 from validation.report import ViolationReport, report_of
 from validation.sla import Facts, judge_sla, rule_of
-from validation.verdict import Outcome, Verdict, broken
-
-OUTCOMES: Final[tuple[Outcome, ...]] = ("passed", "failed", "no data", "broken")
+from validation.verdict import Verdict, broken
+from validation.violations import ViolationStore
 
 
 class Timeliness(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +32,34 @@ class Timeliness(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     facts: Facts
     report: ViolationReport
+
+    def looked(self, now_us: int) -> Looked:
+        """What is kept of it, for metrics."""
+        return Looked(
+            source=self.contract.source,
+            outcomes={rule.rule_id: rule.outcome for rule in self.verdict.rules},
+            newest_us=self.facts.newest_us,
+            looked_us=now_us,
+        )
+
+
+def look_and_tell(
+    plan: Plan,
+    sources: Sequence[str],
+    *,
+    repo: Path,
+    now_us: int,
+    limits: Limits,
+    violations: ViolationStore,
+    promises: Path,
+) -> list[Timeliness]:
+    """The same as `look`; what fails becomes a violation, and everything is kept in `promises` for metrics."""
+    found = look(plan, sources, repo=repo, now_us=now_us, limits=limits)
+    for one in found:
+        violations.record(one.report)
+    promising = [contract.source for contract in plan.contracts.values() if contract.sla]
+    keep(promises, [one.looked(now_us) for one in found], promising=promising)
+    return found
 
 
 def look(plan: Plan, sources: Sequence[str], *, repo: Path, now_us: int, limits: Limits) -> list[Timeliness]:
@@ -80,32 +107,3 @@ def _facts(contract: Contract, view: View, repo: Path, now_us: int, limits: Limi
         return Facts()  # a topic that nothing came through is no data, not a file that is missing
     scan = scan_parquet(view.source.path, repo=repo, name=f"event log of {contract.source!r}")
     return facts_of_source(scan, contract, now_us=now_us, limits=limits)
-
-
-def exposition(found: Sequence[Timeliness], *, now_us: int) -> str:
-    """Outcomes and ages in Prometheus's text format: of each promise one outcome is 1, the others 0."""
-    lines = [
-        "# HELP featurestore_promise_outcome What became of a promise of time or volume when it was looked at",
-        "# TYPE featurestore_promise_outcome gauge",
-    ]
-    for one in found:
-        for rule in one.verdict.rules:
-            for outcome in OUTCOMES:
-                labels = _labels({"source": one.contract.source, "promise": rule.rule_id, "outcome": outcome})
-                lines.append(f"featurestore_promise_outcome{labels} {int(rule.outcome == outcome)}")
-    lines += [
-        "# HELP featurestore_source_age_seconds Age of the newest instant of a column: event time, or _arrival",
-        "# TYPE featurestore_source_age_seconds gauge",
-    ]
-    for one in found:
-        for column, newest_us in sorted(one.facts.newest_us.items()):
-            labels = _labels({"source": one.contract.source, "column": column})
-            lines.append(f"featurestore_source_age_seconds{labels} {(now_us - newest_us) / 1e6}")
-    return "\n".join(lines) + "\n"
-
-
-def _labels(values: Mapping[str, str]) -> str:
-    escaped = {
-        name: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for name, value in values.items()
-    }
-    return "{" + ",".join(f'{name}="{value}"' for name, value in escaped.items()) + "}"

@@ -53,10 +53,12 @@ def monitor(
     from featurestore.online.connection import connect
     from featurestore.plan_store import load_plan_file
     from featurestore.plan_users import PlanUsers
+    from featurestore.promises_kept import PromiseMetrics
 
     settings = settings_of(repo)
     plan = load_plan_file(settings.plan_path)
-    clock, metrics, stop = system_clock(settings.clock_offset_us), MonitorMetrics(), threading.Event()
+    clock, stop = system_clock(settings.clock_offset_us), threading.Event()
+    metrics = MonitorMetrics(PromiseMetrics(settings.promises))
     client = connect(settings.online, settings.data_dir)
     users = PlanUsers(client, settings.project, system_clock())
     watch = Monitor(

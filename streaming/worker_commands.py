@@ -122,6 +122,7 @@ def run(
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
     from featurestore.plan_users import PlanUsers
+    from featurestore.promises_kept import PromiseMetrics
     from streaming.cluster import kafka_source, outbox_of, waited_for
     from streaming.compactor import Compactor, compacting
     from streaming.health import Pulse
@@ -142,6 +143,7 @@ def run(
     users, name = PlanUsers(client, settings.project, system_clock()), f"stream {socket.gethostname()} {os.getpid()}"
     report = partial(users.report, name)
     registry = CollectorRegistry()
+    registry.register(PromiseMetrics(settings.promises))
     metrics, pulse = StreamMetrics(registry, clock), Pulse()
     outbox = outbox_of(settings, stream_views(plans.load(), topics or [])) if dead_letters else None
     sinks = partial(build_sinks, settings, clock=clock, flush_s=flush_s, flush_rows=flush_rows, outbox=outbox)

@@ -47,6 +47,7 @@ from featurestore.online.writer import RowWriter
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore
 from featurestore.plan_users import PlanUsers
+from featurestore.promises_kept import PromiseMetrics
 from featurestore.write_reports import WriteReports
 from validation.violations import ViolationStore
 
@@ -75,7 +76,9 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
     client = connect(settings.online, settings.data_dir, timeout_s=STORE_TIMEOUT_S)
     limits = Limits()
     append, own = appender(settings.repo), CollectorRegistry()
-    metrics = Metrics(own, partial(exposed_registry, environ, own))
+    promises = PromiseMetrics(settings.promises)
+    own.register(promises)
+    metrics = Metrics(own, partial(exposed_registry, environ, own, promises))
     violations = ViolationStore(settings.data_dir / "violations")
     contracts = ContractLook(violations.record, metrics, clock, writer=str(os.getpid()))
     reports = WriteReports(violations.record, clock, writer=str(os.getpid()))

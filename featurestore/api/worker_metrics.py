@@ -12,19 +12,25 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _OF_PROCESS = re.compile(r"_(\d+)\.db")
 
 
-def exposed_registry(environ: Mapping[str, str], own: CollectorRegistry) -> CollectorRegistry:
-    """What `/metrics` shows: every worker's counts where there are several, else this process's own registry."""
+def exposed_registry(environ: Mapping[str, str], own: CollectorRegistry, *shown: Collector) -> CollectorRegistry:
+    """What `/metrics` shows: every worker's counts where there are several, else this process's own registry.
+
+    `shown` are in `own` already; they count nothing, so that one process may speak for all.
+    """
     folder = environ.get(VARIABLE)
     if not folder:
         return own
     forget_dead(Path(folder))
     shared = CollectorRegistry()
     MultiProcessCollector(shared, path=folder)  # type: ignore[no-untyped-call]  # the library's
+    for collector in shown:
+        shared.register(collector)
     return shared
 
 

@@ -23,11 +23,14 @@ def timeliness(
 
     Exit code 0: the promises are kept; 1: one is not; 2: the call is wrong; 3: a check broke; 4: there is no data.
     """
+    from prometheus_client import CollectorRegistry, generate_latest
+
     from featurestore.clock import system_clock
     from featurestore.errors import UnknownName
     from featurestore.offline.connection import Limits
     from featurestore.plan_store import load_plan_file
-    from featurestore.timeliness import exposition, look
+    from featurestore.promises_kept import PromiseMetrics
+    from featurestore.timeliness import look_and_tell
     from validation.violations import ViolationStore
     from validation.whole_file import replace_file
 
@@ -38,10 +41,16 @@ def timeliness(
         if source not in promised:
             raise UnknownName("source with promises of time or volume", source, promised)
     now_us = system_clock(settings.clock_offset_us)()
-    found = look(plan, sources or [], repo=settings.repo, now_us=now_us, limits=Limits())
-    store = ViolationStore(settings.data_dir / "violations")
+    found = look_and_tell(
+        plan,
+        sources or [],
+        repo=settings.repo,
+        now_us=now_us,
+        limits=Limits(),
+        violations=ViolationStore(settings.data_dir / "violations"),
+        promises=settings.promises,
+    )
     for one in found:
-        store.record(one.report)
         for rule in one.verdict.rules:
             count = f"{rule.unexpected} of {rule.evaluated} rows" if rule.unexpected is not None else ""
             observed = rule.reason or count or ("" if rule.observed is None else f"observed {rule.observed}")
@@ -50,7 +59,9 @@ def timeliness(
         typer.echo("no source that is known makes promises of time or volume (slaProperties)")
     if metrics is not None:
         # Whole or not at all: the collector reads whenever it likes.
-        replace_file(metrics, exposition(found, now_us=now_us).encode())
+        registry = CollectorRegistry()
+        registry.register(PromiseMetrics(settings.promises))
+        replace_file(metrics, generate_latest(registry))
     outcomes = {rule.outcome for one in found for rule in one.verdict.rules}
     for outcome, code in (("broken", BROKEN_EXIT), ("failed", 1), ("no data", NO_DATA_EXIT)):
         if outcome in outcomes:

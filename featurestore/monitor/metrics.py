@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
+from prometheus_client.registry import Collector
 
 from featurestore.monitor.alerts import Alert
 from featurestore.monitor.causes import Cause
@@ -12,8 +13,11 @@ from featurestore.monitor.round import Round
 class MonitorMetrics:
     """Gauges that `take` sets; without a port nobody is told of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *shown: Collector) -> None:
+        """`shown` are what else its `/metrics` says."""
         self.registry = CollectorRegistry()
+        for collector in shown:
+            self.registry.register(collector)
         self._alerts = Gauge("featurestore_alerts", "Open alerts", ["severity"], registry=self.registry)
         self._spent = Gauge(
             "featurestore_error_budget_spent",

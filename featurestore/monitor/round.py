@@ -1,10 +1,11 @@
 """What does the monitor look at, over and over?
 
-One round: 1. audit the answers of the last hours; 2. measure today's and yesterday's cases of every objective;
-3. profile what arrived in the last hours, and hold what services answer to what their models were trained on; 4. take
-over what others found (ports); 5. open and end alerts, and switch services to their fallback and back; 6. tell the
-sinks; 7. remove old answers. Each step stands by itself: where one fails, the round goes on, and the failure is a
-critical finding of its own: a check that broke is neither good nor bad data.
+One round: 1. audit the answers of the last hours; 2. measure today's and yesterday's cases of every objective, and look
+whether sources keep what contracts promise of time and volume; 3. profile what arrived in the last hours, and hold
+what services answer to what their models were trained on; 4. take over what others found (ports); 5. open and end
+alerts, and switch services to their fallback and back; 6. tell the sinks; 7. remove old answers. Each step stands by
+itself: where one fails, the round goes on, and the failure is a critical finding of its own: a check that broke is
+neither good nor bad data.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +30,12 @@ from featurestore.monitor.slo_history import DAY_US, SloHistory
 from featurestore.monitor.switching import Switches, settle
 from featurestore.monitor.training_sets import training_sets
 from featurestore.monitor.workspace import Workspace
+from featurestore.offline.connection import Limits
 from featurestore.plan import Plan, Service, View
+from featurestore.timeliness import look_and_tell
 from validation.errors import PlatformError
 from validation.profile.store import ProfileStore
+from validation.violations import ViolationStore
 
 SETTLE_US: Final = 120_000_000
 """Answers and events need that long to reach their files."""
@@ -103,6 +107,7 @@ class Monitor:
         for view in plan.views.values():
             budgets += self._attempt(f"objectives of view {view.name}", partial(self._measure, view, now_us)) or []
         news += self.book.look(SLO_SCOPE, findings(budgets))
+        self._attempt("promises of time and volume", partial(self._promises, plan, now_us))
         self._attempt("profiles of sources", partial(self._profile, plan, now_us))
         drifted: list[Finding] = []
         broke = False
@@ -130,6 +135,12 @@ class Monitor:
         return audit_hours(
             self._place.served, self._skew, plan, repo=self._repo, start_us=now_us - self._lookback_us,
             end_us=now_us - SETTLE_US, clock=self._clock,
+        )  # fmt: skip
+
+    def _promises(self, plan: Plan, now_us: int) -> None:
+        look_and_tell(
+            plan, [], repo=self._repo, now_us=now_us, limits=Limits(),
+            violations=ViolationStore(self._place.violations), promises=self._place.promises,
         )  # fmt: skip
 
     def _profile(self, plan: Plan, now_us: int) -> None:

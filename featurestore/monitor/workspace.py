@@ -20,6 +20,8 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True):
     profiles: Path
     violations: Path
     datasets: Path
+    promises: Path
+    """What the last look at promises of time and volume found."""
 
 
 def workspace(settings: Settings) -> Workspace:
@@ -35,4 +37,5 @@ def workspace(settings: Settings) -> Workspace:
         profiles=settings.data_dir / "profiles",
         violations=settings.data_dir / "violations",
         datasets=settings.data_dir / "datasets",
+        promises=settings.promises,
     )

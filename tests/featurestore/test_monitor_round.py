@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +24,10 @@ from featurestore.monitor.served import HOUR_US
 from featurestore.monitor.skew_history import SkewHistory
 from featurestore.monitor.workspace import workspace
 from featurestore.plan import Plan
+from featurestore.promises_kept import kept
+from validation.contract import Column, Contract
 from validation.profile.store import ProfileStore
+from validation.promise import Promise
 
 NOW = 1_700_000_000_000_000 // HOUR_US * HOUR_US + 30 * 60_000_000
 
@@ -194,3 +198,19 @@ def test_what_arrived_is_profiled_by_the_hour_and_late_rows_change_it(settings: 
     pq.write_table(pa.concat_tables([pq.read_table(path), row]), path)
     watch.round(made)
     assert rows() == [(hour_us, 2)]
+
+
+def test_promises_of_time_are_looked_at_every_round(settings: Settings, made: Plan) -> None:
+    """A stream that nothing came through has no data; what was found is there for every process's metrics."""
+    view = next(iter(made.views.values()))
+    promise = Promise(id="fresh", kind="freshness", column=view.source.timestamp_field, limit_us=60_000_000)
+    column = Column(name=view.source.timestamp_field, logical_type="timestamp")
+    topic = view.source.topic
+    contract = Contract(
+        name="rides", version="1", source=topic.name if topic else view.source.name, columns=(column,), rules=(),
+        sla=(promise,),
+    )  # fmt: skip
+    promised = msgspec.structs.replace(made, contracts={contract.source: contract})
+    monitor(settings, Collected()).round(promised)
+    (looked,) = kept(settings.promises)
+    assert (looked.looked_us, set(looked.outcomes)) == (NOW, {"fresh"})

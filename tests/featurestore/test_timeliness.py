@@ -1,6 +1,6 @@
 """Are a stream that stopped, one that sends old events, one that sends none and a file that is gone told apart?"""
 
-import json
+import re
 import time
 from pathlib import Path
 
@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
 from typer.testing import CliRunner
 
+from featurestore.api.worker_metrics import VARIABLE, exposed_registry
 from featurestore.cli.commands import app as store_app  # noqa: F401 - registers `contract timeliness`
 from featurestore.offline.connection import Limits
 from featurestore.offline.event_log import write_events
@@ -19,7 +21,7 @@ from featurestore.offline.sources import scan_parquet
 from featurestore.offline.timely import facts_of_source
 from featurestore.plan import Field, JoinKey, Plan, Source, Topic, View
 from featurestore.plan_store import write_plan_file
-from featurestore.timeliness import OUTCOMES
+from featurestore.promises_kept import OUTCOMES, Looked, PromiseMetrics, keep, kept
 from validation.commands import app
 from validation.contract import Column, Contract
 from validation.promise import Promise
@@ -173,12 +175,44 @@ def test_each_outcome_is_a_violation_and_a_metric_of_its_own(repo: Path) -> None
     assert found["taps", "new"].affected == ("view taps",)
     lines = [line for line in file.read_text().splitlines() if line.startswith("featurestore_promise_outcome{")]
     assert len(lines) == 7 * len(OUTCOMES)
-    assert sum(line.endswith(" 1") for line in lines) == 7
-    assert 'featurestore_promise_outcome{source="taps",promise="enough",outcome="no data"} 1' in lines
+    assert sum(line.endswith(" 1.0") for line in lines) == 7
+    assert 'featurestore_promise_outcome{outcome="no data",promise="enough",source="taps"} 1.0' in lines
     ages = [line for line in file.read_text().splitlines() if line.startswith("featurestore_source_age_seconds{")]
-    by_column = {json.loads("{" + line.split("{")[1].split("}")[0].replace("=", '": ').replace(",", ',"').replace(
-        'source', '"source', 1) + "}")["column"]: float(line.split()[-1]) for line in ages}  # fmt: skip
+    by_column = {re.findall('column="(.*?)"', line)[0]: float(line.split()[-1]) for line in ages}
     assert by_column["at"] > by_column["_arrival"] > 5 * 3600
+
+
+def test_every_process_shows_what_was_found_last(repo: Path, tmp_path: Path) -> None:
+    """API, with one worker or several, as the stream's workers: outcomes apart, and when they were looked at."""
+    invoke(repo)
+    shown = PromiseMetrics(tmp_path / "data" / "promises")
+    own = CollectorRegistry()
+    own.register(shown)
+    told = generate_latest(own).decode()
+    assert 'featurestore_promise_outcome{outcome="no data",promise="new",source="taps"} 1.0' in told
+    assert 'featurestore_promise_outcome{outcome="broken",promise="new",source="file"} 1.0' in told
+    assert 'featurestore_promise_outcome{outcome="failed",promise="new",source="file"} 0.0' in told
+    (looked,) = re.findall(r'featurestore_promises_looked_at_seconds\{source="taps"\} (\S+)', told)
+    assert abs(float(looked) - time.time()) < 60
+    (tmp_path / "workers").mkdir()
+    several = exposed_registry({VARIABLE: str(tmp_path / "workers")}, CollectorRegistry(), shown)
+    assert generate_latest(several).decode() == told
+    events(repo, [0.1], [0.1])
+    invoke(repo, "taps")
+    told = generate_latest(own).decode()
+    assert 'featurestore_promise_outcome{outcome="no data",promise="new",source="taps"} 0.0' in told
+    assert 'featurestore_promise_outcome{outcome="broken",promise="new",source="file"} 1.0' in told
+
+
+def test_what_promises_nothing_any_more_is_forgotten(tmp_path: Path) -> None:
+    """And a torn file is as good as none."""
+    looked = [Looked(source=name, outcomes={"p": "passed"}, newest_us={}, looked_us=1) for name in ("a/b", "c")]
+    keep(tmp_path, looked, promising=["a/b", "c"])
+    assert kept(tmp_path) == looked
+    keep(tmp_path, [], promising=["a/b"])
+    assert kept(tmp_path) == looked[:1]
+    next(tmp_path.glob("*.json")).write_bytes(b"{")
+    assert kept(tmp_path) == []
 
 
 def test_an_unknown_source_is_refused(repo: Path) -> None:
