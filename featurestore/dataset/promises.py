@@ -6,15 +6,18 @@ and keeps it, and all verdicts stand in the manifest.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.contracts import Held, held
 from featurestore.errors import ContractBroken
+from featurestore.offline.connection import Limits
+from featurestore.offline.mapped import BATCH_ROWS, held_or_mapped
 from featurestore.plan import Plan, Projection
 from validation.compiled.batch import BatchCheck, Fallback, compile_batch
 from validation.contract import SERVICE
@@ -56,8 +59,9 @@ def judge_set(
     *,
     full_feature_names: bool,
     fallback: Fallback | None,
+    limits: Limits = Limits(),  # noqa: B008 - a frozen value
 ) -> JudgedSet:
-    """Judges joined rows; in = accepted + taken out."""
+    """Judges joined rows; in = accepted + taken out. What is accepted lies in a file where it is too large to hold."""
     names = {
         (projection.name, feature): f"{projection.name}__{feature}" if full_feature_names else feature
         for projection in projections
@@ -73,10 +77,17 @@ def judge_set(
         verdicts.append(verdict)
         rejected.append(out)
         keep[list(out)] = False
-    accepted = joined.filter(pa.array(keep))
+    accepted = joined if keep.all() else held_or_mapped(_kept(joined, keep), joined.schema, limits)
     taken_out = {row for rows in rejected for row in rows}
     assert accepted.num_rows + len(taken_out) == joined.num_rows, "a row was neither accepted nor taken out"
     return JudgedSet(accepted=accepted, verdicts=tuple(verdicts), rejected=tuple(rejected), contracts=tuple(contracts))
+
+
+def _kept(joined: pa.Table, keep: npt.NDArray[np.bool_]) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in joined.to_batches(max_chunksize=BATCH_ROWS):
+        yield batch.filter(pa.array(keep[start : start + batch.num_rows]))
+        start += batch.num_rows
 
 
 def _judge(

@@ -11,10 +11,12 @@ from featurestore.cli.main import main
 from featurestore.dataset import build as dataset_build
 from featurestore.dataset.build import Request, build, verify
 from featurestore.dataset.manifest import Split, manifests, read_manifest
+from featurestore.dataset.promises import judge_set
 from featurestore.dataset.rebuild import retriever
 from featurestore.dataset.split import split_rows
 from featurestore.errors import ContractBroken, UnknownName, UsageError
 from featurestore.offline import mapped
+from featurestore.offline.connection import Limits
 from featurestore.offline.event_log import write_events
 from featurestore.plan import Aggregation, Field, JoinKey, Plan, Service, Source, Topic, View
 from featurestore.plan_store import write_plan_file
@@ -331,6 +333,28 @@ def test_a_rule_that_quarantines_takes_the_row_out_and_keeps_it(project):
     (row,) = read_quarantine(project.data / "quarantine", "weather").to_pylist()
     assert (row["offset"], row["origin"], row["rule_ids"]) == (1, "training set set", ["cool"])
     assert project.check(plan=plan).equal
+
+
+def test_what_is_left_of_a_set_that_is_larger_than_memory_is_not_held():
+    """A row is taken out of 4 MB; at most a quarter of the memory allowed is ever held, and the rest is all there."""
+    plan = promised(
+        "weather", held_to("cool", RANGE, "quarantine", column="temp_f", max_value=499_998), temp_f="number"
+    )
+    temperatures = pa.array(range(500_000), pa.float64())
+    joined = pa.table({"origin": pa.array(["EWR"] * 500_000), "temp_f": temperatures})
+    features = ("weather:temp_f",)
+
+    def judged(limits):
+        return judge_set(
+            plan, features, plan.projections(list(features)), joined,
+            full_feature_names=False, fallback=None, limits=limits,
+        ).accepted  # fmt: skip
+
+    before = pa.total_allocated_bytes()
+    accepted = judged(Limits(memory="1MB"))
+    assert pa.total_allocated_bytes() - before < 1 << 20
+    assert accepted["temp_f"].to_pylist() == list(range(499_999))
+    assert judged(Limits(memory="1GB")).equals(accepted)
 
 
 def test_a_services_contract_is_about_the_set_itself(project):
