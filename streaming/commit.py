@@ -8,12 +8,13 @@ epoch and offset, writes absolute slots and the ids that counted, and advances t
 
 - a crash before the commit replays the batch from the stored offset; after it, it goes on behind the batch;
 - a zombie's commit finds another epoch, one whose reply was lost finds another offset: `Fenced`, nothing written;
+  what it reads meanwhile is refused alike, so that what it cached is never of another offset than it believes;
 - a Redis that came back older, or lost a key, answers with another epoch or offset: the same.
 
 Whatever goes wrong, the caller drops what it cached of the shard and claims again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -188,18 +189,44 @@ class ShardStore:
         spans = tuple(map(int, seen.split()))
         return Claim(shard, epoch, int(offset), _number(watermark), _number(complete_from), spans)
 
-    def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        """Blocks of one shard; None where Redis has none."""
+    def read(self, claim: Claim, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """Blocks of the claim's shard, as of its offset; None where Redis has none. Raises Fenced like `commit`."""
         if not keys:
             return {}
-        return dict(zip(keys, self._run(self._client.mget, keys), strict=True))
+        [blocks] = self._read(claim, lambda pipeline: pipeline.execute_command("MGET", *keys))
+        return dict(zip(keys, blocks, strict=True))
 
-    def read_seen(self, fields: Mapping[bytes, Sequence[bytes]]) -> dict[bytes, dict[bytes, bytes | None]]:
+    def read_seen(
+        self, claim: Claim, fields: Mapping[bytes, Sequence[bytes]]
+    ) -> dict[bytes, dict[bytes, bytes | None]]:
         """By key of a span of event ids, those of its fields that are named; None where Redis has none."""
+        if not fields:
+            return {}
+
+        def ask(pipeline: Any) -> None:
+            for key, names in fields.items():
+                pipeline.hmget(key, names)
+
+        found = self._read(claim, ask)
         return {
-            key: dict(zip(names, self._run(self._client.hmget, key, names), strict=True))
-            for key, names in fields.items()
+            key: dict(zip(names, each, strict=True)) for (key, names), each in zip(fields.items(), found, strict=True)
         }
+
+    def _read(self, claim: Claim, ask: Callable[[Any], object]) -> list[Any]:
+        """What is asked, if epoch and offset are the claim's still after it was read.
+
+        A zombie would else read what its successor wrote, and could commit it to a store that came back older, from
+        before it had a successor. On one connection a store does not come back: looking once, afterwards, is enough.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        ask(pipeline)
+        pipeline.hmget(claim.shard.control_key, ["epoch", "offset"])
+        *found, (epoch, offset) = self._run(pipeline.execute)
+        if epoch != claim.epoch or offset != b"%d" % claim.offset:
+            raise Fenced(
+                f"the shard is not as this claim left it: epoch {epoch!r}, offset {offset!r}; it must be claimed again"
+            )
+        return list(found)
 
     def commit(
         self,

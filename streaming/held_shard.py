@@ -1,6 +1,7 @@
 """How does one shard get from the end of its last commit to the end of a batch?"""
 
 from collections import Counter
+from functools import partial
 
 from featurestore.clock import Clock
 from featurestore.plan import View
@@ -69,14 +70,14 @@ class HeldShard:
                 self._store.write_rows(claim.shard.project, self.view, self.pipeline.rows(rest))
         else:
             if self._seen is not None and len(rest.events):
-                once = self._seen.once(rest, claim.spans, self._store.read_seen, now_us=self._clock())
+                once = self._seen.once(rest, claim.spans, partial(self._store.read_seen, claim), now_us=self._clock())
                 rest, seen = once.judged, once.change
             partials = self.pipeline.partials(rest, now_us=self._clock())
             if self._homes is not None and not self._scattered and not self._homes.hold(partials.keys):
                 # Before the commit: no reader may look past these events.
                 self._store.scatter(claim.shard)
                 self._scattered = True
-            change = self._state.merge(partials, self._store.read, slack_us=self.pipeline.slack_us)
+            change = self._state.merge(partials, partial(self._store.read, claim), slack_us=self.pipeline.slack_us)
             writes = change.writes
             self._counters["slots"] += change.slots
             self._counters["late"] += partials.late

@@ -95,6 +95,19 @@ def test_a_zombie_is_fenced_though_nobody_has_committed_since(shards, store, mon
     assert store.get(KEY) == b"evil"
 
 
+def test_a_zombie_reads_nothing(shards):
+    """What its successor wrote, or will write, is not of the offset at which it believes to be."""
+    zombie = commit(shards, claimed(shards), write())
+    assert shards.read(zombie, [KEY]) == {KEY: b"abcd"}
+    owner = claimed(shards, "u")
+    for ask in (lambda: shards.read(zombie, [KEY]), lambda: shards.read_seen(zombie, {b"fs:seen": [b"id"]})):
+        with pytest.raises(Fenced, match="epoch"):
+            ask()
+    commit(shards, owner, write())
+    with pytest.raises(Fenced, match="offset"):
+        shards.read(owner, [KEY])
+
+
 def test_a_commit_whose_reply_was_lost_cannot_be_repeated(shards, store):
     """The offset has moved: the same commit again is refused, and nothing is written twice."""
     claim = claimed(shards)
@@ -137,8 +150,8 @@ def test_an_empty_batch_may_move_the_offset(shards):
 def test_many_blocks_are_one_commit(shards, store, blocks):
     """One script, whatever the number of slots."""
     writes = [write(str(number).encode(), at=4, key=KEY + str(number).encode()) for number in range(blocks)]
-    commit(shards, claimed(shards), *writes)
-    assert shards.read([item.key for item in writes]) == {
+    claim = commit(shards, claimed(shards), *writes)
+    assert shards.read(claim, [item.key for item in writes]) == {
         item.key: b"\0" * 4 + str(number).encode() for number, item in enumerate(writes)
     }
 
