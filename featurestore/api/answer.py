@@ -30,9 +30,9 @@ _WHEN = pa.timestamp("us", tz="UTC")
 _FIRST_US = -62_135_596_800_000_000
 _LAST_US = 253_402_300_799_999_999
 _INSTANTS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
-_FEW = 2
+FEW = 4
 """Up to this many instants are written one by one: a call of numpy's costs as much."""
-_VERBATIM = frozenset({"INT32", "INT64", "BOOL", "STRING", "JSON", "UUID", "TIME_UUID"})
+VERBATIM = frozenset({"INT32", "INT64", "BOOL", "STRING", "JSON", "UUID", "TIME_UUID"})
 """Types whose Python values are JSON values."""
 
 
@@ -177,7 +177,7 @@ def json_values(values: list[Any], dtype: str, *, seconds: bool = True) -> list[
     >>> json_values([1.5, float("nan"), None], "DOUBLE")
     [1.5, 'NaN', None]
     """
-    if dtype in _VERBATIM:
+    if dtype in VERBATIM:
         return values
     if dtype in ("DOUBLE", "FLOAT"):
         # filter(None): nulls and zeros, both finite, are left out.
@@ -211,7 +211,7 @@ def _second(second: int) -> str:
 def instants_json(instants_us: Instants | list[int]) -> bytes:
     """Instants as a JSON array of RFC 3339 texts."""
     if isinstance(instants_us, list):
-        if len(instants_us) <= _FEW:
+        if len(instants_us) <= FEW:
             return b'["' + '","'.join(map(rfc3339, instants_us)).encode() + b'"]'
         instants_us = np.array(instants_us, np.int64)
     try:

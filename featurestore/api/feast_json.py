@@ -149,7 +149,7 @@ def _tail(column: Answered, instant_us: int, statuses: dict[int, bytes], times: 
         found = column.statuses.tobytes()
         told = statuses[id(column.statuses)] = _statuses(found)
     if column.instant_us is None:
-        since: bytes | None = _none(len(column.statuses))
+        since: bytes | None = none_times(len(column.statuses))
     else:
         since = times.get(id(column.event_us))
     if since is None:
@@ -166,16 +166,16 @@ def _tail(column: Answered, instant_us: int, statuses: dict[int, bytes], times: 
 def _statuses(found: bytes) -> bytes:
     """The names of statuses as a JSON array."""
     if found.count(found[:1]) == len(found):
-        return _alike(found[0], len(found))
+        return alike(found[0], len(found))
     return b"[" + b",".join([_NAMES[status] for status in found]) + b"]"
 
 
 @lru_cache(maxsize=256)
-def _alike(status: int, count: int) -> bytes:
+def alike(status: int, count: int) -> bytes:
     return b"[" + b",".join([_NAMES[status]] * count) + b"]"
 
 
 @lru_cache(maxsize=256)
-def _none(count: int) -> bytes:
+def none_times(count: int) -> bytes:
     """The event times of values that have none."""
     return instants_json(np.zeros(count, np.int64))

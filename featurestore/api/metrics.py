@@ -48,6 +48,9 @@ class _ViewTally:
         self._counts = [0] * (len(counters) + 1)
         self.ages = ages
 
+    def present(self, count: int) -> None:
+        self._counts[Status.PRESENT] += count
+
     def count(self, statuses: bytes, times: int) -> None:
         first = statuses[:1]
         if statuses.count(first) == len(statuses):
@@ -144,6 +147,14 @@ class Metrics:
                 view.ages.observe((newest_us - part.oldest_us) / 1_000_000)
         if columns:
             self._served_columns(columns)
+
+    def all_present(self, views: Sequence[str], count: int, oldest_us: Sequence[int], t_us: int) -> None:
+        """Counts so many values of each view, all present, the oldest of them as old as that."""
+        for name, since_us in zip(views, oldest_us, strict=True):
+            view = self._by_view.get(name) or self._of(name)
+            view.present(count)
+            if since_us > 0:
+                view.ages.observe((t_us - since_us) / 1_000_000)
 
     def _served_columns(self, columns: Iterable[Column]) -> None:
         # Columns of one view share their arrays where these are equal.

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,13 @@ from featurestore.api.metrics import Metrics
 from featurestore.api.policy import policy_of
 from featurestore.api.request import Asked, FeatureRequest, entity_columns, instant_of, within
 from featurestore.api.selection import Selection, select
+from featurestore.api.straight import Straight
 from featurestore.clock import Clock
 from featurestore.errors import FeatureStoreError, StaleStore
 from featurestore.online.fetch import Fetcher
-from featurestore.online.reader import Steps
+from featurestore.online.reader import Held, Steps
 from featurestore.online.result import Block, Instants, OnlineResult, Status
+from featurestore.online.together import Together
 from featurestore.plan import Plan, Projection
 from featurestore.user_code import run_on_demand
 
@@ -54,9 +56,21 @@ class Reader(Protocol):
         entity_rows: Mapping[str, Sequence[object]],
         *,
         at_us: int | None = None,
+        now_us: int | None = None,
     ) -> Steps:
         """The features of the projections for every entity row, whoever fetches."""
         ...
+
+    def together(self, projections: Sequence[Projection]) -> Together | None:
+        """What reads these in the shortest way; None where there is none."""
+        ...
+
+
+class Fetched(NamedTuple):
+    """What the store holds under some names."""
+
+    names: list[bytes]
+    held: Held
 
 
 class PlanSource(Protocol):
@@ -86,6 +100,8 @@ class Kind:
     """Of the columns of an answer, as JSON."""
     direct: bool
     """Whether an answer in Feast's JSON is the join keys and what was read, in its order."""
+    straight: Straight | None = None
+    """What answers in the shortest way."""
     elsewhere: "tuple[Serving, Kind] | None" = None
     """Who answers in its place: an earlier plan, where an alarm switched the service to it."""
     permitted: set[Caller] = field(default_factory=set)
@@ -154,7 +170,8 @@ class Serving:
         pinned = None if service is None else self._pinned.get(service)
         elsewhere = None if pinned is None else (pinned, pinned.kind(asked, named))
         direct = replace is None and not selection.computations and outputs == read
-        made = Kind(selection, replace, names, direct, elsewhere)
+        together = self._reader.together(selection.reads) if direct else None
+        made = Kind(selection, replace, names, direct, Straight.of(together, selection.join_keys, names), elsewhere)
         words = bytes(asked.features)
         if len(words) <= _LONGEST:
             if len(self._kinds) >= _KINDS:
@@ -171,7 +188,14 @@ class Serving:
         rows, keys, given = entity_columns(asked.entities, selection, self._limits)
         at_us, now_us = instant_of(asked.as_of), self._clock()
         t_us = now_us if at_us is None else at_us
-        read = await self._read(selection, keys, rows, at_us)
+        looks = () if self._wanted is None else self._wanted.by(service)
+        fetched: Fetched | None = None
+        if kind.straight is not None and media_type == JSON and at_us is None and not looks:
+            fetched = await self._fetched(kind.straight, keys, rows)
+            body = None if fetched is None else kind.straight.json(keys, fetched.held, rows, now_us, self._metrics)
+            if body is not None:
+                return body
+        read = await self._read(selection, keys, rows, at_us, now_us, fetched)
         self._metrics.served(read.parts)
         columns: list[Answered] | None = None
         if kind.direct and media_type == JSON:
@@ -184,7 +208,7 @@ class Serving:
             if kind.replace is not None:
                 columns[len(keys) :] = kind.replace(columns[len(keys) :])
             body = _ENCODERS[media_type](columns, reading_instant(columns, t_us), kind.names)
-        if self._wanted is not None and (looks := self._wanted.by(service)):
+        if self._wanted is not None and looks:
 
             def made() -> Sequence[Answered]:
                 return columns if columns is not None else self._columns(selection, read, keys, given, rows)
@@ -192,15 +216,28 @@ class Serving:
             self._wanted.put(looks, Served(self.plan, service, now_us, at_us, selection, read, keys, given, made))
         return body
 
+    async def _fetched(self, straight: Straight, keys: dict[str, list[object]], rows: int) -> Fetched | None:
+        names = straight.together.names(keys, rows)
+        return None if names is None else Fetched(names, await self._fetcher.fetch(names))
+
     async def _read(
-        self, selection: Selection, keys: dict[str, list[object]], rows: int, at_us: int | None
+        self,
+        selection: Selection,
+        keys: dict[str, list[object]],
+        rows: int,
+        at_us: int | None,
+        now_us: int,
+        fetched: Fetched | None,
     ) -> OnlineResult:
         if not selection.reads:
             return OnlineResult(rows, ())
         # Entityless views have no key column; the request's rows say how many answers are wanted.
-        steps = self._reader.steps(selection.reads, keys or {"": [None] * rows}, at_us=at_us)
+        steps = self._reader.steps(selection.reads, keys or {"": [None] * rows}, at_us=at_us, now_us=now_us)
         try:
             names = next(steps)
+            # What was fetched already is not fetched again.
+            if fetched is not None and fetched.names == names:
+                names = steps.send(fetched.held)
             while True:
                 names = steps.send(await self._fetcher.fetch(names))
         except StopIteration as done:

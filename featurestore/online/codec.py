@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -69,6 +69,22 @@ class Numeric:
     count: int
     order: npt.NDArray[np.int64] | None
     """Which of the `count` are wanted, in the wanted order; None: all, as they lie."""
+
+    def alike(self, other: "Numeric") -> bool:
+        """Whether what another layout has chosen lies at the same places, in the same order."""
+        places = [None if each.order is None else each.order.tolist() for each in (self, other)]
+        return places[0] == places[1] and (self.kind, self.start, self.count) == (other.kind, other.start, other.count)
+
+
+class Frame(NamedTuple):
+    """What rows without nulls of a layout of fixed width have in common."""
+
+    width: int
+    """Bytes of a row."""
+    told: slice
+    """Where in a row fingerprint and null bits are."""
+    without_nulls: bytes
+    """What is there."""
 
 
 class RowCodec:
@@ -217,6 +233,11 @@ class RowCodec:
         size = chosen.kind.itemsize
         values: npt.NDArray[Any] = np.ndarray((chosen.count, count), chosen.kind, data, chosen.start, (size, width))
         return event_us, np.ascontiguousarray(values) if chosen.order is None else values.take(chosen.order, 0)
+
+    @property
+    def frame(self) -> Frame:
+        """The frame of the rows; a layout with features of varying width has none, and chooses nothing."""
+        return Frame(self._width, self._told, self._without_nulls)
 
     @cached_property
     def scalar(self) -> "ScalarCodec | None":

@@ -17,6 +17,7 @@ from featurestore.online.keys import EntityKeyCodec, row_tags
 from featurestore.online.latest import LatestView, Positions
 from featurestore.online.result import Block, Column, OnlineResult
 from featurestore.online.schemas import Schemas
+from featurestore.online.together import Together
 from featurestore.online.windowed import ShardList, WindowedView
 from featurestore.plan import Plan, Projection, View
 
@@ -51,6 +52,8 @@ class _ReadPlan:
     reads: tuple[_Read, ...]
     latest: tuple[LatestView, ...]
     """Of all reads, where they are latest values of the same entity keys: the most frequent and shortest way."""
+    together: Together | None
+    """The same, where their features lie alike too."""
 
 
 @dataclass(slots=True, eq=False)
@@ -112,9 +115,11 @@ class OnlineReader:
         entity_rows: Mapping[str, Sequence[object]],
         *,
         at_us: int | None = None,
+        now_us: int | None = None,
     ) -> Steps:
-        """What `read` does, whoever fetches."""
-        now_us = self._clock()
+        """What `read` does, whoever fetches; `now_us` is what the clock said, where it was asked already."""
+        if now_us is None:
+            now_us = self._clock()
         t_us = now_us if at_us is None else at_us
         if t_us > now_us:
             raise NotExact(f"as_of is {t_us - now_us} us in the future: its events are not known yet")
@@ -136,6 +141,10 @@ class OnlineReader:
             elif windowed := request.read.windowed:
                 parts += yield from self._windows(windowed, request, t_us, now_us, as_of=at_us is not None)
         return OnlineResult(rows, parts)
+
+    def together(self, projections: Sequence[Projection]) -> Together | None:
+        """What reads these in the shortest way; None where their features do not lie alike."""
+        return self._plan(projections).together
 
     def _plan(self, projections: Sequence[Projection]) -> _ReadPlan:
         found = self._plans.get(id(projections))
@@ -162,7 +171,8 @@ class OnlineReader:
             )
         latest = tuple(read.latest for read in reads if read.latest is not None)
         alike = len(key_sets) == 1 and len(latest) == len(reads)
-        made = _ReadPlan(projections, tuple(key_sets.values()), tuple(reads), latest if alike else ())
+        together = Together.of(latest, projections, *next(iter(key_sets.values()))) if alike else None
+        made = _ReadPlan(projections, tuple(key_sets.values()), tuple(reads), latest if alike else (), together)
         # A list may change under its identity.
         if isinstance(projections, tuple):
             if len(self._plans) >= _PLANS:
