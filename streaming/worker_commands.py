@@ -60,6 +60,9 @@ def run(
     instance_id: Annotated[
         str | None, typer.Option(help="Name of this worker, kept over restarts: it gets its partitions back at once.")
     ] = None,
+    session_timeout_s: Annotated[
+        float, typer.Option(min=1, help="Silence after which a worker is taken for dead and others get its partitions.")
+    ] = 10.0,
     clock_offset_s: Annotated[
         float | None, typer.Option(help="Seconds to add to the clock, for a replay that lives in the past.")
     ] = None,
@@ -168,6 +171,7 @@ def run(
                     max_records=batch,
                     max_delay_ms=max_delay_ms,
                     max_fetched_bytes=memory_mb << 19,
+                    session_timeout_ms=round(session_timeout_s * 1000),
                 ),
                 wait_s=wait_s,
                 stop=stop,

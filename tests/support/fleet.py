@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -90,8 +91,10 @@ class RealKafka(ApacheKafka):
 class Fleet:
     """One topic, one store, several workers; `misfortune` does something to one of them."""
 
-    def __init__(self, folder: Path, broker, seed: int) -> None:
+    def __init__(self, folder: Path, broker, seed: int, *, session_s: float = 10.0) -> None:
+        """`session_s`: how long a worker may be silent before others get its partitions."""
         self.dice = random.Random(seed)
+        self.session_s = session_s
         self.broker = broker
         self.letters = seed >= 10_000 and bool(seed % 2)
         """Whether workers write dead letters too: it costs time, so half of the nightly fleets do."""
@@ -122,6 +125,11 @@ class Fleet:
         self.workers: dict[str, subprocess.Popen] = {}
         self.old_store: Path | None = None
         self.happened: Counter[str] = Counter()
+        self.sent: Counter[bytes] = Counter()
+        """What the broker has confirmed, by message."""
+        self.doubtful: Counter[bytes] = Counter()
+        """What was in a transaction of which nobody knows whether it was committed."""
+        self.metrics: dict[str, str] = {}
         self.reads: list[tuple[tuple[int, ...], list[int], list[int], dict[str, list]]] = []
         self._reading = threading.Event()
         self._reader = threading.Thread(target=self._read_on, daemon=True)
@@ -138,7 +146,8 @@ class Fleet:
         for event in events:
             self.arrival_us = max(self.arrival_us, event.arrival_us)
             self.publisher.send(event.key, event.value, timestamp_us=event.arrival_us)
-        self.publisher.flush()
+        self.publisher.flush()  # or NotAcknowledged: all of them are in the topic from here on
+        self.sent.update(event.value or b"" for event in events)
 
     def transactions(self) -> None:
         """A producer with transactions: some are committed, some aborted, and all leave holes in the offsets."""
@@ -151,10 +160,12 @@ class Fleet:
             producer.init_transactions()
             for number in range(4):
                 producer.begin_transaction()
+                values = []
                 for _ in range(8):
                     user = self.dice.randrange(USERS)
                     value = shop_event(self.dice, self.dice.randrange(2**40), self.arrival_us, USERS)
                     value = msgspec.json.encode({**msgspec.json.decode(value), "user_id": user})
+                    values.append(value)
                     partition = partition_of(str(user).encode(), PARTITIONS)
                     producer.send(
                         self.topic,
@@ -167,7 +178,10 @@ class Fleet:
                 if number % 2:
                     producer.abort_transaction()
                 else:
+                    self.doubtful.update(values)
                     producer.commit_transaction()
+                    self.doubtful.subtract(values)
+                    self.sent.update(values)
         finally:
             producer.close(timeout=10)
 
@@ -176,6 +190,7 @@ class Fleet:
         command += ["--flush-s", "0.3", "--flush-rows", "200", "--batch", "100", "--compact-s", "0.5"]
         command += ["--dead-letters" if self.letters else "--no-dead-letters"]
         command += ["--clock-offset-s", str(self.offset_s), "--instance-id", name, *more]
+        command += ["--session-timeout-s", str(self.session_s), "--metrics-port", "0"]
         environ = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap_servers}
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ)
         # By way of a pipe: the limit of file sizes is for the sinks, not for what the worker says.
@@ -186,6 +201,8 @@ class Fleet:
     def _log(self, worker: subprocess.Popen, name: str) -> None:
         with (self.repo.parent / f"{name}.log").open("ab") as log, worker.stdout:
             for line in worker.stdout:
+                if line.startswith(b"metrics: "):
+                    self.metrics[name] = line.split()[1].decode()
                 log.write(line)
                 log.flush()
 
@@ -213,6 +230,56 @@ class Fleet:
         worker.send_signal(signal.SIGSTOP)
         time.sleep(self.dice.random())
         worker.send_signal(signal.SIGCONT)
+
+    def zombie(self) -> int:
+        """A worker is silent for longer than its session, then wakes up; how many commits of such were fenced so far.
+
+        It is stopped while it has much to do. Meanwhile the others take its partitions over and commit all there is.
+        """
+        before = self._controls()
+        self.produce(2_000)
+        self._until(lambda: self._controls() != before)
+        name = self._one()
+        refused = self._fenced(name)
+        self.workers[name].send_signal(signal.SIGSTOP)
+        epochs, ends = {place: each.epoch for place, each in self._controls().items()}, self._ends()
+        self._until(lambda: all(each.offset == ends[at] for (_, at), each in self._controls().items()))
+        assert {place: each.epoch for place, each in self._controls().items()} != epochs, "nobody took over"
+        self.workers[name].send_signal(signal.SIGCONT)
+        time.sleep(1)
+        self.happened["fenced"] += self._fenced(name) - refused
+        return self.happened["fenced"]
+
+    def _fenced(self, name: str) -> int:
+        """How many commits of a worker the store has refused, by what it says of itself."""
+        with urllib.request.urlopen(self.metrics[name], timeout=PATIENCE_S) as answer:
+            [line] = [
+                each for each in answer.read().splitlines() if each.startswith(b"featurestore_stream_fenced_total")
+            ]
+        return int(float(line.split()[1]))
+
+    def _controls(self) -> dict:
+        """By view and partition; only of those that somebody has claimed."""
+        store, found = ShardStore(self.client, self.clock), {}
+        for view in self.plan.views:
+            for each in store.registered("shop", view, 1):
+                control = store.control(Shard("shop", view, 1, each.topic_id, each.partition))
+                if control is not None:
+                    found[view, each.partition] = control
+        return found
+
+    def _ends(self) -> dict[int, int]:
+        source = KafkaSource(KafkaSettings(self.broker.bootstrap_servers), [self.topic], group=f"ends-{self.topic}")
+        try:
+            return {each.partition: end for each, end in source.end_offsets(source.partitions_of(self.topic)).items()}
+        finally:
+            source.close()
+
+    def _until(self, holds) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
 
     def rebalance(self) -> None:
         """A third worker comes, and goes as it was asked to or by force."""
@@ -372,6 +439,7 @@ class Fleet:
         pipeline = TopicPipeline(tuple(self.plan.views.values()), self.plan.contracts[TOPIC])
         tables, rejected = [], []
         self.broken: Counter = Counter()
+        accounted(self.sent, self.doubtful, Counter(each.value or b"" for held in records.values() for each in held))
         for partition, held in records.items():
             judged = pipeline.judge(
                 Batch(self.topic, partition.topic_id, partition.partition, held, 0, ends[partition])
@@ -429,6 +497,13 @@ class Fleet:
         self.client.close()
         self.proxy.close()
         self.server.stop()
+
+
+def accounted(sent: Counter[bytes], doubtful: Counter[bytes], held: Counter[bytes]) -> None:
+    """Everything that was confirmed is in the topic, once each time it was sent, and nothing else but what may be."""
+    lost, more = sent - held, held - sent
+    assert not lost, f"{lost.total()} events of {sent.total()} that the broker has confirmed are not in it"
+    assert not more - doubtful, f"{(more - doubtful).total()} events are in the topic that nobody has sent"
 
 
 def run(fleet: Fleet, *, rounds: int = 8, events: int = 200) -> None:
