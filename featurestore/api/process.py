@@ -39,6 +39,7 @@ from featurestore.api.writes import Writes, appender
 from featurestore.clock import system_clock
 from featurestore.config import Settings, load_settings
 from featurestore.fallback import Fallbacks
+from featurestore.freed_memory import keep_freed_memory
 from featurestore.monitor.served import ServeLog
 from featurestore.monitor.workspace import workspace
 from featurestore.online.connection import StoreClient, connect
@@ -71,6 +72,7 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
     process starts, says 503 and gets ready when they come.
     """
     keep_pandas_out()
+    keep_freed_memory()
     settings = load_settings(Path(environ.get(REPO) or "."), environ)
     clock = system_clock(settings.clock_offset_us)
     client = connect(settings.online, settings.data_dir, timeout_s=STORE_TIMEOUT_S)
