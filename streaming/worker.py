@@ -223,7 +223,7 @@ class Worker:
         self._take_up(news.plan, news.views)
         for partition in list(self._held):
             self._release(partition, flush=True)
-            self._to_claim[partition] = None
+            self._claim_later(partition)
         self._sinks = tuple(news.sinks)
         with suppress(StoreUnavailable, SourceUnavailable):
             self.announce()  # claiming registers too, with the next turn
@@ -252,8 +252,8 @@ class Worker:
         records = 0
         try:
             self._rebalance()
-            for partition in list(self._to_claim):
-                self._claim(partition)
+            failure = self._claim_waiting()
+            # Also while nothing can be claimed: who does not poll for long is put out of the group.
             batches = self._source.poll(timeout_ms)
             for topic in {batch.topic for batch in batches}:
                 self._verdicts[topic].look(lambda topic=topic: self._ends_of(topic))  # type: ignore[misc]  # a loop's own
@@ -261,9 +261,11 @@ class Worker:
                 records += self._take(batch)
             self._store_due()
         except _RECOVERABLE as error:
-            self._recover(error)
-        else:
+            failure = error
+        if failure is None:
             self._failures = 0
+        else:
+            self._recover(failure)
         return records
 
     def _store_due(self) -> None:
@@ -288,7 +290,7 @@ class Worker:
                     self._assigned_once = True
                     for partition in partitions:
                         self._release(partition, flush=False)
-                        self._to_claim[partition] = None
+                        self._claim_later(partition)
                 case Revoked(partitions, lost):
                     for partition in partitions:
                         self._release(partition, flush=not lost)
@@ -304,6 +306,20 @@ class Worker:
                     _LOG.warning("%s; the next owner replays it", error)
             sink.close(partition)
 
+    def _claim_later(self, partition: TopicPartition) -> None:
+        """Nothing more is fetched of it until it is claimed: it could only be thrown away."""
+        self._to_claim[partition] = None
+        self._source.pause([partition])
+
+    def _claim_waiting(self) -> Exception | None:
+        """Claim what is not claimed yet; what is in the way, if it may pass."""
+        for partition in list(self._to_claim):
+            try:
+                self._claim(partition)
+            except _RECOVERABLE as error:
+                return error
+        return None
+
     def _claim(self, partition: TopicPartition) -> None:
         """Take a partition over: a new epoch on each of its shards, then read on from the lowest cursor."""
         beginning = self._source.beginning_offsets([partition])[partition]
@@ -315,6 +331,7 @@ class Worker:
             end = self._source.end_offsets([partition])[partition]
             raise OffsetGone(partition, position, beginning, end)
         self._source.seek(partition, position)
+        self._source.resume([partition])
         self._to_claim.pop(partition, None)
         self._held[partition] = _Held(position, shards)
         self.counters["claims"] += 1
@@ -379,7 +396,7 @@ class Worker:
     def _again(self, partition: TopicPartition) -> None:
         """Drop all that is cached of a partition; the next turn claims it, if it is still ours then."""
         self._release(partition, flush=False)
-        self._to_claim[partition] = None
+        self._claim_later(partition)
 
     def _recover(self, error: Exception) -> None:
         self.counters["fenced" if isinstance(error, Fenced) else "retries"] += 1

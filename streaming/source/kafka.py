@@ -8,6 +8,7 @@ ever reset on its own; records of aborted transactions are not seen.
 import socket
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -231,12 +232,16 @@ class KafkaSource:
         self._positions[held] = offset
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """See Source."""
-        self._consumer.pause(*self._held(partitions))
+        """See Source. What was taken from us meanwhile needs no pause."""
+        for held in self._held(partitions):
+            with suppress(AssertionError, KeyError, KafkaError):
+                self._consumer.pause(held)
 
     def resume(self, partitions: Iterable[TopicPartition]) -> None:
         """See Source."""
-        self._consumer.resume(*self._held(partitions))
+        for held in self._held(partitions):
+            with suppress(AssertionError, KeyError, KafkaError):
+                self._consumer.resume(held)
 
     def partitions_of(self, topic: str) -> tuple[TopicPartition, ...]:
         """See Source; always asks the cluster, so that growth is seen."""
