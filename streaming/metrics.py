@@ -97,6 +97,10 @@ class StreamMetrics(Collector):
         standing = self.standing()
         return () if standing is None else tuple(each.partition for each in standing.partitions)
 
+    def assigned(self) -> tuple[TopicPartition, ...]:
+        """The partitions that are this process's to read, claimed or not."""
+        return () if self._worker is None else self._worker.assigned
+
     def committed(self, seconds: float) -> None:
         """Count one commit."""
         self._commits.observe(seconds)

@@ -11,6 +11,7 @@ from featurestore.online.keys import Shard, shards_key
 from featurestore.online.windowed import WindowedView
 from featurestore.plan import Plan, View
 from streaming.commit import NOT_YET, ShardStore
+from streaming.retention import Exposure
 from streaming.source.records import TopicPartition
 from streaming.source.replayed import is_replay
 
@@ -35,6 +36,10 @@ class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool
     complete_from_us: int | None
     """Windows that reach before it lack events; null where none do."""
+    stored: int | None
+    """The offset from which on the slowest sink lacks events; null without Kafka, or a topic that is none any more."""
+    retention_used: float | None
+    """Age of the oldest that it lacks, as a share of how long the broker keeps one; from 1 on some are lost."""
     plan_version: int | None
     """Of the definitions by which its last batch was judged."""
 
@@ -65,6 +70,7 @@ def status_of(
     plan: Plan,
     topics: Sequence[str],
     ends: Mapping[TopicPartition, int],
+    exposed: Mapping[TopicPartition, Exposure] = {},
     *,
     store: ShardStore,
     now_us: int,
@@ -73,7 +79,7 @@ def status_of(
     found = []
     for role, view in _versions(plan):
         if view.source.topic is not None and (not topics or view.source.topic.name in topics):
-            found.append(_view(client, plan, role, view, ends, store, now_us))
+            found.append(_view(client, plan, role, view, ends, exposed, store, now_us))
     return tuple(found)
 
 
@@ -94,6 +100,7 @@ def _view(
     role: Role,
     view: View,
     ends: Mapping[TopicPartition, int],
+    exposed: Mapping[TopicPartition, Exposure],
     store: ShardStore,
     now_us: int,
 ) -> ViewStatus:
@@ -103,7 +110,8 @@ def _view(
     duplicates = reused = 0
     for entry in store.registered(plan.project, view.name, view.version):
         control = store.control(Shard(plan.project, view.name, view.version, entry.topic_id, entry.partition))
-        end = ends.get(TopicPartition(topic, entry.topic_id, entry.partition))
+        place = TopicPartition(topic, entry.topic_id, entry.partition)
+        end, sinks = ends.get(place), exposed.get(place)
         lag = None if end is None or control is None else max(end - control.offset, 0)
         watermark_us = None if control is None else control.watermark_us
         partitions.append(
@@ -118,6 +126,8 @@ def _view(
                 watermark_us=watermark_us,
                 complete=entry.complete_from_us != NOT_YET,
                 complete_from_us=None if entry.complete_from_us == NOT_YET else entry.complete_from_us,
+                stored=None if sinks is None else sinks.stored,
+                retention_used=None if sinks is None else sinks.used,
                 plan_version=None if control is None else control.plan_version,
             )
         )

@@ -21,7 +21,18 @@ def show(views: "Sequence[ViewStatus]", runs: "Sequence[RunRecord]") -> None:
         reads = view.reads if view.reads in (view.declared, "latest") else f"{view.reads}, declared {view.declared}"
         role = "" if view.role == "read" else f" ({view.role})"
         title = f"{view.view}, version {view.version}{role}: topic {view.topic}, {reads}"
-        table = Table("partition", "offset", "lag", "behind", "watermark", "complete from", "plan", title=title)
+        table = Table(
+            "partition",
+            "offset",
+            "lag",
+            "behind",
+            "watermark",
+            "complete from",
+            "stored",
+            "retention",
+            "plan",
+            title=title,
+        )
         table.title_justify = "left"
         for each in view.partitions:
             table.add_row(*_row(each))
@@ -46,5 +57,7 @@ def _row(each: "PartitionStatus") -> tuple[str, ...]:
         "?" if each.lag_s is None else f"{each.lag_s:.0f} s",
         "-" if each.watermark_us is None else iso(each.watermark_us),
         since,
+        "?" if each.stored is None else str(each.stored),
+        "?" if each.retention_used is None else "LOST" if each.retention_used >= 1 else f"{each.retention_used:.0%}",
         "-" if each.plan_version is None else str(each.plan_version),
     )

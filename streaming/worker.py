@@ -137,6 +137,11 @@ class Worker:
         """Where each partition that is held stands: everything before is committed."""
         return {partition: held.position for partition, held in self._held.items()}
 
+    @property
+    def assigned(self) -> tuple[TopicPartition, ...]:
+        """The partitions that are ours to read, claimed or not. May be asked from another thread."""
+        return (*self._held.copy(), *self._to_claim.copy())
+
     def overtaken(self) -> bool:
         """Whether somebody else has claimed a shard that is ours; to be asked where this worker is to yield."""
         held = [shard.claim for each in self._held.values() for shard in each.shards]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from streaming.metrics import StreamMetrics
     from streaming.outbox import Outbox
     from streaming.pipeline import Judged
+    from streaming.retention import Exposure
     from streaming.schema_registry import SchemaRegistry
     from streaming.sinks import RangeSink
     from streaming.source.records import Source, TopicPartition
@@ -131,6 +132,7 @@ def run(
     from streaming.health import Pulse
     from streaming.metrics import StreamMetrics
     from streaming.plan_watch import PlanWatch
+    from streaming.retention import RetentionMetrics, look, watched
     from streaming.schema_registry import registry_of
     from streaming.topic_checks import warnings
     from streaming.worker import Pace
@@ -147,15 +149,24 @@ def run(
     report = partial(users.report, name)
     registry = CollectorRegistry()
     registry.register(PromiseMetrics(settings.promises))
-    metrics, pulse = StreamMetrics(registry, clock), Pulse()
+    metrics, pulse, kept = StreamMetrics(registry, clock), Pulse(), RetentionMetrics()
+    registry.register(kept)
     outbox = outbox_of(settings, stream_views(plans.load(), topics or [])) if dead_letters else None
     sinks = partial(build_sinks, settings, clock=clock, flush_s=flush_s, flush_rows=flush_rows, outbox=outbox)
+
+    def exposed() -> "list[Exposure]":
+        held = plans.load()
+        known = stream_views(held, topics or [])
+        # By the true clock: the broker's, whatever time is replayed here.
+        return look(settings, known, sinks(held, known), metrics.assigned(), now_us=system_clock()())
+
     again = True
     compactor: Compactor | None = None
     with (
         stop_on_signals() as stop,
         _served(metrics_host, metrics_port, registry, pulse, metrics),
         compacting(lambda: compactor, metrics.held, every_s=compact_s),
+        watched(exposed, kept),
     ):
         while again:
             plan = plans.load()
@@ -256,15 +267,30 @@ def status(
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
     from streaming.commit import ShardStore
+    from streaming.retention import look
     from streaming.run_record import RunRecords
+    from streaming.source.records import SourceUnavailable
     from streaming.status import status_of
 
     settings = settings_of(repo)
     client = connect(settings.online, settings.data_dir, start=False)
     clock = system_clock(settings.clock_offset_us)
     plan = PlanStore(client, settings.project).load()
-    ends = _ends(settings, plan, stream_views(plan, topics or []))
-    found = status_of(client, plan, topics or [], ends, store=ShardStore(client, clock), now_us=clock())
+    views = stream_views(plan, topics or [])
+    ends = _ends(settings, plan, views)
+    sinks = build_sinks(settings, plan, views, clock=clock, flush_s=0, flush_rows=0)
+    exposed: list[Exposure] = []
+    with suppress(SourceUnavailable):  # which is told with the lag
+        exposed = look(settings, views, sinks, ends, now_us=system_clock()()) if ends else []
+    found = status_of(
+        client,
+        plan,
+        topics or [],
+        ends,
+        {each.partition: each for each in exposed},
+        store=ShardStore(client, clock),
+        now_us=clock(),
+    )
     runs = [run for run in RunRecords(settings.data_dir / "backfills").all() if run.state != "done"]
     if as_json:
         typer.echo(msgspec.json.encode({"plan_version": plan.version, "views": found, "runs": runs}))

@@ -1,0 +1,73 @@
+"""When did the record at an offset arrive, and does the broker still have it? Read by nobody's group."""
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from kafka import KafkaConsumer
+from kafka import TopicPartition as ClientPartition
+from kafka.errors import KafkaError
+
+from streaming.source.kafka import KafkaSettings, unavailable
+from streaming.source.records import TopicPartition
+from streaming.source.replayed import is_replay, replay_topic
+
+_MICROS: Final = 1_000
+_FETCHED_BYTES: Final = 64 << 10
+_PATIENCE_S: Final = 10.0
+
+
+class Peeked(msgspec.Struct, frozen=True):
+    """One partition, as its broker has it."""
+
+    beginning: int
+    """The first offset that retention has left."""
+    end: int
+    arrival_us: int | None
+    """Of the first record from the asked offset on; None where there is none, or none came in time."""
+
+
+def peek(
+    settings: KafkaSettings, offsets: Mapping[TopicPartition, int], *, patience_s: float = _PATIENCE_S
+) -> dict[TopicPartition, Peeked]:
+    """What each partition has from an offset on; one whose topic is gone is left out. Raises SourceUnavailable."""
+    if not offsets:
+        return {}
+    try:
+        consumer = KafkaConsumer(
+            **settings.client,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=_FETCHED_BYTES,
+        )
+    except KafkaError as error:
+        raise unavailable(settings, error) from error
+    try:
+        there = consumer.topics()
+        asked = {_client(each): each for each in offsets if _client(each).topic in there}
+        beginnings, ends = consumer.beginning_offsets(list(asked)), consumer.end_offsets(list(asked))
+        starts = {each: max(offsets[asked[each]], beginnings[each]) for each in asked}
+        waiting = {each for each, start in starts.items() if start < ends[each]}
+        arrivals: dict[ClientPartition, int] = {}
+        consumer.assign(list(waiting))
+        for each in waiting:
+            consumer.seek(each, starts[each])
+        until = time.monotonic() + patience_s
+        while waiting and time.monotonic() < until:
+            for each, records in consumer.poll(timeout_ms=200).items():
+                arrivals.setdefault(each, records[0].timestamp * _MICROS)
+            done = {each for each in waiting if each in arrivals or consumer.position(each) >= ends[each]}
+            consumer.pause(*done)
+            waiting -= done
+    except KafkaError as error:
+        raise unavailable(settings, error) from error
+    finally:
+        consumer.close(autocommit=False)
+    return {partition: Peeked(beginnings[each], ends[each], arrivals.get(each)) for each, partition in asked.items()}
+
+
+def _client(partition: TopicPartition) -> ClientPartition:
+    topic = replay_topic(partition.topic) if is_replay(partition.topic_id) else partition.topic
+    return ClientPartition(topic, partition.partition)
