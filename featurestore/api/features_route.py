@@ -5,14 +5,13 @@ The application calls this with the raw request; FastAPI's route of the same nam
 
 import logging
 import time
-from collections.abc import MutableMapping
-from typing import Any, NamedTuple
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from featurestore.api.answer import media_type
 from featurestore.api.body import read_body
+from featurestore.api.direct import Answer, RawRequest
 from featurestore.api.faults import answer_to, defect
 from featurestore.api.gate import Asking, Gate
 from featurestore.api.limits import Limits
@@ -23,24 +22,6 @@ from validation.errors import PlatformError
 
 PATH = "/get-online-features"
 _log = logging.getLogger(__name__)
-
-
-class Answer(NamedTuple):
-    """One response, as ASGI has it."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-
-
-class _Raw:
-    """A request before anybody has made an object of it; the first of several headers of one name counts."""
-
-    __slots__ = ("headers", "scope")
-
-    def __init__(self, scope: MutableMapping[str, Any]) -> None:
-        self.scope = scope
-        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
 
 
 class FeaturesRoute:
@@ -55,7 +36,7 @@ class FeaturesRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, as ASGI has it; a caller who went away gets nothing."""
         try:
-            status, headers, body = await self.respond(_Raw(scope), receive)
+            status, headers, body = await self.respond(RawRequest(scope), receive)
         except ClientDisconnect:
             return
         await send({"type": "http.response.start", "status": status, "headers": headers})

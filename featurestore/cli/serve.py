@@ -35,6 +35,7 @@ def serve(
     import uvicorn
 
     from featurestore.api.process import OPEN, REPO, WORKERS
+    from featurestore.api.protocol import DirectProtocol
     from featurestore.api.worker_metrics import VARIABLE, shared_folder
     from featurestore.cli.settings import settings_of
 
@@ -52,6 +53,7 @@ def serve(
         host=host,
         port=port,
         workers=workers,
+        http=DirectProtocol,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=30,

@@ -165,6 +165,7 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
         self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._unsent: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._replies = 0
         self._watch: asyncio.TimerHandle | None = None
@@ -197,10 +198,18 @@ class _Connection(asyncio.Protocol):
             future.set_exception(ConnectionResetError("the connection was closed"))
             return future
         self._waiting.append(future)
-        self._transport.write(command)
+        self._unsent.append(command)
+        if len(self._unsent) == 1:
+            self._loop.call_soon(self._send)
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout_s, self._check, self._replies)
         return future
+
+    def _send(self) -> None:
+        """Writes what requests of this turn of the loop ask for, at once: a write costs more than what it carries."""
+        commands, self._unsent = self._unsent, []
+        if self._transport is not None:
+            self._transport.write(commands[0] if len(commands) == 1 else b"".join(commands))
 
     def _check(self, replies: int) -> None:
         """Ends a connection whose oldest request waited for a time-out without one reply; one timer for all of them."""

@@ -1,5 +1,6 @@
 """A small project on the embedded store, and the API that serves it."""
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -19,6 +20,7 @@ from featurestore.api.access import ApiKeys
 from featurestore.api.app import create_app
 from featurestore.api.limits import Limits
 from featurestore.api.metrics import Metrics
+from featurestore.api.protocol import DirectProtocol
 from featurestore.config import OnlineSettings
 from featurestore.online.connection import StoreClient, connect
 from featurestore.online.reader import OnlineReader
@@ -159,9 +161,11 @@ def make_app(client: StoreClient, **changes: object) -> FastAPI:
 
 
 @contextlib.contextmanager
-def serve(app: FastAPI) -> Iterator[httpx.Client]:
+def serve(app: FastAPI, http: type[asyncio.Protocol] = DirectProtocol) -> Iterator[httpx.Client]:
     """The application behind a real server on a free loopback port, and a client of it."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="on"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="on", access_log=False, http=http)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
