@@ -295,7 +295,8 @@ def main() -> None:
             return Server(port, pid)
 
         begun = time.perf_counter()
-        ours = start("ours", binaries / "featurestore", "serve", "--repo", folder / "ours", "--open")
+        command = [sys.executable, "-m", "featurestore.cli.main", "serve"]
+        ours = start("ours", *command, "--repo", folder / "ours", "--open")
         wait_until_ready(ours.port)
         ready_s = time.perf_counter() - begun
         servers = {"ours": ours}

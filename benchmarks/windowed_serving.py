@@ -170,7 +170,7 @@ def over_http(
         f"project: {made.project}\nprovider: local\nregistry: data/registry.db\nonline_store:\n  connection: {url}\n"
     )
     port = free_port()
-    command = [str(Path(sys.executable).with_name("featurestore")), "serve", "--repo", str(repo), "--open"]
+    command = [sys.executable, "-m", "featurestore.cli.main", "serve", "--repo", str(repo), "--open"]
     with running([*command, "--port", str(port)], {}, Path.cwd(), port, folder / "log") as pid:
         wait_until_ready(port)
         refs = [f"{view}:{name}" for view in VIEWS for name in NAMES]
