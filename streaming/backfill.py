@@ -14,7 +14,7 @@ An offset is in the log's part or in Kafka's, never in both, because both contin
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -88,6 +88,21 @@ class Builder:
                 held.fold(judged, self._plan.version)
                 self._progress(held.claim.offset - before, len(judged.events))
 
+    def begin(self, firsts: Mapping[TopicPartition, int]) -> None:
+        """Let partitions begin at these offsets of Kafka, where they have not begun yet."""
+        for partition, first in firsts.items():
+            shard = self.shard(partition)
+            if self._store.control(shard) is None:
+                self._store.register(shard, NOT_YET, home=partitions_of(self._view))
+                self._store.claim(
+                    shard,
+                    token=self._new_token(),
+                    plan_version=self._plan.version,
+                    start=first,
+                    complete_from_us=self._complete_since() if first else 0,
+                )
+                self._record.add(partition.topic, shard)
+
     def build_latest(
         self, stretches: Sequence[Stretch], stop: Callable[[], bool], done: dict[TopicPartition, int]
     ) -> None:
@@ -139,11 +154,15 @@ class Builder:
     def _complete_from(self, stretch: Stretch) -> int | None:
         """From which event time on nothing is missing; None where the first event that comes will tell."""
         if self._from_us is not None:
-            return self._from_us + AHEAD_TOLERANCE_US
+            return self._complete_since()
         if stretch.first == 0:
             return 0
         arrival_us = self._replay.first_arrival_us(stretch)
         return None if arrival_us is None else arrival_us + AHEAD_TOLERANCE_US
+
+    def _complete_since(self) -> int | None:
+        """Events may be dated up to the tolerance after their arrival: some that are left out were."""
+        return None if self._from_us is None else self._from_us + AHEAD_TOLERANCE_US
 
 
 def _shard(plan: Plan, view: View, partition: TopicPartition) -> Shard:

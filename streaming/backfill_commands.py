@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from streaming.backfill import Builder
     from streaming.log_replay import EventLogReplay, Stretch
     from streaming.run_record import RunRecord, RunRecords, State
+    from streaming.source.records import Source
 
 _DROP_PATIENCE_S = 120.0
 _HAND_OVER_S = 30.0
@@ -65,7 +67,7 @@ def backfill(
         str | None, typer.Option(metavar="COLUMN", help="Column of the files that says when an event arrived.")
     ] = None,
     kafka: Annotated[
-        bool, typer.Option("--kafka", help="Read everything from Kafka, nothing from the event log.")
+        bool, typer.Option("--kafka", help="Read everything from Kafka, to its end; nothing from the event log.")
     ] = False,
     wait_s: Annotated[
         float, typer.Option(help="How long to wait for readers and workers to go over, once it is in force.")
@@ -85,8 +87,13 @@ def backfill(
         return
     if view is None:
         raise UsageError("which view? `featurestore backfill VIEW`; `--list` shows the runs so far")
-    if kafka and (until or file):
-        raise UsageError("--kafka reads the topic alone: --to and --file are about the event log")
+    if kafka and file:
+        raise UsageError("--kafka reads the topic alone: --file is about the event log")
+    if kafka and until:
+        raise UsageError(
+            "--kafka reads to the end: readers go over to the next version once it has passed the one that is read. "
+            "--to says where Kafka follows on the event log, of which --kafka takes nothing"
+        )
     run = _Run(settings, records)
     with stop_on_signals() as stop, run.alone(view):
         run.ingest(view, tuple(file or ()), file_time, stop)
@@ -233,9 +240,11 @@ class _Run:
         """Build and put in force; False where it was stopped before."""
         from featurestore.plan_versions import begun
         from streaming.backfill import chase, flip, hand_over, standings
-        from streaming.cluster import kafka_source
+        from streaming.cluster import kafka_source, servers_of
         from streaming.run_record import RunRecord
         from streaming.schema_registry import registry_of
+        from streaming.source.kafka import KafkaSettings, security_from
+        from streaming.source.peek import first_since
         from streaming.worker import Worker
 
         plan = self.plan()
@@ -262,32 +271,48 @@ class _Run:
             files=tuple(map(str, files)),
             withheld=dict(built.withheld),
         )
-        source, _ = kafka_source(self.settings, plan, [built], None, beside=f"backfill-{name}-{built.version}")
+
+        def reading() -> "tuple[Source, Callable[[], bool], Worker]":
+            source, appeared = kafka_source(
+                self.settings, plan, [built], None, beside=f"backfill-{name}-{built.version}"
+            )
+            chaser = Worker(
+                source,
+                self.store,
+                (),
+                plan,
+                views=(built,),
+                record=self.claims,
+                clock=self.clock,
+                new_token=lambda: secrets.token_hex(8),
+                decides=False,
+                registry=registry_of(os.environ.get(SCHEMA_REGISTRY), self.settings.data_dir / "schemas"),
+            )
+            return source, appeared, chaser
+
+        source, appeared, chaser = reading()
         try:
             live = source.partitions_of(_topic(built))
             stretches = replay.stretches() if use_log else ()
             with self._told(record, plan, built, replay, stretches, from_us) as (builder, told):
                 builder.announce(live)
                 builder.build(stretches, live, stop)
+                if from_us is not None and not use_log:
+                    kafka = KafkaSettings(servers_of(self.settings, [built]), security_from(os.environ))
+                    builder.begin(first_since(kafka, live, from_us))
                 if stop():
                     return told("stopped")
                 told("chase")
-                chaser = Worker(
-                    source,
-                    self.store,
-                    (),
-                    plan,
-                    views=(built,),
-                    record=self.claims,
-                    clock=self.clock,
-                    new_token=lambda: secrets.token_hex(8),
-                    decides=False,
-                    registry=registry_of(os.environ.get(SCHEMA_REGISTRY), self.settings.data_dir / "schemas"),
-                )
                 while True:
-                    if not chase(chaser, lambda: standings(self.store, source, plan, built, read), stop):
+                    if not chase(chaser, partial(standings, self.store, source, plan, built, read), stop):
                         chaser.leave()
                         return told("stopped")
+                    if appeared():
+                        # A first event was replayed: its partitions are part of what is read, and are to be of this.
+                        chaser.leave()
+                        source, appeared, chaser = reading()
+                        builder.announce(source.partitions_of(_topic(built)))
+                        continue
                     try:
                         changed = flip(self.plans, name, now_us=self.clock())
                         break

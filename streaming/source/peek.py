@@ -1,8 +1,9 @@
-"""When did the record at an offset arrive, and does the broker still have it? Read by nobody's group."""
+"""Which offset arrived when, and does the broker still have it? Asked by nobody's group."""
 
 import time
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
 
 import msgspec
 from kafka import KafkaConsumer
@@ -34,17 +35,7 @@ def peek(
     """What each partition has from an offset on; one whose topic is gone is left out. Raises SourceUnavailable."""
     if not offsets:
         return {}
-    try:
-        consumer = KafkaConsumer(
-            **settings.client,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=_FETCHED_BYTES,
-        )
-    except KafkaError as error:
-        raise unavailable(settings, error) from error
-    try:
+    with _asking(settings) as consumer:
         there = consumer.topics()
         asked = {_client(each): each for each in offsets if _client(each).topic in there}
         beginnings, ends = consumer.beginning_offsets(list(asked)), consumer.end_offsets(list(asked))
@@ -61,11 +52,42 @@ def peek(
             done = {each for each in waiting if each in arrivals or consumer.position(each) >= ends[each]}
             consumer.pause(*done)
             waiting -= done
+    return {partition: Peeked(beginnings[each], ends[each], arrivals.get(each)) for each, partition in asked.items()}
+
+
+def first_since(
+    settings: KafkaSettings, partitions: Iterable[TopicPartition], arrival_us: int
+) -> dict[TopicPartition, int]:
+    """The first offset of each partition that arrived then or later, else its end. Raises SourceUnavailable."""
+    asked = {_client(each): each for each in partitions}
+    with _asking(settings) as consumer:
+        ends = consumer.end_offsets(list(asked))
+        # Kafka knows milliseconds, floored.
+        found = consumer.offsets_for_times(dict.fromkeys(asked, arrival_us // _MICROS))
+    return {
+        partition: ends[each] if found.get(each) is None else found[each].offset for each, partition in asked.items()
+    }
+
+
+@contextmanager
+def _asking(settings: KafkaSettings) -> Iterator[Any]:
+    """A consumer of no group."""
+    try:
+        consumer = KafkaConsumer(
+            **settings.client,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=_FETCHED_BYTES,
+        )
+    except KafkaError as error:
+        raise unavailable(settings, error) from error
+    try:
+        yield consumer
     except KafkaError as error:
         raise unavailable(settings, error) from error
     finally:
         consumer.close(autocommit=False)
-    return {partition: Peeked(beginnings[each], ends[each], arrivals.get(each)) for each, partition in asked.items()}
 
 
 def _client(partition: TopicPartition) -> ClientPartition:

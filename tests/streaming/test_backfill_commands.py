@@ -7,22 +7,27 @@ import sys
 import time
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from featurestore.config import load_settings
-from featurestore.offline.event_log import read_events
+from featurestore.offline.event_log import ARRIVAL, read_events
 from featurestore.online.keys import Shard
 from featurestore.plan import Field
 from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
 from featurestore.plan_versions import kept_in_force
+from streaming import backfill, backfill_commands
 from streaming.audit import audit_shard
 from streaming.commit import ShardStore
 from streaming.embedded.server import EmbeddedBroker
+from streaming.pipeline import AHEAD_TOLERANCE_US
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_events, shop_plan
 from streaming.run_record import RunRecords
 from streaming.source.file import digest_of
 from streaming.source.kafka import KafkaSettings, KafkaSource
 from streaming.source.publisher import Publisher
+from streaming.source.replayed import ACCEPTED, ATTEMPT, KEPT, ORIGIN, WithReplays, is_replay, replay_topic
 
 VIEW = "user_orders"
 PATIENCE_S = 90
@@ -72,19 +77,36 @@ class Deployment:
     def tiles(self):
         return {key: self.client.get(key) for key in self.client.keys("fs:tile:*")}
 
-    def audit(self, version):
+    def audit(self, version, *, replayed=False):
         view = self.plans.load().views[VIEW]
         assert view.version == version
         events = read_events(self.settings.event_log / TOPIC)
-        source = KafkaSource(KafkaSettings(self.servers), [TOPIC], group="nobody")
+        topics = [TOPIC, replay_topic(TOPIC)] if replayed else [TOPIC]
+        source = WithReplays(KafkaSource(KafkaSettings(self.servers), topics, group="nobody"), topics[:-1])
         ends = source.end_offsets(source.partitions_of(TOPIC))
         source.close()
+        assert len(ends) == (4 if replayed else 2)
         for partition, end in ends.items():
             shard = Shard("shop", VIEW, version, partition.topic_id, partition.partition)
             assert ShardStore(self.client, lambda: 0).control(shard).offset == end
             stored = {key: self.client.get(key) for key in self.client.keys(f"fs:tile:{shard.tag}:*")}
             audit = audit_shard(view, shard, events, end, stored, now_us=int((time.time() + self.offset_s) * 1e6))
-            assert (audit.exact, audit.compared > 10) == (True, True)
+            assert (audit.exact, audit.compared > (3 if is_replay(shard.topic_id) else 10)) == (True, True)
+        listed = ShardStore(self.client, lambda: 0).registered("shop", VIEW, version)
+        assert {(each.topic_id, each.partition) for each in listed} == {(p.topic_id, p.partition) for p in ends}
+
+    def replay(self, count):
+        """Events that were set aside come again, some of them twice."""
+        publisher = Publisher(KafkaSettings(self.servers), replay_topic(TOPIC), partitions=2, configs=KEPT)
+        for number in [*range(count), *range(0, count, 3)]:
+            ts_us = START_US - 3_600_000_000 + number
+            headers = ((ORIGIN, b"origin-%d" % number), (ACCEPTED, b"shop 1.0.0"), (ATTEMPT, b"2"))
+            value = shop_event(random.Random(number), 10**7 + number, ts_us, 20)
+            publisher.send(
+                b"%d" % number, value, timestamp_us=START_US - 60_000_000, headers=headers, partition=number % 2
+            )
+        publisher.flush()
+        publisher.close()
 
 
 @pytest.fixture
@@ -132,6 +154,122 @@ def test_a_window_is_added_to_a_live_view(deployment):
     [record] = RunRecords(deployment.settings.data_dir / "backfills").all()
     assert (record.kind, record.version, record.state, record.offsets_left) == ("backfill", 2, "done", 0)
     assert record.events > 300
+
+
+@pytest.mark.slow
+def test_a_backfill_that_is_killed_goes_on_where_it_was(deployment):
+    """Kill -9 while it folds the log, while it chases Kafka, while it hands over: given again, it ends the same."""
+    deployment.produce(600)
+    deployment.done("stream", "run", "--until-caught-up")
+    before = deployment.plans.load()
+    deployment.put(before, kept_in_force(wider(before, 2), before, lambda view: True))
+    deployment.produce(150)
+    records, store = RunRecords(deployment.settings.data_dir / "backfills"), ShardStore(deployment.client, lambda: 0)
+
+    def state():
+        return next((each.state for each in records.all()), None)
+
+    moments = {
+        "log": lambda: any(
+            store.control(Shard("shop", VIEW, 2, each.topic_id, each.partition))
+            for each in store.registered("shop", VIEW, 2)
+        ),
+        "chase": lambda: state() == "chase",
+        "hand-over": lambda: state() == "hand-over",
+    }
+    killed = []
+    for come in moments.values():
+        run = deployment.start("backfill", VIEW)
+        deadline = time.monotonic() + PATIENCE_S
+        while not come():
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+        run.kill()
+        run.wait()
+        killed.append(state())
+    assert "done" not in killed
+    worker = deployment.start("stream", "run", "--flush-s", "0.2")
+    try:
+        deployment.produce(100)
+        deployment.done("backfill", VIEW, "--wait-s", "0")
+    finally:
+        worker.terminate()
+        assert worker.wait(PATIENCE_S) == 0
+    deployment.done("stream", "run", "--until-caught-up")
+    deployment.audit(2)
+    assert deployment.plans.load().building == {}
+
+
+def in_this_process(deployment, monkeypatch, **options):
+    """The command's run, without its last step: to wait for everybody who reads the former version."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", deployment.servers)
+    monkeypatch.setattr(backfill_commands, "_HAND_OVER_S", 0.0)
+    settings = load_settings(deployment.repo, deployment.environ)
+    run = backfill_commands._Run(settings, RunRecords(settings.data_dir / "backfills"))
+    wanted = {"from_us": None, "to_us": None, "files": (), "use_log": False, "stop": lambda: False, **options}
+    assert run.backfill(VIEW, **wanted)
+
+
+def test_replayed_events_are_part_of_a_backfill_from_kafka(deployment, monkeypatch):
+    """Topic and replay topic, each origin once, and nothing of the event log; the worker goes on from there."""
+    deployment.produce(300)
+    deployment.replay(40)
+    deployment.done("stream", "run", "--until-caught-up")
+    deployment.audit(1, replayed=True)
+    in_this_process(deployment, monkeypatch)
+    deployment.audit(2, replayed=True)
+    deployment.produce(100)
+    deployment.done("stream", "run", "--until-caught-up")
+    deployment.audit(2, replayed=True)
+
+
+@pytest.mark.parametrize("use_log", [True, False])
+def test_a_first_event_that_is_replayed_meanwhile_is_not_left_out(deployment, monkeypatch, use_log):
+    """Its topic appears while the next version is built: readers go over to one that has it, and is whole."""
+    deployment.produce(300)
+    deployment.done("stream", "run", "--until-caught-up")
+    sound = backfill.chase
+    chased = []
+
+    def chase(*arguments):
+        if not chased:
+            deployment.replay(30)
+        chased.append(arguments)
+        return sound(*arguments)
+
+    monkeypatch.setattr(backfill, "chase", chase)
+    in_this_process(deployment, monkeypatch, use_log=use_log)
+    assert len(chased) == 2
+    deployment.done("stream", "run", "--until-caught-up")
+    deployment.audit(2, replayed=True)
+    listed = ShardStore(deployment.client, lambda: 0).registered("shop", VIEW, 2)
+    assert {each.complete_from_us for each in listed} == {None}
+
+
+def test_a_range_of_kafka_is_told_from_all_of_it(deployment, monkeypatch):
+    """What arrived before `--from` is left out, and windows that reach before it are not complete."""
+    arrivals = sorted(event.arrival_us for event in deployment.events[:400])
+    deployment.produce(400)
+    deployment.done("stream", "run", "--until-caught-up")
+    in_this_process(deployment, monkeypatch, from_us=arrivals[200])
+    store = ShardStore(deployment.client, lambda: 0)
+    listed = store.registered("shop", VIEW, 2)
+    assert {each.complete_from_us for each in listed} == {arrivals[200] + AHEAD_TOLERANCE_US}
+    view = deployment.plans.load().views[VIEW]
+    events = read_events(deployment.settings.event_log / TOPIC)
+    late = events.filter(pc.greater_equal(events[ARRIVAL].cast(pa.int64()), arrivals[200] // 1000 * 1000))
+    assert 100 < len(late) < len(events)
+    for each in listed:
+        shard = Shard("shop", VIEW, 2, each.topic_id, each.partition)
+        stored = {key: deployment.client.get(key) for key in deployment.client.keys(f"fs:tile:{shard.tag}:*")}
+        audit = audit_shard(view, shard, late, store.control(shard).offset, stored, now_us=START_US)
+        assert (audit.exact, audit.compared > 3) == (True, True)
+
+
+def test_kafka_is_read_to_its_end(deployment):
+    """`--to` with `--kafka` is refused, and the reason is said."""
+    assert deployment.start("backfill", VIEW, "--kafka", "--to", "2023-11-14T00:00:00Z").wait(PATIENCE_S) == 2
+    assert "--kafka reads to the end" in " ".join((deployment.repo.parent / "log").read_text().split())
 
 
 def test_a_lost_store_is_rebuilt_byte_for_byte(deployment):
