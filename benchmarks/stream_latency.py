@@ -4,9 +4,10 @@
 
 A real Apache Kafka (or, asked for, our own broker), a real worker process, the embedded store; events of about 170
 bytes, ten fields, a contract of ten rules, three windows, four partitions. An event can be read once its commit is in
-the store: a process of its own looks at the shards' offsets every half millisecond. Then the worker is killed (-9) and
-started again, and another one takes over from one that is killed. In the end every tile is compared with one made from
-nothing.
+the store: the store tells a process of its own of every change, which then reads the offset. Before there is a worker,
+a reader that does nothing with what it polls shows what broker, producer and client alone take. Then the worker is
+killed (-9) and started again, and another one takes over from one that is killed. In the end every tile is compared
+with one made from nothing.
 """
 
 import argparse
@@ -45,20 +46,46 @@ SESSION_S = KafkaSettings("").session_timeout_ms / 1000
 
 
 def watch(url: str, keys: list[bytes], out: str, ready: Event, stop: Event) -> None:
-    """Write down when each shard's offset was seen to move: (seconds, partition, offset)."""
+    """Write down when each shard's offset was seen to move: (seconds, partition, offset).
+
+    The store tells of every change of a control record, so that looking costs next to nothing of the two cores.
+    """
     client = connect(OnlineSettings(url=url), Path(out).parent)
+    client.config_set("notify-keyspace-events", "Kh")
+    channels = {b"__keyspace@0__:" + key: (place, key) for place, key in enumerate(keys)}
+    told = client.pubsub(ignore_subscribe_messages=True)
+    told.subscribe(*channels)
     seen = [0] * len(keys)
     rows = []
     ready.set()
     while not stop.is_set():
-        pipeline = client.pipeline(transaction=False)
-        for key in keys:
-            pipeline.hget(key, "offset")
-        found = [int(offset or 0) for offset in pipeline.execute()]
+        message = told.get_message(timeout=0.2)
+        if message is None:
+            continue
+        place, key = channels[message["channel"]]
+        offset = int(client.hget(key, "offset") or 0)  # type: ignore[arg-type]
+        if offset > seen[place]:
+            rows.append((time.time(), place, offset))
+            seen[place] = offset
+    np.save(out, np.array(rows))
+
+
+def receive(servers: str, out: str, ready: Event, stop: Event) -> None:
+    """Write down when a reader that does nothing else had received each partition's records up to an offset."""
+    source = KafkaSource(KafkaSettings(servers), [TOPIC], group="floor")
+    rows: list[tuple[float, int, int]] = []
+    assigned = 0
+    while not stop.is_set():
+        for change in source.drain_rebalances():
+            for partition, end in source.end_offsets(change.partitions).items():
+                source.seek(partition, end)
+                assigned += 1
+        if assigned == PARTITIONS:
+            ready.set()
+        batches = source.poll(100)
         now = time.time()
-        rows += [(now, place, offset) for place, offset in enumerate(found) if offset > seen[place]]
-        seen = found
-        time.sleep(0.0005)
+        rows += [(now, batch.partition, batch.position_after) for batch in batches]
+    source.close()
     np.save(out, np.array(rows))
 
 
@@ -128,13 +155,14 @@ class Stage:
         return [len(each) for each in self.sent]
 
     @contextmanager
-    def watched(self) -> Iterator[Path]:
-        """Offsets are written to the file meanwhile."""
+    def watched(self, *, floor: bool) -> Iterator[Path]:
+        """Offsets are written to the file meanwhile: those that are committed, or those that are received."""
         out = self.folder / f"seen-{time.monotonic_ns()}.npy"
         context = multiprocessing.get_context("spawn")
         ready, stop = context.Event(), context.Event()
         keys = [shard.control_key for shard in self.shards]
-        process = context.Process(target=watch, args=(self.url, keys, str(out), ready, stop))
+        what = (receive, self.servers) if floor else (watch, self.url, keys)
+        process = context.Process(target=what[0], args=(*what[1:], str(out), ready, stop))
         process.start()
         ready.wait()
         yield out
@@ -142,14 +170,15 @@ class Stage:
         process.join()
 
 
-def latencies(stage: Stage, rate: int, seconds: float) -> np.ndarray:
-    """Milliseconds from sending to readable, of all but the first second's events."""
+def latencies(stage: Stage, rate: int, seconds: float, *, floor: bool = False) -> np.ndarray:
+    """Milliseconds from sending to readable, or just to received, of all but the first second's events."""
     before = stage.ends()
-    with stage.watched() as out:
+    with stage.watched(floor=floor) as out:
         start = time.time()
         stage.send(rate, seconds)
-        stage.wait_for(stage.ends())
-        time.sleep(0.1)
+        if not floor:
+            stage.wait_for(stage.ends())
+        time.sleep(0.3)
     seen = np.load(out)
     found = []
     for partition, sent in enumerate(stage.sent):
@@ -159,6 +188,12 @@ def latencies(stage: Stage, rate: int, seconds: float) -> np.ndarray:
         times = np.array(sent[before[partition] :])
         found.append(((readable - times) * 1000)[times > start + 1])
     return np.concatenate(found)
+
+
+def processor_s(pid: int) -> float:
+    """Seconds of processor time that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def killed_and_started_again(stage: Stage) -> float:
@@ -246,15 +281,21 @@ def main() -> None:
         with broker(folder / "broker", embedded=options.embedded) as servers:
             print(f"broker: {'embedded' if options.embedded else 'Apache Kafka'}; load {os.getloadavg()[0]:.1f}")
             stage = Stage(folder, servers, server)
+            latencies(stage, options.rates[0], 3.0, floor=True)  # a broker that was just started is slow
+            for rate in options.rates:
+                p50, p99 = np.percentile(latencies(stage, rate, options.seconds / 2, floor=True), [50, 99])
+                print(f"{rate:>6,}/s: received by a reader that does nothing after p50 {p50:.1f} ms, p99 {p99:.1f} ms")
             worker = stage.worker()
-            stage.send(500, 2)
             stage.wait_for(stage.ends())
             for rate in options.rates:
+                used = processor_s(worker.pid)
                 found = latencies(stage, rate, options.seconds)
+                used = (processor_s(worker.pid) - used) / options.seconds
                 p50, p99 = np.percentile(found, [50, 99])
                 print(
                     f"{rate:>6,}/s asked, {len(found) / (options.seconds - 1):>6,.0f}/s sent: "
-                    f"readable after p50 {p50:.1f} ms, p99 {p99:.1f} ms"
+                    f"readable after p50 {p50:.1f} ms, p99 {p99:.1f} ms; the worker took {used:.2f} of "
+                    f"{os.cpu_count()} processors"
                 )
             worker.terminate()
             worker.wait()

@@ -161,6 +161,10 @@ class Decoder:
         keyed = any(view.partitions == "keyed" for view in views)
         self._message_key = self.topic.key_column if keyed else None
         self._attributes = {field.name: _attribute(number, field.name) for number, field in enumerate(self.fields)}
+        self._columns = [
+            (attrgetter(self._attributes[field.name]), field.type, pa.types.is_timestamp(field.type))
+            for field in self.schema
+        ]
         self._json = self.topic.message_format == "json"
         self._framed = self.topic.wire_format == "confluent"
         if self._framed and registry is None:
@@ -243,16 +247,15 @@ class Decoder:
     def table(self, rows: Sequence[Any]) -> pa.Table:
         """The rows as Arrow columns of `schema`."""
         columns = []
-        for field in self.schema:
-            name = self._attributes[field.name]
-            values = list(map(attrgetter(name), rows))
-            if pa.types.is_timestamp(field.type):
+        for read, dtype, is_instant in self._columns:
+            values = list(map(read, rows))
+            if is_instant:
                 if set(map(type, values)) - {int, type(None)}:
                     values = [v if v is None or type(v) is int else _micros(v) for v in values]
-                columns.append(pa.array(values, pa.int64()).cast(field.type))
+                columns.append(pa.array(values, pa.int64()).view(dtype))
             else:
-                columns.append(pa.array(values, field.type))
-        return pa.table(columns, schema=self.schema)
+                columns.append(pa.array(values, dtype))
+        return pa.Table.from_arrays(columns, schema=self.schema)
 
     def named(self, rows: Sequence[Any]) -> Sequence[Any]:
         """The rows for a reader that goes by column names: themselves, or mappings where a name is no attribute."""

@@ -49,6 +49,9 @@ WRONG_PARTITION: Final = "wrong_partition"
 """Of a topic whose number of partitions is declared: not the partition of the message key."""
 CONTRACT: Final = "contract"
 _KEYS_KEPT = 200_000
+_FEW: Final = 64
+"""Events of which Python finds the keys sooner than Arrow does."""
+_INSTANTS: Final = pa.timestamp("us", "UTC")
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -240,7 +243,7 @@ class TopicPipeline:
             events = events.filter(pa.array(keep))
         arrival, offsets = arrival[keep], offsets[keep]
         events = events.append_column(OFFSET, pa.array(offsets)).append_column(
-            ARRIVAL, pa.array(arrival).cast(pa.timestamp("us", "UTC"))
+            ARRIVAL, pa.array(arrival).view(_INSTANTS)
         )
         rejected.sort(key=lambda item: item.record.offset)
         return Judged(
@@ -404,12 +407,12 @@ class ViewPipeline:
     def entities(self, events: pa.Table) -> tuple[Ints, list[bytes]]:
         """int64[n]: a code per row, -1 where a key column is null; and the serialized key of each code."""
         names = [key.name for key in self.view.join_keys]
+        if len(events) <= _FEW:
+            return self._few_entities(names, [events[_producer_name(self.view, name)] for name in names])
         codes = np.zeros(len(events), np.int64)
         values: list[tuple[object, ...]] = [()]
         for name in names:
-            column = events[_producer_name(self.view, name)].combine_chunks()
-            # Instants as keys are microseconds, as the codec has them.
-            encoded = pc.dictionary_encode(column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column)
+            encoded = pc.dictionary_encode(_key_column(events[_producer_name(self.view, name)]))
             own = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
             distinct = encoded.dictionary.to_pylist()
             combined = np.where((codes < 0) | (own < 0), -1, codes * max(len(distinct), 1) + own)
@@ -421,6 +424,17 @@ class ViewPipeline:
             if len(used) and used[0] < 0:
                 codes -= 1
                 values = values[1:]
+        return codes, self._encoded(names, values)
+
+    def _few_entities(self, names: Sequence[str], columns: Sequence[pa.ChunkedArray]) -> tuple[Ints, list[bytes]]:
+        code_of: dict[tuple[object, ...], int] = {}
+        codes = [
+            -1 if None in value else code_of.setdefault(value, len(code_of))
+            for value in zip(*(_key_column(column).to_pylist() for column in columns), strict=True)
+        ]
+        return np.array(codes, np.int64), self._encoded(names, list(code_of))
+
+    def _encoded(self, names: Sequence[str], values: Sequence[tuple[object, ...]]) -> list[bytes]:
         if len(self._known) > _KEYS_KEPT:
             self._known.clear()
         keys = []
@@ -431,7 +445,7 @@ class ViewPipeline:
                 assert key is not None  # nulls have code -1
                 self._known[value] = key
             keys.append(key)
-        return codes, keys
+        return keys
 
 
 class LatestPipeline:
@@ -450,6 +464,12 @@ class LatestPipeline:
             for name, raw in self._columns.items()
         }
         return pa.table({**columns, ARRIVAL: events[ARRIVAL]})
+
+
+def _key_column(column: pa.ChunkedArray) -> pa.Array:
+    """Instants as keys are microseconds, as the codec has them."""
+    found = column.combine_chunks()
+    return found.cast(pa.int64()) if pa.types.is_timestamp(found.type) else found
 
 
 def _names(view: View) -> list[str]:

@@ -143,13 +143,22 @@ class RangeSink:
         if buffer.since_us is None:
             buffer.since_us = self._clock()
 
-    def flush_due(self) -> None:
-        """Store what is due by rows or age; raises SinkUnavailable."""
+    def flush_due(self) -> bool:
+        """Store what is due by rows or age, of the partition that has waited longest; whether there was one.
+
+        One file at a time: what is stored together keeps the next events waiting. Raises SinkUnavailable.
+        """
         now_us = self._clock()
-        for partition, buffer in self._buffers.items():
-            aged = buffer.since_us is not None and now_us - buffer.since_us >= self._flush_age_us
-            if aged or buffer.rows >= self._flush_rows:
-                self.flush(partition)
+        due = [
+            (buffer.since_us, partition)
+            for partition, buffer in self._buffers.items()
+            if buffer.since_us is not None
+            and (now_us - buffer.since_us >= self._flush_age_us or buffer.rows >= self._flush_rows)
+        ]
+        if not due:
+            return False
+        self.flush(min(due)[1])
+        return True
 
     def flush(self, partition: TopicPartition) -> None:
         """Store everything that is buffered of a partition; raises SinkUnavailable."""

@@ -274,13 +274,12 @@ class Worker:
         return records
 
     def _store_due(self) -> None:
-        """Files for what is due by rows, age or memory: nothing is read on before it is stored."""
-        full = sum(sink.size_bytes for sink in self._sinks) > self._pace.buffered_bytes
-        for sink in self._sinks:
-            if full:
+        """One file that is due by rows or age, or all of them where memory is: nothing is read on before."""
+        if sum(sink.size_bytes for sink in self._sinks) > self._pace.buffered_bytes:
+            for sink in self._sinks:
                 sink.flush_all()
-            else:
-                sink.flush_due()
+        else:
+            any(sink.flush_due() for sink in self._sinks)
 
     def leave(self) -> None:
         """Store what the sinks hold and give the partitions back; what fails here is replayed by the next owner."""

@@ -459,23 +459,23 @@ def odd_flags(values: Numbers) -> Ints:
     return flags
 
 
-def too_large(aggregations: Sequence[Aggregation], columns: Mapping[str, Any]) -> Mask | None:
+def too_large(kept_columns: Sequence[ColumnParts], columns: Mapping[str, Any]) -> Mask | None:
     """Which events hold a magnitude of 2**78 or more in a column that is summed; None where none does.
 
     Such events are set aside by the stream; offline they are an error.
     """
     found: Mask | None = None
-    for kept in columns_of(aggregations):
+    for kept in kept_columns:
         mask = kept.too_large(columns[kept.column])
         if mask is not None:
             found = mask if found is None else found | mask
     return found
 
 
-def too_long(aggregations: Sequence[Aggregation], columns: Mapping[str, Any]) -> Mask | None:
+def too_long(kept_columns: Sequence[ColumnParts], columns: Mapping[str, Any]) -> Mask | None:
     """Which events hold text or bytes that do not fit the slots of their column; None where none does."""
     found: Mask | None = None
-    for kept in columns_of(aggregations):
+    for kept in kept_columns:
         mask = kept.too_long(columns[kept.column])
         if mask is not None:
             found = mask if found is None else found | mask

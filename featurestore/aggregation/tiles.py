@@ -262,6 +262,10 @@ class TileLayout:
         return cls(every, levels, head)
 
     @cached_property
+    def _columns(self) -> tuple[ColumnParts, ...]:
+        return columns_of(self.aggregations)
+
+    @cached_property
     def head_dtype(self) -> np.dtype[np.void]:
         """A stored head: the number of its tile, and its slot."""
         return np.dtype([("tile", "<i8"), ("slot", self.head.dtype if self.head else "V0")])
@@ -284,11 +288,11 @@ class TileLayout:
 
     def too_large(self, columns: Mapping[str, Any]) -> Mask | None:
         """Which events must be set aside because a float of theirs is too large to sum exactly; None: none."""
-        return too_large(self.aggregations, columns)
+        return too_large(self._columns, columns)
 
     def too_long(self, columns: Mapping[str, Any]) -> Mask | None:
         """Which events must be set aside because a text of theirs is longer than a slot keeps; None: none."""
-        return too_long(self.aggregations, columns)
+        return too_long(self._columns, columns)
 
 
 def hop_of(aggregation: Aggregation) -> int:
