@@ -40,6 +40,7 @@ from featurestore.plugins.transforms import transform_of
 from featurestore.topic_schema import declared_columns
 from featurestore.transform import on_demand_of
 from featurestore.user_code import extract_source, prove
+from validation.compiled.rows import compile_rows
 from validation.contract import SERVICE, VIEW, Contract
 from validation.errors import did_you_mean
 
@@ -83,7 +84,8 @@ def compile_plan(
     """The Plan of these definitions; `previous` itself where nothing changed. A view that is `live` stays as it is.
 
     Raises DefinitionError for whatever cannot be honoured: a window without a feature of its name, a hop that does
-    not divide its window, a key of a type that cannot be one, user code that is not self-contained.
+    not divide its window, a key of a type that cannot be one, user code that is not self-contained. Raises
+    ContractError for a contract that cannot be kept: a rule that is to set events aside and needs more than one.
     """
     promised = list(contracts)
     views = {view.name: _view(view, definitions.entities, previous, promised) for view in definitions.views}
@@ -260,6 +262,9 @@ def _contracts(
                 f"and no service; {did_you_mean(contract.source, known)}"
             )
         by_name[contract.name] = contract
+    for view in views.values():
+        if view.source.topic is not None and (kept := contract_of(by_name.values(), view.source)) is not None:
+            compile_rows(kept.at("event"))  # here, not in the worker: what events cannot be held to is refused by name
     return by_name
 
 

@@ -11,7 +11,6 @@ from featurestore.plan import Plan, View
 from validation.compiled.rows import RowCheck, compile_rows
 from validation.contract import Contract, Rule
 
-_COLUMNS = ("column", "column_A", "column_B", "column_list", "column_set")
 _REFUSING = ("quarantine", "block")
 _WORD = re.compile(r"\w+")
 _TOLD = 10
@@ -32,7 +31,7 @@ class ViewRules:
     @property
     def columns(self) -> tuple[tuple[str, ...], ...]:
         """The columns that each rule is about, as the source names them."""
-        return tuple(columns_of_rule(rule) for rule in self.rules)
+        return tuple(rule.columns for rule in self.rules)
 
     def refusal(self, view: str, masks: Sequence[int]) -> str | None:
         """Why rows with these masks are not written, which rows and which rules; None where they are."""
@@ -65,21 +64,8 @@ def rules_for(contract: Contract, names: Collection[str]) -> ViewRules | None:
     return ViewRules(compile_rows(contract), rules, contract, refusing)
 
 
-def columns_of_rule(rule: Rule) -> tuple[str, ...]:
-    """The columns that a rule judges.
-
-    >>> columns_of_rule(Rule(id="r", expectation="e", arguments={"column_A": "a", "column_B": "b"}))
-    ('a', 'b')
-    """
-    found: list[str] = []
-    for argument in _COLUMNS:
-        value = rule.arguments.get(argument)
-        found += [value] if isinstance(value, str) else list(value) if isinstance(value, (list, tuple, set)) else []
-    return tuple(found)
-
-
 def _decided(rule: Rule, contract: Contract, names: Collection[str]) -> bool:
-    columns = columns_of_rule(rule)
+    columns = rule.columns
     condition = set(_WORD.findall(str(rule.arguments.get("row_condition") or "")))
     elsewhere = {column.name for column in contract.columns} - set(names)
     return bool(columns) and set(columns) <= set(names) and not condition & elsewhere

@@ -246,6 +246,7 @@ class TopicPipeline:
             ARRIVAL, pa.array(arrival).view(_INSTANTS)
         )
         rejected.sort(key=lambda item: item.record.offset)
+        assert len(offsets) + len(rejected) == len(records), "an event was neither accepted nor set aside, or both"
         return Judged(
             batch,
             events,

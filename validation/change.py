@@ -95,7 +95,7 @@ def _of_contract(old: Contract, new: Contract) -> Iterable[Change]:
     if old.source != new.source:
         yield Change(id="contract.source", message=f"source {old.source!r} became {new.source!r}", breaks=BOTH)
     before, after = (tuple(c.name for c in contract.columns if c.primary_key) for contract in (old, new))
-    if before != after:
+    if set(before) != set(after):
         message = f"the primary key {list(before)} became {list(after)}"
         yield Change(id="contract.primary_key", message=message, breaks=BOTH, columns=(*before, *after))
     for name in ("owner", "support", "description"):
@@ -145,10 +145,11 @@ def _of_column(old: Column, new: Column) -> Iterable[Change]:
         if was != now:
             # Every number stays valid and means another thing: nothing else would notice.
             yield change(name, f"{name} {was or 'unstated'} became {now or 'unstated'}", *BOTH)
-    if old.masked != new.masked:
+    impersonal = old.personal and not new.personal
+    if old.masked != new.masked or impersonal:
         if old.masked:
-            message = f"classification {old.classification!r} is lost: reports would show its values"
-            yield change("classification", message, "consumers")
+            shown = "it is no personal value any more" if new.masked else "reports would show its values"
+            yield change("classification", f"classification {old.classification!r} is lost: {shown}", "consumers")
         else:
             yield change("classification", f"is {new.classification!r} now: reports mask its values", minor=True)
     elif old.classification != new.classification:

@@ -28,7 +28,10 @@ SERVICE = "service:"
 """What goes before the name of a feature service that a contract is about."""
 LOGICAL_TYPES = ("string", "integer", "number", "boolean", "date", "timestamp", "time", "object", "array")
 _PARAMETER = "parameter."
-PII = ("pii", "personal", "restricted", "confidential", "secret", "sensitive")
+_COLUMNS = ("column", "column_A", "column_B", "column_list", "column_set", "segments")
+PERSONAL = ("pii", "personal")
+"""Classifications of what is about a person."""
+PII = (*PERSONAL, "restricted", "confidential", "secret", "sensitive")
 """Classifications whose values never appear in reports."""
 
 
@@ -52,6 +55,11 @@ class Column(_Value, frozen=True):
     description: str = ""
 
     @property
+    def personal(self) -> bool:
+        """Whether its values are about a person: who holds them has duties that other secrets do not bring."""
+        return self.classification.lower() in PERSONAL
+
+    @property
     def masked(self) -> bool:
         """Whether its values are kept out of reports."""
         return self.classification.lower() in PII
@@ -71,6 +79,19 @@ class Rule(_Value, frozen=True):
     """The mode at boundaries where it is not `mode`."""
     dimension: str = "conformity"
     description: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns whose values it looks at, as far as its arguments name them one by one.
+
+        >>> Rule(id="r", expectation="e", arguments={"column_A": "a", "column_B": "b"}).columns
+        ('a', 'b')
+        """
+        found: list[str] = []
+        for argument in _COLUMNS:
+            value = self.arguments.get(argument)
+            found += [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple | set) else []
+        return tuple(found)
 
     def mode_at(self, boundary: Boundary) -> Mode:
         """What happens where the rule fails at a boundary.

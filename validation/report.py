@@ -166,8 +166,8 @@ def _violation(rule: Rule, told: RuleVerdict, masked: frozenset[str], samples: i
         failed=told.unexpected,
         percent=told.percent,
         allowed=_allowed(rule, told),
-        observed=None if masked & set(_named(rule)) else plain(told.observed),
-        reason=MASK if told.reason and masked & set(_named(rule)) else told.reason,  # an engine may quote values
+        observed=None if masked & set(rule.columns) else plain(told.observed),
+        reason=MASK if told.reason and masked & set(rule.columns) else told.reason,  # an engine may quote values
         samples=tuple(
             Sample(row=sample.row, values={name: _shown(name, value, masked) for name, value in sample.values.items()})
             for sample in told.samples[:samples]
@@ -178,7 +178,7 @@ def _violation(rule: Rule, told: RuleVerdict, masked: frozenset[str], samples: i
 def masked(verdict: Verdict, contract: Contract) -> Verdict:
     """The verdict without a value of a column that is kept out of reports."""
     hidden = frozenset(column.name for column in contract.columns if column.masked)
-    about = {rule.id: bool(hidden & set(_named(rule))) for rule in contract.rules}
+    about = {rule.id: bool(hidden & set(rule.columns)) for rule in contract.rules}
     return msgspec.structs.replace(
         verdict,
         rules=tuple(
@@ -214,11 +214,6 @@ def _allowed(rule: Rule, told: RuleVerdict) -> int | None:
     while most > 0 and (float(told.evaluated) - most) / max(told.evaluated, 1) < mostly:
         most -= 1
     return most
-
-
-def _named(rule: Rule) -> Sequence[str]:
-    column = rule.arguments.get("column")
-    return [column] if isinstance(column, str) else []
 
 
 def _shown(name: str, value: Any, masked: frozenset[str]) -> Any:

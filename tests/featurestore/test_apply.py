@@ -401,6 +401,52 @@ def test_a_contract_about_nothing_is_refused(repo):
         apply(settings)
 
 
+CONTRACT = """\
+apiVersion: v3.1.0
+kind: DataContract
+id: NAME
+version: 1.0.0
+status: active
+schema:
+  - name: NAME
+    properties:
+      - name: fare
+        logicalType: number
+        quality:
+          - id: apart
+            type: custom
+            engine: great-expectations
+            implementation: {type: EXPECTATION, kwargs: {}}
+            customProperties: [{property: MODE, value: quarantine}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("expectation", "why"),
+    [
+        ("expect_column_values_to_be_unique", "looks at more than one row"),
+        ("expect_column_values_to_be_increasing", "judged by Great Expectations on batches"),
+    ],
+)
+def test_a_rule_that_events_cannot_be_held_to_is_refused(repo, expectation, why):
+    """By name and reason, before it comes into force; of files, or of events that it only observes, it may be said."""
+    settings = repo()
+    folder = settings.repo / "contracts"
+    folder.mkdir()
+
+    def applied(mode, name="taps"):
+        text = CONTRACT.replace("NAME", name).replace("EXPECTATION", expectation).replace("MODE", mode)
+        (folder / "x.odcs.yaml").write_text(text)
+        return apply(settings)
+
+    for name in ("taps", "taps_log"):
+        with pytest.raises(ContractError, match=f"'{name}', rule 'apart': mode quarantine cannot be kept.*{why}"):
+            applied("mode.event", name)
+        assert not settings.plan_path.exists()
+    assert applied("mode.producer").plan.contracts
+    assert applied("mode", "owners").plan.contracts
+
+
 def test_an_unknown_store_is_a_configuration_error(repo):
     """A type that cannot be imported is one line."""
     settings = repo()

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import DefinitionError
@@ -126,6 +126,20 @@ def test_every_record_is_accepted_or_rejected_and_never_both(topic, seed):
     assert judged.rejected
 
 
+@pytest.mark.parametrize("harm", [list.clear, lambda rejected: rejected.append(rejected[0])])
+def test_a_planted_loss_stops_the_batch(topic, monkeypatch, harm):
+    """Were a rejected event forgotten, or counted twice, the batch would not be committed."""
+    judge = TopicPipeline._apply_rules
+
+    def planted(*arguments, **options):
+        judge(*arguments, **options)
+        harm(arguments[6])
+
+    monkeypatch.setattr(TopicPipeline, "_apply_rules", staticmethod(planted))
+    with pytest.raises(AssertionError, match="neither accepted nor set aside"):
+        topic.judge(batch_of([order(), order(amount=-1)]))
+
+
 @pytest.mark.parametrize("cut", [0, 10, 57, 130, 300])
 def test_since_is_the_verdict_on_the_rest(topic, cut):
     """A shard that is ahead by some offsets sees what it would have seen of the later ones alone."""
@@ -226,6 +240,7 @@ _COLUMNS = ("event_id", "event_timestamp", "user_id", "amount", "quantity", "cur
     ),
     st.booleans(),
 )
+@settings(suppress_health_check=[HealthCheck.too_slow])  # how long drawing takes is the machine's load, not the code's
 def test_no_event_whatever_stops_the_pipeline(contracted, events, with_contract):
     """Any value in any column, any arrival: verdicts and partials come out, and nothing is lost."""
     topic, view = contracted[with_contract]

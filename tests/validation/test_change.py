@@ -57,6 +57,8 @@ def told(old: Contract, new: Contract) -> list[tuple[str, Sequence[str]]]:
         ({}, {"unit": "EUR"}, "unit", BOTH, BOTH),
         ({"zone": "UTC"}, {"zone": "America/New_York"}, "zone", BOTH, BOTH),
         ({"classification": "pii"}, {}, "classification", CONSUMERS, NOBODY),
+        ({"classification": "personal"}, {"classification": "secret"}, "classification", CONSUMERS, NOBODY),
+        ({"classification": "pii"}, {"classification": "personal"}, "classification", NOBODY, NOBODY),
         ({"classification": "public"}, {}, "classification", NOBODY, NOBODY),
         ({}, {"description": "x"}, "description", NOBODY, NOBODY),
     ],
@@ -162,6 +164,42 @@ def test_keys_and_source_break_both() -> None:
     found = told(column(), column(primary_key=True))
     assert ("contract.primary_key", BOTH) in found
     assert ("contract.source", BOTH) in told(ORDERS, msgspec.structs.replace(ORDERS, source="sales"))
+
+
+def test_a_key_of_several_columns_is_a_set_of_them() -> None:
+    """One column more or less is another key, by which others count as the same; their order in the file is none."""
+    one, two, none = (
+        msgspec.structs.replace(
+            ORDERS, columns=tuple(msgspec.structs.replace(c, primary_key=c.name in key) for c in ORDERS.columns)
+        )
+        for key in ({"id"}, {"id", "at"}, set[str]())
+    )
+    for old, new in ((one, two), (two, one), (one, none)):
+        assert [found for found in told(old, new) if found[0] == "contract.primary_key"] == [
+            ("contract.primary_key", BOTH)
+        ]
+    assert told(two, msgspec.structs.replace(two, columns=two.columns[::-1])) == []
+
+
+def test_a_parameter_that_changes_changes_its_rules(tmp_path: Path) -> None:
+    """Not the rule's text but its bound is looser: consumers are told all the same."""
+    contracts = []
+    for bound in (100, 200):
+        most = {"type": "expect_column_values_to_be_between", "kwargs": {"max_value": {"$PARAMETER": "most"}}}
+        rule = {"id": "r", "type": "custom", "engine": "great-expectations", "implementation": most}
+        document = {
+            "apiVersion": "v3.1.0",
+            "kind": "DataContract",
+            "id": "o",
+            "version": "1.0.0",
+            "status": "active",
+            "customProperties": [{"property": "parameter.most", "value": bound}],
+            "schema": [{"name": "o", "properties": [{"name": "x", "logicalType": "number", "quality": [rule]}]}],
+        }
+        path = tmp_path / f"{bound}.odcs.yaml"
+        path.write_text(yaml.safe_dump(document))
+        contracts.append(load_contract(path))
+    assert told(*contracts) == [("rule.r.loosened", CONSUMERS)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ import pyarrow as pa
 
 from validation.compiled.batch import compile_batch
 from validation.contract import Column, Contract, Rule
-from validation.report import MASK, event_time_column, event_window, report_of
+from validation.page import violation_page
+from validation.report import MASK, event_time_column, event_window, masked, report_of
+from validation.verdict import RuleVerdict, Verdict
+from validation.violations import fold
 
 CONTRACT = Contract(
     name="people",
@@ -97,3 +100,92 @@ def test_the_event_window_is_that_of_the_contracts_event_time() -> None:
     assert event_time_column(CONTRACT) == "at"
     assert event_window(pa.table({"at": pa.nulls(2, pa.timestamp("us", "UTC"))}), "at") is None
     assert event_window(BAD, "at") is None
+
+
+def test_what_a_rule_says_of_several_columns_is_masked_where_one_is() -> None:
+    """Reason and observed value may quote either column of a pair, or one of a list."""
+    for arguments in (
+        {"column_A": "age", "column_B": "email"},
+        {"column_list": ["age", "email"]},
+        {"columns": ["age"], "segments": ["email"]},
+    ):
+        rule = Rule(id="r", expectation="expect_column_values_to_not_be_null", arguments=arguments)
+        contract = msgspec.structs.replace(CONTRACT, rules=(rule,))
+        told = RuleVerdict(
+            rule_id="r",
+            outcome="broken",
+            success=False,
+            severity="warning",
+            mode="warn",
+            observed="secret-address",
+            reason="secret-address is none",
+        )
+        verdict = Verdict(contract="people", version="2.0.0", source="people", rows=1, rules=(told,))
+        made = report_of(verdict, contract, report_id="r", now_us=0, boundary="producer", origin="f")
+        for text in (made.encode().decode(), str(masked(verdict, contract))):
+            assert "secret-address" not in text
+            assert MASK in text
+
+
+def test_a_violation_tells_all_that_a_producer_acts_on() -> None:
+    """Each word of it, in the JSON of a violation that was folded and on its page; none is left empty."""
+    told = {
+        "report_id": "r-2",
+        "contract": "people",
+        "version": "2.0.0",
+        "rule_id": "age_range",
+        "severity": "info",
+        "mode": "quarantine",
+        "dimension": "validity",
+        "boundary": "event",
+        "producer": "signup-form",
+        "owner": "crm",
+        "support": "mailto:crm@example.com",
+        "origin": "people-topic",
+        "origin_id": "id-7",
+        "origin_partition": 3,
+        "origin_range": [40, 42],
+        "event_window": ["2024-05-01T00:00:00+00:00", "2024-05-01T01:00:00+00:00"],
+        "evaluated": 6,
+        "rows": 4,
+        "allowed": 0,
+        "expected": {"column": "age", "min_value": 0},
+        "samples": [{"row": 0, "values": {"age": -1}}, {"row": 1, "values": {"age": -2}}],
+        "first_seen": "1970-01-01T00:00:00+00:00",
+        "last_seen": "1970-01-01T00:01:00+00:00",
+        "count": 2,
+        "affected": ["view ages", "service ads"],
+        "action": "2 rows set aside",
+        "replay": "featurestore quarantine replay people",
+    }
+    age = msgspec.structs.replace(CONTRACT.rules[0], mode="quarantine", dimension="validity")
+    contract = msgspec.structs.replace(CONTRACT, rules=(age,), producer="signup-form")
+    verdict, one = compile_batch(contract).run(BAD), None
+    for number in (1, 2):
+        report = report_of(
+            *(verdict, contract),
+            report_id=f"r-{number}",
+            now_us=(number - 1) * 60_000_000,
+            boundary="event",
+            origin="people-topic",
+            origin_id="id-7",
+            origin_partition=3,
+            origin_range=(40, 42),
+            event_window=("2024-05-01T00:00:00+00:00", "2024-05-01T01:00:00+00:00"),
+            quarantined=2,
+            affected=("view ages", "service ads"),
+        )
+        one = fold("violation", one, report, report.violations[0], number)
+    assert one is not None
+    found = msgspec.json.decode(msgspec.json.encode(one))
+    assert {name: found[name] for name in told} == told
+    page = violation_page(one).decode()
+    on_it = {
+        **told,
+        "origin_range": "40 to 42",
+        "affected": "view ages, service ads",
+        "samples": -2,
+        "count": "2 times",
+    }
+    on_it |= {"event_window": " to ".join(told["event_window"]), "expected": "min_value: 0", "rows": "4 of 6"}  # type: ignore[arg-type]
+    assert [name for name, value in on_it.items() if str(value) not in page] == []
