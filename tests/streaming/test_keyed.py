@@ -23,6 +23,7 @@ from streaming.commit import ShardStore
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_plan
 from streaming.sinks import EventLog, RangeSink
 from streaming.source import publisher
+from streaming.source.replayed import ORIGIN, WithReplays, replay_topic
 from streaming.source.scripted import ScriptedLog, ScriptedSource
 from streaming.worker import Pace, Worker
 
@@ -49,6 +50,23 @@ class Shop:
         self.now_us = START_US
         self.rng = random.Random(0)
         self.tokens = itertools.count()
+        self.replays = False
+
+    def replay(self, count, *, partition_of=partition_of):
+        """Events that were set aside come again by the replay topic, every third of them twice."""
+        self.replays = True
+        self.log.create(replay_topic(TOPIC), partitions=PARTITIONS, topic_id="id-2")
+        for number in [*range(count), *range(0, count, 3)]:
+            value = shop_event(random.Random(number), 10**6 + number, self.now_us, len(USERS))
+            key = b"%d" % msgspec.json.decode(value)["user_id"]
+            self.log.append(
+                replay_topic(TOPIC),
+                partition_of(key, PARTITIONS),
+                value,
+                key=key,
+                timestamp_us=self.now_us,
+                headers=((ORIGIN, b"%d" % number),),
+            )
 
     def send(self, count, *, partition_of=partition_of):
         for number in range(count):
@@ -59,8 +77,9 @@ class Shop:
             self.log.append(TOPIC, where, value, key=key, timestamp_us=self.now_us)
 
     def run(self):
+        topics = [TOPIC, replay_topic(TOPIC)] if self.replays else [TOPIC]
         worker = Worker(
-            ScriptedSource(self.log, [TOPIC], max_records=37),
+            WithReplays(ScriptedSource(self.log, topics, max_records=37), topics[:-1]),
             ShardStore(self.client, lambda: self.now_us),
             [RangeSink(EventLog(self.folder / "event_log"), lambda: self.now_us, flush_rows=50)],
             self.plan,
@@ -112,6 +131,29 @@ def test_one_partition_is_read_for_a_key(shop):
     shop.send(300)
     assert not any(name.startswith("rejected") for name in shop.run())
     assert [len(names) for names in shop.names()] == [blocks(shop)] * len(USERS)
+    assert shop.differing() == []
+
+
+def test_replayed_events_are_read_from_their_keys_partition_too(shop):
+    """A key's partition of the topic and that of the replay topic: two shards, and every value is exact."""
+    shop.send(200)
+    shop.run()
+    shop.replay(60)
+    assert shop.run()["accepted"] == 60
+    assert [len(names) for names in shop.names()] == [2 * blocks(shop)] * len(USERS)
+    assert shop.differing() == []
+    shop.send(50)
+    shop.run()
+    assert shop.differing() == []
+
+
+def test_replayed_events_elsewhere_are_looked_for_elsewhere(shop, monkeypatch):
+    """Replays of a time when keys lay in other partitions: all of the replay topic is looked through, and no more."""
+    monkeypatch.setattr(pipeline, "partitions_of", lambda view: None)
+    shop.send(200)
+    shop.replay(60, partition_of=lambda key, count: (partition_of(key, count) + 1) % count)
+    shop.run()
+    assert {len(names) for names in shop.names()} == {(1 + PARTITIONS) * blocks(shop)}
     assert shop.differing() == []
 
 
