@@ -30,6 +30,7 @@ from streaming.held_shard import HeldShard
 from streaming.homes import partitions_of
 from streaming.log_replay import EventLogReplay, Stretch
 from streaming.pipeline import AHEAD_TOLERANCE_US, LatestPipeline, ViewPipeline
+from streaming.rekeyed import History, Rekeying
 from streaming.source.records import Source, TopicPartition
 from streaming.worker import Worker
 
@@ -76,17 +77,46 @@ class Builder:
 
     def build(self, stretches: Sequence[Stretch], live: Sequence[TopicPartition], stop: Callable[[], bool]) -> None:
         """Fold the log; `live` are the partitions that the topic has now, which are not whole when the log ends."""
+        begins: dict[TopicPartition, int] = {}
+        if stretches and self._view.partitions == "keyed":
+            rekeying = Rekeying(self._view, self._replay, self._record.root / stretches[0].partition.topic)
+            begun = any(self._offset(partition) is not None for partition in live)
+            history = rekeying.history(stretches, live, begun=begun)
+            if history is not None:
+                begins = {cut.partition: cut.after for cut in history.cuts}
+                if not self._build_history(rekeying, history, stop):
+                    return
         for stretch in stretches:
             offset = self._offset(stretch.partition)
             if offset is not None and offset >= stretch.after:
                 continue
-            held = self._claim(stretch, whole=stretch.partition not in live)
-            for judged in self._replay.batches(stretch, max(held.claim.offset, stretch.first)):
+            begin = begins.get(stretch.partition, stretch.first)
+            held = self._claim(stretch, begin, self._complete_from(stretch), whole=stretch.partition not in live)
+            for judged in self._replay.batches(stretch, max(held.claim.offset, begin)):
                 if stop():
                     return
                 before = held.claim.offset
                 held.fold(judged, self._plan.version)
                 self._progress(held.claim.offset - before, len(judged.events))
+
+    def _build_history(self, rekeying: Rekeying, history: History, stop: Callable[[], bool]) -> bool:
+        """Fold what came before the topic grew, by key; False where it was stopped before the end."""
+        known = [self._complete_from(Stretch(cut.partition, cut.first, cut.after)) for cut in history.cuts]
+        complete = max((each for each in known if each is not None), default=None)
+        held = {}
+        for number in range(partitions_of(self._view) or 0):
+            whole = Stretch(history.partition(number), 0, history.end)
+            held[number] = self._claim(whole, 0, complete, whole=True)
+        position = min(each.claim.offset for each in held.values())
+        for dealt in rekeying.batches(history, position):
+            if stop():
+                return False
+            for number, judged in dealt.items():
+                held[number].fold(judged, self._plan.version)
+            first = next(iter(dealt.values())).batch
+            events = sum(len(judged.events) for judged in dealt.values())
+            self._progress(first.position_after - max(first.position_before, position), events)
+        return True
 
     def begin(self, firsts: Mapping[TopicPartition, int]) -> None:
         """Let partitions begin at these offsets of Kafka, where they have not begun yet."""
@@ -128,7 +158,7 @@ class Builder:
         control = self._store.control(self.shard(partition))
         return None if control is None else control.offset
 
-    def _claim(self, stretch: Stretch, *, whole: bool) -> HeldShard:
+    def _claim(self, stretch: Stretch, begin: int, complete: int | None, *, whole: bool) -> HeldShard:
         shard = self.shard(stretch.partition)
         token, version = self._new_token(), self._plan.version
         claim = self._store.claim(shard, token=token, plan_version=version)
@@ -136,10 +166,7 @@ class Builder:
             # Without its control hash a shard's tiles are of unknown age: none may be left to be merged with.
             self._store.register(shard, NOT_YET, home=partitions_of(self._view))
             self._store.remove(shard.project, shard.view, shard.version, shard=shard)
-            complete = self._complete_from(stretch)
-            claim = self._store.claim(
-                shard, token=token, plan_version=version, start=stretch.first, complete_from_us=complete
-            )
+            claim = self._store.claim(shard, token=token, plan_version=version, start=begin, complete_from_us=complete)
             assert claim is not None  # with `start`, the hash is made
         self._record.add(stretch.partition.topic, shard)
         return HeldShard(

@@ -4,15 +4,22 @@ import itertools
 import random
 
 import msgspec
+import pyarrow as pa
 import pytest
 
+from featurestore.offline.event_log import read_events
+from featurestore.offline.windowed import windowed_join
+from featurestore.online.keys import Shard, shards_key
 from featurestore.online.partitioner import partition_of
 from featurestore.online.reader import OnlineReader
 from featurestore.online.result import Status
+from featurestore.online.windowed import WindowedView
 from featurestore.plan import Field, Projection
+from streaming import rekeyed
 from streaming.backfill import Builder
 from streaming.claim_record import ClaimRecord
 from streaming.commit import ShardStore
+from streaming.homes import Homes
 from streaming.log_replay import EventLogReplay
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_plan
 from streaming.sinks import EventLog, RangeSink
@@ -135,6 +142,111 @@ def test_a_topic_that_grows_is_read_as_a_whole_from_then_on(store, tmp_path):
     assert sum(shop.read("user_orders", "amount_count_24h")[0].values.to_pylist()) == 300
     assert [(view.reads, view.declared) for view in shop.status()] == [("spread", "keyed")]
     worker.leave()
+
+
+def grown(store, folder):
+    """A keyed shop whose topic grew while it ran, and the next version of its view, which knows of it."""
+    shop = Shop(store, folder, keyed_plan(2))
+    shop.send(150)
+    shop.run()
+    shop.log.create(TOPIC, partitions=3)
+    shop.send(150)
+    shop.run()
+    assert [view.reads for view in shop.status()] == ["spread"]
+    view = keyed_plan(3).views["user_orders"]
+    shop.plan = msgspec.structs.replace(
+        shop.plan, version=2, views={"user_orders": msgspec.structs.replace(view, version=2)}
+    )
+    return shop
+
+
+def differing(shop):
+    """Features that differ from the offline join over the event log."""
+    view = shop.plan.views["user_orders"]
+    served = shop.read("user_orders", *(field.name for field in view.features))
+    expected = windowed_join(
+        read_events(shop.folder / TOPIC),
+        pa.table({"user_id": list(range(USERS)), "at": served[0].instant_us}),
+        keys={"user_id": "user_id"},
+        event_ts="event_timestamp",
+        entity_ts="at",
+        aggregations=view.aggregations,
+    )
+    assert {status for column in served for status in column.statuses.tolist()} <= {Status.PRESENT, Status.NULL_VALUE}
+    return [column.feature for column in served if column.values.to_pylist() != expected[column.feature].to_pylist()]
+
+
+@pytest.mark.parametrize("interrupted", [0, 1, 3, 5])
+def test_a_topic_that_grew_is_keyed_again_once_it_is_backfilled(store, tmp_path, interrupted):
+    """Events of the time before are dealt out by key: two shards are read for a key, and every value is exact."""
+    shop = grown(store, tmp_path)
+    view, live = shop.plan.views["user_orders"], shop.log.partitions_of(TOPIC)
+    replay, builder = shop.builder(view)
+    builder.announce(live)
+    for stops in (itertools.chain([False] * interrupted, itertools.repeat(True)), itertools.repeat(False)):
+        replay, builder = shop.builder(view)
+        builder.build(replay.stretches(), live, lambda stops=stops: next(stops))
+    shop.run()
+    assert [(each.reads, each.declared, each.version) for each in shop.status()] == [("keyed", "keyed", 2)]
+    assert differing(shop) == []
+    shop.send(100)
+    shop.run()
+    assert [each.reads for each in shop.status()] == ["keyed"]
+    assert differing(shop) == []
+    [column] = shop.read("user_orders", "amount_count_24h")
+    assert sum(column.values.to_pylist()) == 400
+    raw = store.get(shards_key("shop", "user_orders", 2))
+    assert WindowedView.of("shop", view).shards(raw).per_key == 2
+
+
+def test_a_rekeyed_view_is_rebuilt_with_the_same_bytes(store, tmp_path):
+    """A store that is lost afterwards: history and topic are told apart where they were, whatever came since."""
+    shop = grown(store, tmp_path)
+    view, live = shop.plan.views["user_orders"], shop.log.partitions_of(TOPIC)
+
+    def build():
+        replay, builder = shop.builder(view)
+        builder.announce(live)
+        builder.build(replay.stretches(), live, lambda: False)
+        shop.run()
+
+    build()
+    shop.send(100)
+    shop.run()
+    before = {key: store.get(key) for key in store.keys("fs:tile:*") if b" 2 " in key}
+    store.flushall()
+    build()
+    after = {key: store.get(key) for key in store.keys("fs:tile:*")}
+    assert {key: value.rstrip(b"\0") for key, value in after.items()} == {
+        key: value.rstrip(b"\0") for key, value in before.items()
+    }
+    assert len(after) > 20
+
+
+def test_what_was_counted_in_its_partition_is_not_counted_in_a_history_too(store, tmp_path):
+    """A version that was built without one, of which the store lost a part: it stays as it is, and exact."""
+    shop = grown(store, tmp_path)
+    view = shop.plan.views["user_orders"]
+    shop.run()
+    shop.store().remove("shop", "user_orders", 2, shard=Shard("shop", "user_orders", 2, "id-1", 0))
+    replay, builder = shop.builder(view)
+    builder.build(replay.stretches(), shop.log.partitions_of(TOPIC), lambda: False)
+    shop.run()
+    assert [each.reads for each in shop.status()] == ["spread"]
+    assert differing(shop) == []
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_wrong_history_is_noticed(store, tmp_path, monkeypatch, looks):
+    """The planted fault: dealt out by another partitioner, events are looked for everywhere; unless nobody looks."""
+    monkeypatch.setattr(rekeyed, "partition_of", lambda key, count: sum(key) % count)
+    if not looks:
+        monkeypatch.setattr(Homes, "hold", lambda self, keys: True)
+    shop = grown(store, tmp_path)
+    replay, builder = shop.builder(shop.plan.views["user_orders"])
+    builder.build(replay.stretches(), shop.log.partitions_of(TOPIC), lambda: False)
+    shop.run()
+    assert bool(differing(shop)) is not looks
 
 
 @pytest.mark.parametrize("since_s", [50, 120])
