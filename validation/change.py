@@ -154,8 +154,9 @@ def _of_column(old: Column, new: Column) -> Iterable[Change]:
             yield change("classification", f"is {new.classification!r} now: reports mask its values", minor=True)
     elif old.classification != new.classification:
         yield change("classification", f"classification {old.classification!r} became {new.classification!r}")
-    if old.description != new.description:
-        yield change("description", "its description changed")
+    for name in ("description", "examples"):
+        if getattr(old, name) != getattr(new, name):
+            yield change(name, "its description changed" if name == "description" else "its examples changed")
 
 
 def _of_rules(old: Contract, new: Contract) -> Iterable[Change]:

@@ -42,11 +42,12 @@ def lint_command(
 ) -> None:
     """Read contracts and say what a reviewer would. Exit code 1 where there is something to say."""
     from validation.contract import lint, load_contract
+    from validation.examples import wrong_examples
 
     remarks = 0
     for path in _contract_files(paths or [here(contracts)]):
         contract = load_contract(path)
-        found = lint(contract)
+        found = lint(contract) + wrong_examples(contract)
         remarks += len(found)
         typer.echo(f"{path}: {contract.source} {contract.version}: {len(contract.rules)} rules, {len(found)} remarks")
         for remark in found:

@@ -50,6 +50,8 @@ class Column(_Value, frozen=True):
     classification: str = ""
     unit: str = ""
     """The custom property `unit`, as the producer writes it."""
+    examples: tuple[object, ...] = ()
+    """Values that the producer gives for those who read the contract."""
     zone: str = ""
     """The zone that naive instants are in (`logicalTypeOptions.defaultTimezone`); empty is UTC."""
     description: str = ""
@@ -228,7 +230,14 @@ def _column(item: Place) -> Column:
         unit=item.custom_text("unit", ""),
         zone=item.child("logicalTypeOptions").text("defaultTimezone", "") if item.mapping("logicalTypeOptions") else "",
         description=item.text("description", ""),
+        examples=_examples(item.child("examples")),
     )
+
+
+def _examples(place: Place) -> tuple[object, ...]:
+    if not isinstance(place.value, list | None):
+        raise place.error(f"found {place.value!r}; expected a list of values")
+    return tuple(place.value or ())
 
 
 def _rules(root: Place, schema: Place, contract: Contract) -> tuple[tuple[Rule, ...], tuple[str, ...]]:

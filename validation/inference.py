@@ -5,6 +5,7 @@ since one file proves nothing: a person decides what is a promise.
 """
 
 import datetime as dt
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,6 +26,10 @@ ENUMERATION: Final = 12
 """The most distinct texts that are taken for an enumeration."""
 TABLE_ROWS: Final = 1_000_000
 """The most rows of a table that are looked at."""
+_EXAMPLES: Final = 3
+_LOOKED_AT: Final = 100
+"""Rows among which examples are looked for."""
+_SHORT: Final = 40
 _REPEATS: Final = 5
 """How many rows there must be per distinct text for it to be one."""
 _LOGICAL: Final[Mapping[str, str]] = {
@@ -142,6 +147,8 @@ def _property(name: str, column: pa.ChunkedArray) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name, "logicalType": logical}
     if _PERSONAL.search(name):
         found["classification"] = "pii"
+    elif examples := _examples(column):
+        found["examples"] = examples
     quality: list[dict[str, Any]] = []
     missing = column.null_count
     if kind(column.type) == "number":
@@ -158,6 +165,15 @@ def _property(name: str, column: pa.ChunkedArray) -> dict[str, Any]:
     if quality:
         found["quality"] = quality
     return found
+
+
+def _examples(column: pa.ChunkedArray) -> list[Any]:
+    """The first few values, of texts and numbers; long texts and what is no number are none."""
+    if kind(column.type) not in {"string", "integer", "number"} or pa.types.is_decimal(column.type):
+        return []
+    values = dict.fromkeys(value for value in column.slice(0, _LOOKED_AT).to_pylist() if value is not None)
+    shown = [one for one in values if (len(one) <= _SHORT if isinstance(one, str) else math.isfinite(one))]
+    return shown[:_EXAMPLES]
 
 
 def _enumeration(name: str, column: pa.ChunkedArray) -> dict[str, Any] | None:

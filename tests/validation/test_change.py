@@ -61,6 +61,7 @@ def told(old: Contract, new: Contract) -> list[tuple[str, Sequence[str]]]:
         ({"classification": "pii"}, {"classification": "personal"}, "classification", NOBODY, NOBODY),
         ({"classification": "public"}, {}, "classification", NOBODY, NOBODY),
         ({}, {"description": "x"}, "description", NOBODY, NOBODY),
+        ({}, {"examples": (1.5,)}, "examples", NOBODY, NOBODY),
     ],
 )
 def test_a_changed_column_breaks_whom_it_must(

@@ -127,6 +127,27 @@ def test_lint_remarks_and_fails(contracts: Path) -> None:
     assert RUN.invoke(app, ["contract", "lint", str(flights)]).exit_code == 0
 
 
+def test_lint_names_examples_that_break_the_contract(contracts: Path) -> None:
+    """By value and rule, or type; what keeps it is not named, and no list is refused with its place."""
+    path = contracts / "orders.odcs.yaml"
+    document = yaml.safe_load(path.read_text())
+    given = {"amount": [1.5, -1, "much"], "at": ["2024-01-01T00:00:00Z", "soon"], "id": ["a", 7]}
+    for item in document["schema"][0]["properties"]:
+        item["examples"] = given[item["name"]]
+    path.write_text(yaml.safe_dump(document))
+    told = RUN.invoke(app, ["contract", "lint", str(path)]).output
+    assert [line.strip() for line in told.splitlines() if ": example " in line] == [
+        "column 'id': example 7 is no string",
+        "column 'amount': example -1 breaks rule positive",
+        "column 'amount': example 'much' is no number",
+        "column 'at': example 'soon' is no timestamp",
+    ]
+    document["schema"][0]["properties"][0]["examples"] = "a"
+    path.write_text(yaml.safe_dump(document))
+    refused = RUN.invoke(app, ["contract", "lint", str(path)]).exception
+    assert "schema[0].properties[0].examples: found 'a'; expected a list" in str(refused)
+
+
 def test_inside_the_feature_repo_the_same_folders_are_meant(
     contracts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

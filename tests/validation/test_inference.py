@@ -12,6 +12,7 @@ from validation.commands import app
 from validation.compiled.batch import compile_batch
 from validation.contract import load_contract
 from validation.errors import PlatformError
+from validation.examples import wrong_examples
 from validation.files import read_data
 
 RUN = CliRunner()
@@ -62,6 +63,9 @@ def test_the_contract_of_a_file_holds_for_the_file(tmp_path: Path, form: str) ->
     assert "x_present" not in ids
     verdict = compile_batch(contract).run(read_data(path, contract))
     assert verdict.outcome == "passed"
+    examples = {column.name: column.examples for column in contract.columns}
+    assert (examples["id"], examples["n"], examples["email"]) == (("o0", "o1", "o2"), (0, 1, 2), ())
+    assert wrong_examples(contract) == []
 
 
 def test_personal_values_do_not_go_into_the_contract(tmp_path: Path) -> None:
