@@ -9,14 +9,9 @@ that file, and replays what was set aside.
 import os
 import secrets
 from pathlib import Path
-from typing import Final, Protocol
-
-import httpx
+from typing import Protocol
 
 from featurestore.errors import ConfigurationError
-from streaming.source.records import SourceUnavailable
-
-_TIMEOUT_S: Final = 10.0
 
 
 class SchemaRegistry(Protocol):
@@ -43,29 +38,6 @@ class FolderRegistry:
         """See SchemaRegistry."""
         found = sorted(self._folder.glob(f"{number}.*"))
         return found[0].read_text(encoding="utf-8") if found else None
-
-
-class HttpRegistry:
-    """A registry at an address, which may carry a user and a password."""
-
-    def __init__(self, url: str) -> None:
-        self._url = httpx.URL(url)
-        self._client = httpx.Client(timeout=_TIMEOUT_S)
-
-    def __str__(self) -> str:
-        """The way messages name it, without its password."""
-        return f"the schema registry {self._url.copy_with(username=None, password=None)}"
-
-    def schema(self, number: int) -> str | None:
-        """See SchemaRegistry."""
-        try:
-            answer = self._client.get(self._url.copy_with(path=f"{self._url.path.rstrip('/')}/schemas/ids/{number}"))
-            if answer.status_code == httpx.codes.NOT_FOUND:
-                return None
-            answer.raise_for_status()
-            return str(answer.json()["schema"])
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise SourceUnavailable(f"{self} did not tell schema {number}: {error}") from error
 
 
 class FirstAnswers:
@@ -106,5 +78,9 @@ def registry_of(address: str | None, kept: Path) -> SchemaRegistry | None:
     """The registry at an address, with its first answers in `kept`; None where none is named."""
     if not address:
         return None
-    remote = address.startswith(("http://", "https://"))
-    return FirstAnswers(HttpRegistry(address) if remote else FolderRegistry(Path(address)), kept)
+    if not address.startswith(("http://", "https://")):
+        return FirstAnswers(FolderRegistry(Path(address)), kept)
+    # Only here: a worker that restarts is waited for, and the HTTP library takes a twentieth of its start.
+    from streaming.http_registry import HttpRegistry
+
+    return FirstAnswers(HttpRegistry(address), kept)

@@ -123,6 +123,7 @@ def run(
     from prometheus_client import CollectorRegistry
 
     from featurestore.clock import system_clock
+    from featurestore.freed_memory import keep_freed_memory
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
     from featurestore.plan_users import PlanUsers
@@ -137,6 +138,7 @@ def run(
     from streaming.topic_checks import warnings
     from streaming.worker import Pace
 
+    keep_freed_memory()
     # The client warns whenever its thread waits for the interpreter, which is what a busy worker makes it do.
     logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
     settings = settings_of(repo)

@@ -10,7 +10,7 @@ Rules about the number of rows and about columns are left out: windows have no v
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
@@ -18,9 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from validation.check import Aggregate, Columns, Expectation, RowCheckable, Unique
-from validation.compiled.batch import compile_batch
 from validation.contract import Contract
 from validation.verdict import Sample, Verdict
+
+if TYPE_CHECKING:
+    from validation.compiled.batch import BatchCheck
 
 WINDOW_US: Final = 3_600_000_000
 """An hour: shares and statistics of a handful of events say little, and closing a window costs about a millisecond,
@@ -71,9 +73,9 @@ class ArrivalWindows:
 
     def __init__(self, contract: Contract, *, window_us: int = WINDOW_US, rows_at_most: int = ROWS) -> None:
         self.contract = contract
-        self._check = compile_batch(contract)
-        self._columns = tuple(dict.fromkeys(name for meaning in self._check.meanings for name in meaning.columns))
+        self._columns = tuple(dict.fromkeys(name for meaning in contract.expectations() for name in meaning.columns))
         self._window_us, self._most = window_us, rows_at_most
+        self._compiled: BatchCheck | None = None
         self._next: int | None = None
         self._window: int | None = None
         self._whole = False
@@ -125,13 +127,21 @@ class ArrivalWindows:
             if self._rows == self._most:
                 yield from self._close()
 
+    def _check(self) -> "BatchCheck":
+        # Only here: a worker that restarts is waited for, and DuckDB takes a twentieth of its start.
+        from validation.compiled.batch import compile_batch
+
+        if self._compiled is None:
+            self._compiled = compile_batch(self.contract)
+        return self._compiled
+
     def _close(self) -> Iterator[Closed]:
         if not self._whole:
             self.unseen += 1
         elif self._rows:
             assert self._window is not None
             offsets = np.concatenate(self._offsets)
-            verdict = self._check.run(pa.concat_tables(self._tables))
+            verdict = self._check().run(pa.concat_tables(self._tables))
             yield Closed(
                 start_us=self._window * self._window_us,
                 first=int(offsets[0]),

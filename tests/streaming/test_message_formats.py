@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from featurestore.errors import ConfigurationError, DefinitionError
 from featurestore.topic_schema import declared_columns
 from streaming.decode import Decoder
+from streaming.http_registry import HttpRegistry
 from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event, shop_plan
-from streaming.schema_registry import FirstAnswers, FolderRegistry, HttpRegistry, registry_of
+from streaming.schema_registry import FirstAnswers, FolderRegistry, registry_of
 from streaming.source.records import Batch, Record, SourceUnavailable
 
 INSTANT = {"type": "long", "logicalType": "timestamp-micros"}
