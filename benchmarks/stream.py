@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from featurestore.config import OnlineSettings
 from featurestore.offline.event_log import read_events
@@ -46,6 +47,8 @@ from streaming.source.scripted import ScriptedLog, ScriptedSource
 from streaming.worker import Pace, Worker
 
 PARTITIONS = 4
+ROLLED = 2_000
+"""A commit of more blocks rolls the heads of most keys up into every level: the tile that they were in has passed."""
 
 
 class Timed:
@@ -54,7 +57,8 @@ class Timed:
     def __init__(self, store: ShardStore) -> None:
         self.store = store
         self.seconds: dict[str, float] = {}
-        self.commits_ms: list[float] = []
+        self.commits: list[tuple[int, float]] = []
+        """Blocks written, milliseconds."""
 
     def __getattr__(self, name: str) -> Callable[..., object]:
         call = getattr(self.store, name)
@@ -65,7 +69,7 @@ class Timed:
             took = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + took
             if name == "commit":
-                self.commits_ms.append(took * 1000)
+                self.commits.append((len(arguments[1]), took * 1000))  # type: ignore[arg-type] - claim, writes
             return found
 
         return timed
@@ -238,11 +242,15 @@ def run(source: Source, values: list[bytes], step_us: int, options: argparse.Nam
         f"({len(values) / cpu:,.0f} per CPU-second of the worker)"
     )
     parts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in timed.seconds.items())
-    ordered = sorted(timed.commits_ms)
-    slots = worker.counters["slots"] / len(ordered)
     print(f"{took:.2f} s of which {parts}; peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
-    p50, p99 = ordered[len(ordered) // 2], ordered[-max(1, len(ordered) // 100)]
-    print(f"commits of {slots:.0f} slots: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    for what, some in (
+        ("without", [each for each in timed.commits if each[0] <= ROLLED]),
+        ("with", [each for each in timed.commits if each[0] > ROLLED]),
+    ):
+        if some:
+            blocks = sum(count for count, _ in some) / len(some)
+            p50, p99 = np.percentile([took_ms for _, took_ms in some], [50, 99])
+            print(f"{len(some)} commits {what} roll-up, {blocks:.0f} slots each: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
     if options.profile:
         pstats.Stats(profile).sort_stats("tottime").print_stats(25)
     compared = different = 0
