@@ -10,11 +10,14 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from kafka import KafkaAdminClient
 
 from featurestore.config import load_settings
 from featurestore.offline.event_log import ARRIVAL, read_events
+from featurestore.offline.windowed import windowed_join
 from featurestore.online.keys import Shard
-from featurestore.plan import Field
+from featurestore.online.reader import OnlineReader
+from featurestore.plan import Field, Projection
 from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
 from featurestore.plan_versions import kept_in_force
 from streaming import backfill, backfill_commands
@@ -270,6 +273,69 @@ def test_kafka_is_read_to_its_end(deployment):
     """`--to` with `--kafka` is refused, and the reason is said."""
     assert deployment.start("backfill", VIEW, "--kafka", "--to", "2023-11-14T00:00:00Z").wait(PATIENCE_S) == 2
     assert "--kafka reads to the end" in " ".join((deployment.repo.parent / "log").read_text().split())
+
+
+def keyed(partitions, version):
+    """The shop's plan, each key in its partition of so many."""
+    plan = shop_plan(keyed=True)
+    view = plan.views[VIEW]
+    topic = msgspec.structs.replace(view.source.topic, partitions=partitions)
+    view = msgspec.structs.replace(view, version=version, source=msgspec.structs.replace(view.source, topic=topic))
+    return msgspec.structs.replace(plan, digest=f"keyed {partitions}", views={VIEW: view})
+
+
+def test_a_topic_that_grew_is_keyed_again_by_its_backfill(deployment):
+    """Keyed; spread when the topic has grown; keyed again under the next version, and exact to the bit."""
+
+    def reads():
+        command = [sys.executable, "-m", "featurestore.cli.main", "stream", "status", "--json"]
+        command += ["--repo", str(deployment.repo)]
+        told = subprocess.run(command, capture_output=True, env=deployment.environ, check=True).stdout
+        [view] = [each for each in msgspec.json.decode(told)["views"] if each["role"] == "read"]
+        return view["version"], view["reads"]
+
+    before = deployment.plans.load()
+    deployment.put(before, msgspec.structs.replace(keyed(2, 1), version=before.version + 1))
+    deployment.produce(300)
+    deployment.done("stream", "run", "--until-caught-up")
+    assert reads() == (1, "keyed")
+    admin = KafkaAdminClient(bootstrap_servers=deployment.servers)
+    admin.create_partitions({TOPIC: 3})
+    admin.close()
+    deployment.publisher.close()
+    deployment.publisher = Publisher(KafkaSettings(deployment.servers), TOPIC, partitions=3)
+    deployment.produce(200)
+    deployment.done("stream", "run", "--until-caught-up")
+    assert reads() == (1, "spread")
+    before = deployment.plans.load()
+    wanted = msgspec.structs.replace(keyed(3, 2), version=before.version + 1)
+    deployment.put(before, kept_in_force(wanted, before, lambda view: True))
+    worker = deployment.start("stream", "run", "--flush-s", "0.2")
+    try:
+        deployment.produce(200)
+        deployment.done("backfill", VIEW, "--wait-s", "0")
+        deployment.produce(200)
+    finally:
+        worker.terminate()
+        assert worker.wait(PATIENCE_S) == 0
+    deployment.done("stream", "run", "--until-caught-up")
+    assert reads() == (2, "keyed")
+    view = deployment.plans.load().views[VIEW]
+    now_us = int((time.time() + deployment.offset_s) * 1e6)
+    features = tuple(field.name for field in view.features)
+    served = OnlineReader(deployment.client, deployment.plans.load(), lambda: now_us).read(
+        [Projection(view=VIEW, features=features)], {"user_id": list(range(20))}
+    )
+    expected = windowed_join(
+        read_events(deployment.settings.event_log / TOPIC),
+        pa.table({"user_id": list(range(20)), "at": served.columns[0].instant_us}),
+        keys={"user_id": "user_id"},
+        event_ts="event_timestamp",
+        entity_ts="at",
+        aggregations=view.aggregations,
+    )
+    for column in served.columns:
+        assert column.values.to_pylist() == expected[column.feature].to_pylist()
 
 
 def test_a_lost_store_is_rebuilt_byte_for_byte(deployment):
