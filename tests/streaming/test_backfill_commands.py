@@ -226,7 +226,7 @@ def test_replayed_events_are_part_of_a_backfill_from_kafka(deployment, monkeypat
     deployment.audit(2, replayed=True)
 
 
-@pytest.mark.parametrize("use_log", [True, False])
+@pytest.mark.parametrize("use_log", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_a_first_event_that_is_replayed_meanwhile_is_not_left_out(deployment, monkeypatch, use_log):
     """Its topic appears while the next version is built: readers go over to one that has it, and is whole."""
     deployment.produce(300)
@@ -284,6 +284,7 @@ def keyed(partitions, version):
     return msgspec.structs.replace(plan, digest=f"keyed {partitions}", views={VIEW: view})
 
 
+@pytest.mark.nightly  # in one process: test_backfill.py
 def test_a_topic_that_grew_is_keyed_again_by_its_backfill(deployment):
     """Keyed; spread when the topic has grown; keyed again under the next version, and exact to the bit."""
 
