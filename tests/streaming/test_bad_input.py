@@ -173,6 +173,27 @@ def test_every_bad_message_is_set_aside_between_neighbours_that_pass(store, tmp_
     assert stream.counted() == [len(events) - 1]
 
 
+def test_a_bad_producer_does_not_fill_the_store(store, tmp_path, broker):
+    """Three megabytes of rejected rows lie in files; the store has the keys and the size that it had without them."""
+
+    def held():
+        keys = set(store.scan_iter("*"))
+        return keys, sum(store.memory_usage(key) for key in keys)
+
+    stream = Stream(store, tmp_path, broker)
+    stream.send([(KEY, order())])
+    stream.run()
+    keys, size = held()
+    filling = "x" * 10_000
+    stream.send([(KEY, order(currency="XXX", more=f"{number}{filling}")) for number in range(300)])
+    stream.run()
+    assert len(stream.kept()) == 300
+    assert sum(len(row["row"]) for row in stream.kept().values()) > 3_000_000
+    now, grown = held()
+    assert now == keys
+    assert grown - size < 1_000
+
+
 def test_messages_whose_schema_nobody_knows_are_set_aside(store, tmp_path, broker):
     """Unknown ids, no magic byte, nothing behind it: their neighbours pass."""
     folder = tmp_path / "schemas"
