@@ -62,9 +62,6 @@ def judge_file(
         rows = list(rejected_rows(table, rejected, arrival_us))
         if table.num_rows:
             sink.store(Origin(name=str(file), id=digest), 0, table.num_rows - 1, rows)
-    broken = {rule.rule_id for rule in verdict.rules if rule.outcome in {"failed", "broken"}}
-    meanings = zip(contract.rules, check.meanings, strict=True)
-    columns = {name for rule, meaning in meanings if rule.id in broken for name in meaning.columns}
     report = report_of(
         verdict,
         contract,
@@ -75,7 +72,7 @@ def judge_file(
         origin_range=(0, table.num_rows - 1) if table.num_rows else None,
         event_window=event_window(table, event_time_column(contract)),
         quarantined=len(rejected),
-        affected=reach.of(contract.source, columns or None) if reach is not None and broken else (),
+        affected=() if reach is None else reach.of_verdict(verdict, contract),
     )
     told = [_line(rule, file) for rule in verdict.rules if rule.outcome in {"failed", "broken"}]
     counts = f"{table.num_rows} rows: {accepted.num_rows} accepted, {len(rejected)} to quarantine"

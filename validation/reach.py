@@ -8,7 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from validation.contract import Contract
 from validation.errors import ContractError
+from validation.verdict import Verdict
 
 
 class _Named(msgspec.Struct, frozen=True):
@@ -96,8 +98,16 @@ class Reach(msgspec.Struct, frozen=True):
         """What columns (None: any) of a source, or of its topic, reach: `view NAME` and `service NAME`, sorted.
 
         A view's timestamp and join keys reach all of its features; user code that transforms rows may read any column.
+        `view:NAME` and `service:NAME` stand for features as they go out: columns are features and keys then.
         """
+        kind, _, name = source.rpartition(":")
+        if kind == "service":
+            return (f"service {name}",) if name in self.services else ()
         touched: dict[str, frozenset[str]] = {}
+        if kind == "view" and name in {*self.views, *self.on_demand}:
+            features = {one.name for one in self.views[name].features} if name in self.views else set()
+            whole = columns is None or not set(columns) <= features
+            touched[name] = frozenset() if whole else frozenset(columns or ())
         for view in self.views.values():
             if source in view.source.names and (found := _features(view, columns)):
                 touched[view.name] = found
@@ -110,6 +120,13 @@ class Reach(msgspec.Struct, frozen=True):
             if any(_touches(projection, touched) for projection in service.projections)
         ]
         return (*(f"view {name}" for name in sorted(touched)), *(f"service {name}" for name in sorted(services)))
+
+    def of_verdict(self, verdict: Verdict, contract: Contract) -> tuple[str, ...]:
+        """What the columns of the rules that failed or broke reach; nothing where none did."""
+        broken = {rule.rule_id for rule in verdict.rules if rule.outcome in {"failed", "broken"}}
+        meanings = zip(contract.rules, contract.expectations(), strict=True)
+        columns = {name for rule, meaning in meanings if rule.id in broken for name in meaning.columns}
+        return self.of(contract.source, columns or None) if broken else ()
 
 
 def _features(view: _View, columns: Collection[str] | None) -> frozenset[str]:

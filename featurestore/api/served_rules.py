@@ -20,6 +20,7 @@ from featurestore.plan import Plan
 from validation.check import RowCheckable
 from validation.compiled.rows import BROKEN, FILTERED, MISSING, RowCheck, compile_rows
 from validation.contract import Contract
+from validation.reach import Reach
 from validation.report import ViolationReport, report_of
 from validation.verdict import RuleVerdict, Sample, Verdict, counted
 
@@ -43,8 +44,8 @@ class _Count:
 class _Judged:
     """One contract held against the answers of one kind of request."""
 
-    def __init__(self, one: Held, origin: str, places: dict[str, int]) -> None:
-        self.contract, self.origin = one.contract, origin
+    def __init__(self, one: Held, plan: Plan, origin: str, places: dict[str, int]) -> None:
+        self.contract, self.plan, self.origin = one.contract, plan, origin
         self.check: RowCheck = compile_rows(_observing(one.contract))
         self.columns = {column: places[name] for column, name in one.columns.items()}
         self.counts = [_Count() for _ in one.contract.rules]
@@ -157,6 +158,9 @@ class ContractLook:
                             now_us=now_us,
                             boundary="online_serve",
                             origin=one.origin,
+                            affected=msgspec.json.decode(one.plan.encode(), type=Reach).of_verdict(
+                                verdict, one.contract
+                            ),
                         )
                     )
 
@@ -169,7 +173,7 @@ def _judged(served: Served) -> list[_Judged]:
     found = held(served.plan, projections, names, boundary="online_serve", service=served.service, others=keys)
     origin = f"service {served.service}" if served.service is not None else "features by name"
     kept = (msgspec.structs.replace(one, contract=_of_rows(one)) for one in found)
-    return [_Judged(one, origin, places) for one in kept if one.contract.rules]
+    return [_Judged(one, served.plan, origin, places) for one in kept if one.contract.rules]
 
 
 def _asked(served: Served, names: dict[tuple[str, str], str]) -> Sequence[Any]:

@@ -22,6 +22,7 @@ from featurestore.plan import Plan, Projection
 from validation.compiled.batch import BatchCheck, Fallback, compile_batch
 from validation.contract import SERVICE
 from validation.quarantine import Origin, QuarantineSink, rejected_rows
+from validation.reach import Reach
 from validation.report import report_of
 from validation.verdict import RuleVerdict, Verdict
 from validation.violations import ViolationStore
@@ -102,13 +103,14 @@ def _judge(
 
 
 def keep_promises(
-    judged: JudgedSet, name: str, entity_rows_digest: str, joined: pa.Table, *, data_dir: Path, now_us: int
+    judged: JudgedSet, name: str, entity_rows_digest: str, joined: pa.Table, *, plan: Plan, data_dir: Path, now_us: int
 ) -> None:
     """Acts on what was found, in order: 1. keep what is taken out, 2. record violations, 3. refuse where a rule blocks.
 
     Where one contract blocks nothing is kept. Raises ContractBroken.
     """
     stopped = [verdict for verdict in judged.verdicts if verdict.stops]
+    reach = msgspec.json.decode(plan.encode(), type=Reach)
     origin = Origin(
         name=f"training set {name}", id=hashlib.sha256(f"{name}\0{entity_rows_digest}".encode()).hexdigest()
     )
@@ -128,6 +130,7 @@ def keep_promises(
             origin_id=origin.id,
             origin_range=(0, joined.num_rows - 1) if joined.num_rows else None,
             quarantined=0 if stopped else len(rejected),
+            affected=reach.of_verdict(verdict, contract),
         )
         ViolationStore(data_dir / "violations").record(report)
     if stopped:

@@ -117,9 +117,6 @@ class SourceContracts:
     ) -> None:
         now_us = system_clock(clock_offset_us(os.environ))()
         plan = self._folder / "plan.json"
-        failed = {r.rule_id for r in verdict.rules if r.outcome in {"failed", "broken"}}
-        meanings = zip(contract.rules, contract.expectations(), strict=True)
-        columns = {name for rule, meaning in meanings if rule.id in failed for name in meaning.columns}
         start_us, end_us = bounds
         window = (iso(start_us), iso(end_us)) if start_us is not None and end_us is not None else None
         # The same range read again is the same report, unless the rows are others.
@@ -134,7 +131,7 @@ class SourceContracts:
             origin=scan.name,
             event_window=window,
             quarantined=aside,
-            affected=load_reach(plan).of(contract.source, columns or None) if failed and plan.exists() else (),
+            affected=load_reach(plan).of_verdict(verdict, contract) if plan.exists() else (),
         )
         ViolationStore(self._folder / "violations").record(report)
 

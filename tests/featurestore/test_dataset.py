@@ -322,7 +322,9 @@ def test_a_rule_that_blocks_stops_the_build(project):
     with pytest.raises(ContractBroken, match=r"'set' was not built: contract 'c' 1.0.0, 4 rows: cool: 1 of 2 rows"):
         project.make(plan=plan)
     assert manifests(project.folder) == []
-    assert ViolationStore(project.data / "violations").find()[0].boundary == "training"
+    told = ViolationStore(project.data / "violations").find()[0]
+    assert told.boundary == "training"
+    assert "view weather" in told.affected
 
 
 def test_a_rule_that_quarantines_takes_the_row_out_and_keeps_it(project):

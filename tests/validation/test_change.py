@@ -362,4 +362,4 @@ def test_boundaries_depend_on_what_is_made_of_the_rows(source: str, crossed: set
     }
     reach = msgspec.convert({"views": views, "services": {"s": {"name": "s"}}}, Reach)
     assert reach.boundaries(source) == crossed
-    assert bool(reach.of(source)) == bool(crossed and ":" not in source)
+    assert bool(reach.of(source)) == bool(crossed)

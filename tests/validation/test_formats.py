@@ -146,6 +146,25 @@ def test_a_column_reaches_views_and_services(columns: set[str] | None, reached: 
     assert msgspec.convert(PLAN, Reach).of("orders", columns) == reached
 
 
+@pytest.mark.parametrize(
+    ("about", "columns", "reached"),
+    [
+        ("view:fares", {"tip"}, ("view fares", "service tips")),
+        ("view:fares", {"id"}, ("view fares", "view ratio", "service ratios", "service tips")),
+        ("view:fares", None, ("view fares", "view ratio", "service ratios", "service tips")),
+        ("view:ratio", {"ratio"}, ("view ratio", "service ratios")),
+        ("service:tips", {"tip"}, ("service tips",)),
+        ("view:nobody", None, ()),
+        ("service:nobody", None, ()),
+    ],
+)
+def test_a_contract_about_features_reaches_who_is_given_them(
+    about: str, columns: set[str] | None, reached: tuple[str, ...]
+) -> None:
+    """The view itself, the views computed from it, and the services that hold the features."""
+    assert msgspec.convert(PLAN, Reach).of(about, columns) == reached
+
+
 def test_a_plan_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """With the path and what writes it."""
     with pytest.raises(ContractError, match=r"none\.json: the plan cannot be read.*featurestore apply"):

@@ -181,6 +181,7 @@ def test_what_was_answered_is_held_to_the_contract_of_its_source(judged):
     cool = found["cool"]
     assert (cool.boundary, cool.origin, cool.rows, cool.evaluated) == ("online_serve", "service delay", 1, 1)
     assert cool.samples[0].values == {"temp_f": 39.02}
+    assert {"view weather", "service delay"} <= set(cool.affected)
     sample = {"contract": "weather", "rule": "warm", "outcome": "kept"}
     assert registry.get_sample_value("featurestore_served_contract_rows_total", sample) == 1
 
