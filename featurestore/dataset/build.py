@@ -121,7 +121,13 @@ def build(
         full_feature_names=request.full_feature_names,
         fallback=fallback,
     )
-    keep_promises(judged, request.name, digest, joined, plan=plan, data_dir=folder.parent, now_us=clock())
+    keep_promises(
+        *(judged, request.name, digest, joined),
+        plan=plan,
+        timestamp_column=request.timestamp_column,
+        data_dir=folder.parent,
+        now_us=clock(),
+    )
     quarantined, joined = joined.num_rows - judged.accepted.num_rows, judged.accepted
     draft = folder / f".{request.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)

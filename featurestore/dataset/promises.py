@@ -23,7 +23,7 @@ from validation.compiled.batch import BatchCheck, Fallback, compile_batch
 from validation.contract import SERVICE
 from validation.quarantine import Origin, QuarantineSink, rejected_rows
 from validation.reach import Reach
-from validation.report import report_of
+from validation.report import event_window, report_of
 from validation.verdict import RuleVerdict, Verdict
 from validation.violations import ViolationStore
 
@@ -103,7 +103,15 @@ def _judge(
 
 
 def keep_promises(
-    judged: JudgedSet, name: str, entity_rows_digest: str, joined: pa.Table, *, plan: Plan, data_dir: Path, now_us: int
+    judged: JudgedSet,
+    name: str,
+    entity_rows_digest: str,
+    joined: pa.Table,
+    *,
+    plan: Plan,
+    timestamp_column: str,
+    data_dir: Path,
+    now_us: int,
 ) -> None:
     """Acts on what was found, in order: 1. keep what is taken out, 2. record violations, 3. refuse where a rule blocks.
 
@@ -129,6 +137,7 @@ def keep_promises(
             origin=origin.name,
             origin_id=origin.id,
             origin_range=(0, joined.num_rows - 1) if joined.num_rows else None,
+            event_window=event_window(joined, timestamp_column),
             quarantined=0 if stopped else len(rejected),
             affected=reach.of_verdict(verdict, contract),
         )

@@ -325,6 +325,7 @@ def test_a_rule_that_blocks_stops_the_build(project):
     told = ViolationStore(project.data / "violations").find()[0]
     assert told.boundary == "training"
     assert "view weather" in told.affected
+    assert told.event_window is not None
 
 
 def test_a_rule_that_quarantines_takes_the_row_out_and_keeps_it(project):
