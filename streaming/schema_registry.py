@@ -6,12 +6,11 @@ kept in a folder that all workers of a deployment share, "there is none" include
 that file, and replays what was set aside.
 """
 
-import os
-import secrets
 from pathlib import Path
 from typing import Protocol
 
 from featurestore.errors import ConfigurationError
+from validation.whole_file import first_file
 
 
 class SchemaRegistry(Protocol):
@@ -58,20 +57,9 @@ class FirstAnswers:
             return path.read_text(encoding="utf-8") or None
         except FileNotFoundError:
             pass
-        found = self._registry.schema(number)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        fresh = self._folder / f".{number}.{secrets.token_hex(4)}"
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(found or "")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(fresh, path)  # fails where another worker was first: then its answer counts
-        except FileExistsError:
-            return path.read_text(encoding="utf-8") or None
-        finally:
-            fresh.unlink()
-        return found
+        found = self._registry.schema(number) or ""
+        # Where another worker was first its answer counts.
+        return first_file(path, found.encode()).decode() or None
 
 
 def registry_of(address: str | None, kept: Path) -> SchemaRegistry | None:

@@ -1,4 +1,4 @@
-"""How is a small file replaced, so that a reader sees the old one or the new one, never half?"""
+"""How is a small file made or replaced, so that a reader sees the old one or the new one, never half?"""
 
 import os
 import secrets
@@ -20,3 +20,23 @@ def replace_file(path: Path, data: bytes) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def first_file(path: Path, data: bytes) -> bytes:
+    """Makes the file of `data` where there is none; what is in it then, which another may have written. Raises OSError.
+
+    Of writers that race one makes it, and all read the same.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)
+    except FileExistsError:
+        return path.read_bytes()
+    finally:
+        draft.unlink(missing_ok=True)
+    return data

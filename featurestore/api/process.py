@@ -49,7 +49,9 @@ from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore
 from featurestore.plan_users import PlanUsers
 from featurestore.promises_kept import PromiseMetrics
+from featurestore.write_profiles import WriteProfiles
 from featurestore.write_reports import WriteReports
+from validation.profile.store import ProfileStore
 from validation.violations import ViolationStore
 
 if TYPE_CHECKING:
@@ -84,12 +86,14 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
     violations = ViolationStore(settings.data_dir / "violations")
     contracts = ContractLook(violations.record, metrics, clock, writer=str(os.getpid()))
     reports = WriteReports(violations.record, clock, writer=str(os.getpid()))
+    profiles = WriteProfiles(ProfileStore(workspace(settings).profiles), clock, writer=f"{os.getpid()}-{clock()}")
     served = ServeLogLook(ServeLog(workspace(settings).served, clock, writer=str(os.getpid())))
 
     def writes(plan: Plan) -> Writes:
         return Writes(
-            plan, lambda view: RowWriter(client, plan.project, view, clock=clock), append, clock, limits, reports.judged
-        )
+            plan, lambda view: RowWriter(client, plan.project, view, clock=clock), append, clock, limits,
+            judged=reports.judged, written=profiles.written,
+        )  # fmt: skip
 
     app = create_app(
         plans=PlanStore(client, settings.project),
@@ -102,7 +106,7 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
         writes=writes,
         materializer=Materializer(settings.repo, settings.data_dir, environ),
         staleness=staleness_of(client, clock),
-        again=Again([contracts, served, reports], metrics),
+        again=Again([contracts, served, reports, profiles], metrics),
         fallbacks=Fallbacks(client, settings.project).active,
         violations=violations,
         limits=limits,

@@ -70,14 +70,16 @@ class Writes:
         clock: Clock,
         limits: Limits,
         judged: Callable[[Plan, WrittenRows], None] = lambda _plan, _rows: None,
+        written: Callable[[View, pa.Table], None] = lambda _view, _rows: None,
     ) -> None:
-        """`judged` hears of all rows that a contract was asked about."""
+        """`judged` hears of all rows that a contract was asked about, `written` of all that were written online."""
         self._plan = plan
         self._make = writer
         self._append = append
         self._clock = clock
         self._limits = limits
         self._judged = judged
+        self._written = written
         self._writers: dict[str, Writer] = {}
         self._rules: dict[str, ViewRules | None] = {}
 
@@ -129,7 +131,9 @@ class Writes:
         if writer is None:
             writer = self._writers[view.name] = self._make(view)
         event, created = timestamp_names(view.source)
-        return writer.write(table, event_timestamp=event, created=created)
+        result = writer.write(table, event_timestamp=event, created=created)
+        self._written(view, table)
+        return result
 
     def _judge(self, view: View, table: pa.Table, now_us: int) -> None:
         """Raises Refused (422) where a row breaks a rule of the source's contract that sets rows aside or blocks.

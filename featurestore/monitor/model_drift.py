@@ -18,6 +18,7 @@ from featurestore.dataset.manifest import Manifest
 from featurestore.errors import DefinitionError, SourceError
 from featurestore.monitor import profiles
 from featurestore.monitor.alerts import Finding, Severity
+from featurestore.monitor.kept_profiles import AT
 from featurestore.monitor.served import HOUR_US
 from featurestore.plan import Service
 from validation.drift.compare import DriftReport, compare
@@ -138,7 +139,7 @@ def _side(table: pa.Table, baseline: Baseline, options: "_Options") -> list[Prof
         table,
         baseline,
         segments=options.segments,
-        time_column=None if options.block_h is None else profiles.AT,
+        time_column=None if options.block_h is None else AT,
         span_us=HOUR_US if options.block_h is None else round(options.block_h * HOUR_US),
     )
 

@@ -5,6 +5,8 @@
     source    rows of batch sources, by when they were created    (the source)
     training  a training set                                      (its part `train`)
 
+Rows that are written online are profiled by who writes them (`featurestore.write_profiles`).
+
 An hour is made again while rows can still come late to it; the profiles of its source id are replaced.
 """
 
@@ -16,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.dataset.manifest import Manifest
+from featurestore.monitor.kept_profiles import AT, first_baseline, hour_name, read_kept, safe_name
 from featurestore.monitor.served import HOUR_US, REQUESTED, given_column, read_served
 from featurestore.offline.connection import Limits, connection
 from featurestore.offline.event_log import ARRIVAL, PROVENANCE, event_files
@@ -23,13 +26,11 @@ from featurestore.offline.sql_types import earliest, identifier, instant, latest
 from featurestore.offline.stored import scan_of, stored_names
 from featurestore.plan import Service, View
 from validation.drift.rows import rows_of
-from validation.profile.baseline import Baseline, baseline_of, kind_of
+from validation.profile.baseline import Baseline, kind_of
 from validation.profile.build import profile_table
 from validation.profile.profile import Profile
 from validation.profile.store import ProfileStore
-from validation.whole_file import replace_file
 
-AT: Final = "at"
 _AT_ONCE: Final = 131_072
 """Rows that are profiled at a time."""
 
@@ -66,7 +67,7 @@ def put_served(store: ProfileStore, service: str, table: pa.Table, baseline: Bas
     for hour in np.unique(hours).tolist():
         rows = table.filter(pa.array(hours == hour))
         made = profile_table(rows, baseline, boundary="served", time_column=AT)
-        store.put(f"{_safe(service)}-{_hour(hour)}", made, boundary="served", baseline=baseline)
+        store.put(f"{safe_name(service)}-{hour_name(hour)}", made, boundary="served", baseline=baseline)
 
 
 def put_arrived(store: ProfileStore, view: View, repo: Path, hour_us: int) -> int:
@@ -74,26 +75,26 @@ def put_arrived(store: ProfileStore, view: View, repo: Path, hour_us: int) -> in
 
     The source's baseline is made of the first rows that were ever profiled, and kept. Memory is bounded.
     """
-    boundary = "event" if view.source.topic is not None else "source"
+    boundary = _boundary(view)
     made: list[Profile] = []
     baseline, rows = None, 0
     for table in _arrived(view, repo, hour_us):
-        baseline = baseline or _baseline(store, boundary, view.source.name, table)
+        baseline = baseline or first_baseline(store, boundary, view.source.name, table)
         made += profile_table(table, baseline, boundary=boundary, time_column=AT)
         rows += len(table)
     if baseline is not None:
-        name = f"{_safe(view.source.name)}-{_hour(hour_us // HOUR_US)}"
+        name = f"{safe_name(view.source.name)}-{hour_name(hour_us // HOUR_US)}"
         store.put(name, made, boundary=boundary, baseline=baseline)
     return rows
 
 
 def read_arrived(store: ProfileStore, view: View, start_us: int, end_us: int) -> list[Profile]:
     """The profiles of a view's source, of hours in [start, end); none where no hour was profiled."""
-    boundary = "event" if view.source.topic is not None else "source"
-    path = _named(store, boundary, view.source.name)
-    if not path.exists():
-        return []
-    return store.read(boundary=boundary, baseline=path.read_text(), start_us=start_us, end_us=end_us)
+    return read_kept(store, _boundary(view), view.source.name, start_us, end_us)
+
+
+def _boundary(view: View) -> str:
+    return "event" if view.source.topic is not None else "source"
 
 
 def _arrived(view: View, repo: Path, hour_us: int) -> Iterator[pa.Table]:
@@ -116,31 +117,3 @@ def _arrived(view: View, repo: Path, hour_us: int) -> Iterator[pa.Table]:
         for batch in found.to_arrow_reader(_AT_ONCE):
             table = pa.Table.from_batches([batch])
             yield table.set_column(0, AT, table[AT].cast(pa.timestamp("us", "UTC")))
-
-
-def _baseline(store: ProfileStore, boundary: str, source: str, table: pa.Table) -> Baseline:
-    path = _named(store, boundary, source)
-    if path.exists():
-        return store.baseline(path.read_text())
-    made = baseline_of(table.drop_columns([AT]))
-    store.put_baseline(made)
-    replace_file(path, made.id.encode())
-    return made
-
-
-def _named(store: ProfileStore, boundary: str, source: str) -> Path:
-    """The file that says which baseline a source's profiles are on."""
-    return store.folder / "sources" / f"{boundary}-{_safe(source)}"
-
-
-def _hour(hour: int) -> str:
-    return str(np.datetime64(hour, "h")).replace(":", "")
-
-
-def _safe(name: str) -> str:
-    """A name within the names of files: other letters than these become their code.
-
-    >>> _safe("a b"), _safe("a_b")
-    ('a=20b', 'a_b')
-    """
-    return "".join(each if each.isascii() and (each.isalnum() or each in "._-") else f"={ord(each):x}" for each in name)

@@ -95,22 +95,27 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
             return
         view = latest_view(table, data[0][0])
         rows, created = _rows(view, data)
-        self._judge(config, table, view, rows)
+        contracts = self._kept_by(config)
+        self._judge(contracts, table, view, rows)
         result = self.writer(config, view).write(
             rows, event_timestamp=_EVENT, created=_CREATED if created else None, progress=progress
         )
+        contracts.profiles.written(view, rows)
         if result.ahead.num_rows:
             raise UsageError(
                 f"view {view.name!r}: {result.ahead.num_rows} of {len(data)} rows are dated ahead of the clock and "
                 "were not written; send them again when their time has come"
             )
 
-    def _judge(self, config: RepoConfig, table: Any, view: View, rows: pa.Table) -> None:
-        """Holds rows that Feast writes or pushes to the contract of their source, as the API holds its own."""
+    def _kept_by(self, config: RepoConfig) -> SourceContracts:
         place = (config.project, str(config.repo_path))
         if place not in self._contracts:
             self._contracts[place] = SourceContracts(config, self.client(config))
-        contract = self._contracts[place].of(table)
+        return self._contracts[place]
+
+    def _judge(self, contracts: SourceContracts, table: Any, view: View, rows: pa.Table) -> None:
+        """Holds rows that Feast writes or pushes to the contract of their source, as the API holds its own."""
+        contract = contracts.of(table)
         if contract is None:
             return
         back = {inner: outer for outer, inner in view.source.field_mapping.items()}
@@ -125,7 +130,7 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
         broken = list(map(rules.check.ids, masks))
         event = view.source.timestamp_field
         written = WrittenRows(view, rules.contract, held, broken, event, refused=refusal is not None)
-        self._contracts[place].written(written)
+        contracts.written(written)
         if refusal is not None:
             raise UsageError(refusal)
 

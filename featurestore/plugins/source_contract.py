@@ -22,9 +22,11 @@ from featurestore.offline.contracted import judge_source
 from featurestore.offline.sources import Scan
 from featurestore.plan import Plan
 from featurestore.plan_store import KeyValue, PlanStore
+from featurestore.write_profiles import WriteProfiles
 from featurestore.write_reports import WriteReports, WrittenRows
 from validation.contract import Contract, load_contracts
 from validation.fallback import great_expectations
+from validation.profile.store import ProfileStore
 from validation.reach import load_reach
 from validation.report import report_of
 from validation.verdict import Verdict
@@ -47,6 +49,11 @@ class SourceContracts:
             system_clock(clock_offset_us(os.environ)),
             writer=f"sdk-{os.getpid()}",
         )
+        self.profiles = WriteProfiles(
+            ProfileStore(self._folder / "profiles"),
+            system_clock(clock_offset_us(os.environ)),
+            writer=f"sdk-{os.getpid()}-{system_clock()()}",
+        )
         # A script ends when its last row is written: what was gathered by then is told then.
         atexit.register(self.finish)
 
@@ -68,8 +75,9 @@ class SourceContracts:
         self._reports.rest()
 
     def finish(self) -> None:
-        """Tells what was gathered of written rows."""
+        """Tells what was gathered of written rows, and profiles them."""
         self._reports.finish()
+        self.profiles.finish()
 
     def accepted(
         self,

@@ -14,9 +14,11 @@ from featurestore.apply import apply
 from featurestore.config import load_settings
 from featurestore.errors import ContractBroken, UsageError
 from featurestore.materialize import materialize
+from featurestore.monitor.kept_profiles import read_kept
 from featurestore.online.connection import connect
 from featurestore.online.reader import OnlineReader
 from featurestore.plan import Projection
+from validation.profile.store import ProfileStore
 from validation.quarantine import read_quarantine
 from validation.violations import ViolationStore
 
@@ -260,6 +262,10 @@ def test_what_feasts_own_writes_break_is_told(repo, mode, held):
     assert online(settings, "owner", "age") == held
     (contracts,) = store._provider.online_store._contracts.values()
     contracts.finish()
+    written = read_kept(ProfileStore(settings.data_dir / "profiles"), "online_write", "owner", 0, 2**62)
+    assert [(one.feature, one.rows, one.high) for one in written] == (
+        [] if mode == "block" else [("age", 2, 500.0), ("card_id", 2, 2.0)]
+    )
     (told,) = ViolationStore(settings.data_dir / "violations").find()
     found = (told.boundary, told.rule_id, told.mode, told.rows, told.evaluated)
     assert found == ("online_write", "age_range", mode, 1, 2)

@@ -67,7 +67,10 @@ def profile_table(
             found += made
         return found
 
-    with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
+    threads = threads or min(4, os.cpu_count() or 1)
+    if threads == 1:  # a process that ends may start no thread any more
+        return [profile for found in map(whole, baseline.features) for profile in found]
+    with ThreadPoolExecutor(threads) as pool:
         return [profile for found in pool.map(whole, baseline.features) for profile in found]
 
 

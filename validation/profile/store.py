@@ -23,6 +23,7 @@ from validation.errors import did_you_mean
 from validation.instant import to_us
 from validation.profile.baseline import Baseline, ProfileError
 from validation.profile.profile import Profile, merge
+from validation.whole_file import replace_file
 
 SCHEMA: Final = pa.schema(
     [
@@ -52,10 +53,7 @@ class ProfileStore:
         """Keeps a baseline; its id."""
         path = self.folder / "baselines" / f"{baseline.id}.json"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.draft")
-            draft.write_bytes(msgspec.json.encode(baseline))
-            draft.replace(path)
+            replace_file(path, msgspec.json.encode(baseline))
         return baseline.id
 
     def baseline(self, baseline_id: str) -> Baseline:

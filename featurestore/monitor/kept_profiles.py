@@ -1,0 +1,60 @@
+"""Under which names do the profiles of a boundary lie, and on which baseline?"""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from validation.profile.baseline import Baseline, baseline_of
+from validation.profile.profile import Profile
+from validation.profile.store import ProfileStore
+from validation.whole_file import first_file
+
+AT: Final = "at"
+"""The column of instants by which rows belong to an hour."""
+
+
+def first_baseline(store: ProfileStore, boundary: str, name: str, table: pa.Table) -> Baseline:
+    """The baseline of what crosses a boundary: of the first rows that were ever profiled, kept.
+
+    Of processes that begin at the same time one makes it, the others take that one.
+    """
+    path = _named(store, boundary, name)
+    if path.exists():
+        return store.baseline(path.read_text())
+    made = baseline_of(table.drop_columns([AT]))
+    store.put_baseline(made)
+    chosen = first_file(path, made.id.encode()).decode()
+    return made if chosen == made.id else store.baseline(chosen)
+
+
+def read_kept(store: ProfileStore, boundary: str, name: str, start_us: int, end_us: int) -> list[Profile]:
+    """The profiles of hours in [start, end) on that baseline; none where no hour was profiled."""
+    path = _named(store, boundary, name)
+    if not path.exists():
+        return []
+    return store.read(boundary=boundary, baseline=path.read_text(), start_us=start_us, end_us=end_us)
+
+
+def hour_name(hour: int) -> str:
+    """An hour since the epoch within the names of files.
+
+    >>> hour_name(472_222)
+    '2023-11-14T22'
+    """
+    return str(np.datetime64(hour, "h")).replace(":", "")
+
+
+def safe_name(name: str) -> str:
+    """A name within the names of files: other letters than these become their code.
+
+    >>> safe_name("a b"), safe_name("a_b")
+    ('a=20b', 'a_b')
+    """
+    return "".join(each if each.isascii() and (each.isalnum() or each in "._-") else f"={ord(each):x}" for each in name)
+
+
+def _named(store: ProfileStore, boundary: str, name: str) -> Path:
+    """The file that says which baseline a boundary's profiles are on."""
+    return store.folder / "sources" / f"{boundary}-{safe_name(name)}"

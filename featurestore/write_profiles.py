@@ -1,0 +1,115 @@
+"""What did the rows look like that were written online, hour by hour?
+
+Of every view's rows that the API or Feast's SDK has written, profiles by the hour of writing, kept at the boundary
+`online_write` beside those of sources, events, training sets and answers. Rows are held until there are some, so that
+their profile is cheap and the baseline, which is of the first of them, means something; a profile is of constant size,
+however many rows there are. Each process keeps files of its own; an hour is the sum of them all.
+"""
+
+import logging
+import threading
+from typing import Final
+
+import pyarrow as pa
+
+from featurestore.clock import Clock
+from featurestore.monitor.kept_profiles import AT, first_baseline, hour_name, safe_name
+from featurestore.plan import Plan, View
+from validation.errors import PlatformError
+from validation.profile.baseline import kind_of
+from validation.profile.build import profile_table
+from validation.profile.profile import Profile, merge
+from validation.profile.store import ProfileStore
+
+BOUNDARY: Final = "online_write"
+HOUR_US: Final = 3_600_000_000
+PROFILE_AGE_US: Final = 30_000_000
+"""How long rows wait for their profile."""
+FIRST_ROWS: Final = 1_000
+"""A baseline is made of so many rows at least, or of all that there are in the end."""
+_HELD_ROWS: Final = 65_536
+_HOURS: Final = 2
+_LOG: Final = logging.getLogger(__name__)
+
+
+class _Written:
+    """The rows of one view: those that wait, and what is known of the last hours."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.tables: list[pa.Table] = []
+        self.rows = 0
+        self.hours: dict[int, dict[str, Profile]] = {}
+        """By hour and feature."""
+
+
+class WriteProfiles:
+    """What one process has written; safe among threads. A Look that looks at no answers."""
+
+    name = "write profiles"
+
+    def __init__(self, store: ProfileStore, clock: Clock, *, writer: str) -> None:
+        """`writer` is this process's name, another one after each start: its files are replaced as hours fill."""
+        self._store, self._clock, self._writer = store, clock, writer
+        self._views: dict[str, _Written] = {}
+        self._since_us = clock()
+        self._lock = threading.Lock()
+
+    def written(self, view: View, table: pa.Table) -> None:
+        """Takes rows that were written, under the view's names. An error is logged: the rows are written."""
+        times = {view.source.timestamp_field, view.source.created_field}
+        names = [field.name for field in table.schema if kind_of(field.type) is not None and field.name not in times]
+        if not table.num_rows or not names:
+            return
+        now_us = self._clock()
+        at = pa.array([now_us] * table.num_rows, pa.int64()).view(pa.timestamp("us", "UTC"))
+        with self._lock:
+            held = self._views.setdefault(view.name, _Written(view))
+            held.tables.append(table.select(names).add_column(0, AT, at))
+            held.rows += table.num_rows
+            if held.rows >= _HELD_ROWS:
+                self._profile(held)
+
+    def share(self, plan: Plan, service: str | None) -> float:  # noqa: ARG002 - the protocol's signature
+        """See Look: no answers."""
+        return 0.0
+
+    def look(self, served: object) -> None:
+        """See Look."""
+
+    def rest(self) -> None:
+        """See Look: profiles what has waited long enough."""
+        if self._clock() - self._since_us >= PROFILE_AGE_US:
+            self._since_us = self._clock()
+            self._profile_all(FIRST_ROWS)
+
+    def finish(self) -> None:
+        """See Look: profiles what there is."""
+        self._profile_all(1)
+
+    def _profile_all(self, least_rows: int) -> None:
+        with self._lock:
+            for held in self._views.values():
+                if held.rows >= least_rows or (held.rows and held.hours):
+                    self._profile(held)
+
+    def _profile(self, held: _Written) -> None:
+        tables, held.tables, held.rows = held.tables, [], 0
+        name = held.view.name
+        try:
+            table = pa.concat_tables(tables, promote_options="permissive")
+            baseline = first_baseline(self._store, BOUNDARY, name, table)
+            hours = set()
+            for profile in profile_table(table, baseline, boundary=BOUNDARY, time_column=AT, threads=1):
+                hour = (profile.hour_us or 0) // HOUR_US
+                made = held.hours.setdefault(hour, {})
+                known = made.get(profile.feature)
+                made[profile.feature] = profile if known is None else merge([known, profile])
+                hours.add(hour)
+            for hour in sorted(hours):
+                source_id = f"{safe_name(name)}-{hour_name(hour)}-{self._writer}"
+                self._store.put(source_id, held.hours[hour].values(), boundary=BOUNDARY, baseline=baseline)
+            for hour in sorted(held.hours)[:-_HOURS]:
+                del held.hours[hour]
+        except (PlatformError, OSError, pa.ArrowException) as error:
+            _LOG.warning("rows written to view %r are not profiled: %s", name, error)

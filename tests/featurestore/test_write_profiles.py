@@ -1,0 +1,164 @@
+"""Are rows that are written online profiled, each once, by the hour, whoever writes them?"""
+
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from featurestore.monitor import kept_profiles
+from featurestore.monitor.kept_profiles import AT, first_baseline, read_kept
+from featurestore.plan import Field, JoinKey, Source, View
+from featurestore.write_profiles import BOUNDARY, FIRST_ROWS, HOUR_US, PROFILE_AGE_US, WriteProfiles
+from validation.profile.store import ProfileStore
+from validation.whole_file import replace_file
+
+NOW = 472_222 * HOUR_US
+UTC = pa.timestamp("us", "UTC")
+VIEW = View(
+    name="weather",
+    version=1,
+    kind="latest",
+    join_keys=(JoinKey(entity="origin", name="origin", dtype="STRING"),),
+    features=(Field(name="temp", dtype="DOUBLE"),),
+    ttl_us=0,
+    source=Source(name="weather", path="", timestamp_field="ts"),
+)
+
+
+class Clock:
+    now_us = NOW
+
+    def __call__(self):
+        return self.now_us
+
+
+def rows(values):
+    count = len(values)
+    temp = pa.array(values, pa.float64())
+    return pa.table({"origin": ["EWR"] * count, "temp": temp, "ts": pa.array([0] * count, pa.int64()).cast(UTC)})
+
+
+def counted(store, hour=0):
+    """Rows and greatest value of the view's temperatures in an hour."""
+    start = NOW + hour * HOUR_US
+    found = [one for one in read_kept(store, BOUNDARY, "weather", start, start + HOUR_US) if one.feature == "temp"]
+    return [(one.rows, one.high) for one in found]
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ProfileStore(tmp_path / "profiles")
+
+
+def test_rows_are_counted_once_by_the_hour_they_were_written_in(store, clock):
+    """However often what was gathered is profiled; an hour that is over is not touched by the next one."""
+    writer = WriteProfiles(store, clock, writer="w1")
+    writer.written(VIEW, rows([1.0] * FIRST_ROWS))
+    writer.finish()
+    writer.written(VIEW, rows([5.0] * 7))
+    writer.finish()
+    clock.now_us += HOUR_US
+    writer.written(VIEW, rows([9.0] * 3))
+    writer.finish()
+    assert (counted(store), counted(store, 1)) == ([(FIRST_ROWS + 7, 5.0)], [(3, 9.0)])
+
+
+def test_what_waits_together_may_be_of_two_hours(store, clock):
+    """Each row counts in its own."""
+    writer = WriteProfiles(store, clock, writer="w1")
+    writer.written(VIEW, rows([1.0] * 4))
+    clock.now_us += HOUR_US
+    writer.written(VIEW, rows([2.0] * 5))
+    clock.now_us -= HOUR_US  # a clock that was set back
+    writer.written(VIEW, rows([3.0]))
+    writer.finish()
+    writer.written(VIEW, rows([4.0]))
+    writer.finish()
+    assert (counted(store), counted(store, 1)) == ([(6, 4.0)], [(5, 2.0)])
+
+
+def test_processes_add_up(store, clock):
+    """Each has files of its own, a process that was started again too."""
+    for name in ("w1", "w2", "w1-again"):
+        writer = WriteProfiles(store, clock, writer=name)
+        writer.written(VIEW, rows([1.0, 2.0]))
+        writer.finish()
+    assert counted(store) == [(6, 2.0)]
+
+
+def test_the_first_profile_waits_for_enough_rows(store, clock):
+    """A baseline of one row would have no edges; in the end there is one all the same. No rows, no file."""
+    writer = WriteProfiles(store, clock, writer="w1")
+    writer.written(VIEW, rows([]))
+    writer.written(VIEW, rows([1.0]))
+    clock.now_us += PROFILE_AGE_US
+    writer.rest()
+    assert not store.folder.exists()
+    writer.written(VIEW, rows([2.0] * FIRST_ROWS))
+    writer.rest()
+    assert not store.folder.exists()  # not due
+    clock.now_us += PROFILE_AGE_US
+    writer.rest()
+    assert counted(store) == [(FIRST_ROWS + 1, 2.0)]
+
+
+def test_memory_is_bounded(store, clock):
+    """A flood of rows is profiled as it comes."""
+    writer = WriteProfiles(store, clock, writer="w1")
+    for _ in range(5):
+        writer.written(VIEW, rows(np.zeros(30_000)))
+    assert writer._views["weather"].rows < 65_536
+    writer.finish()
+    assert counted(store) == [(150_000, 0.0)]
+
+
+def test_what_cannot_be_profiled_is_told_and_the_rows_are_written(store, clock, caplog):
+    """A column that changed its kind."""
+    writer = WriteProfiles(store, clock, writer="w1")
+    writer.written(VIEW, rows([1.0]))
+    writer.finish()
+    writer.written(VIEW, pa.table({"origin": ["EWR"], "temp": ["warm"]}))
+    writer.finish()
+    assert "are not profiled" in caplog.text
+    assert counted(store) == [(1, 1.0)]
+
+
+def first_baselines(store, count):
+    """The baselines that writers get who begin at the same time."""
+    gate = threading.Barrier(count)
+    found = []
+
+    def begin(number):
+        table = pa.table({AT: pa.array([NOW], UTC), "temp": [float(number)]})
+        gate.wait()
+        found.append(first_baseline(store, BOUNDARY, "weather", table).id)
+
+    threads = [threading.Thread(target=begin, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return set(found)
+
+
+def test_of_writers_that_begin_together_all_have_one_baseline(store):
+    """Else their profiles could not be merged."""
+    for number in range(20):
+        assert len(first_baselines(ProfileStore(store.folder / str(number)), 8)) == 1
+
+
+def test_a_baseline_that_is_replaced_would_be_caught(store, monkeypatch):
+    """The planted fault: the last one wins, and earlier ones went on with theirs."""
+
+    def replaced(path, data):
+        replace_file(path, data)
+        return data
+
+    monkeypatch.setattr(kept_profiles, "first_file", replaced)
+    assert max(len(first_baselines(ProfileStore(store.folder / str(number)), 8)) for number in range(20)) > 1
