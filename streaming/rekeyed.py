@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.online.keys import EntityKeyCodec, Shard
+from featurestore.online.keys import HISTORY_MARK, EntityKeyCodec, Shard
 from featurestore.online.partitioner import message_key, partition_of
 from featurestore.plan import View
 from streaming.homes import partitions_of
@@ -91,7 +91,7 @@ class Rekeying:
                 cuts.append(Cut(stretch.partition, stretch.first, after, base))
         if not cuts:
             return None
-        found = History(own[0].topic, f"{own[0].topic_id}.before-{self._count}", tuple(cuts))
+        found = History(own[0].topic, f"{own[0].topic_id}{HISTORY_MARK}{self._count}", tuple(cuts))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         fresh.write_bytes(msgspec.json.encode(found))

@@ -12,7 +12,7 @@ import msgspec
 
 from featurestore.clock import Clock
 from featurestore.errors import StaleStore
-from featurestore.online.keys import REPLAY_SUFFIX, Shard, shards_key
+from featurestore.online.keys import Shard, is_awaited, shards_key
 from featurestore.online.windowed import ShardState
 from featurestore.plan import Plan, View
 
@@ -81,11 +81,11 @@ def _shards(project: str, view: View, raw: bytes | None) -> list[Shard]:
         states = msgspec.json.decode(raw, type=tuple[ShardState, ...]) if raw else ()
     except msgspec.MsgspecError as error:
         raise StaleStore(f"the list of shards of view {view.name!r} cannot be read: {error}") from error
-    # Nobody expects news of a topic of replayed events.
+    # Nobody expects news of replayed events, of a file, of the time before a topic grew.
     return [
         Shard(project, view.name, view.version, state.topic_id, state.partition)
         for state in states
-        if not state.topic_id.endswith(REPLAY_SUFFIX)
+        if is_awaited(state.topic_id)
     ]
 
 

@@ -20,6 +20,7 @@ Feast's entity key serialization, version 3. HOP and BLOCK are decimal microseco
 spans of arrival as long as the horizon of the view's event ids, at least a minute.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,19 @@ _BOUNDS = {"INT32": 31, "INT64": 63, "UNIX_TIMESTAMP": 63}
 
 REPLAY_SUFFIX: Final = ".replay"
 """What the name of a topic of replayed events ends with, and the id under which its partitions are read."""
+HISTORY_MARK: Final = ".before-"
+"""In the id of a history: events of a topic from before it had so many partitions."""
+_FILE_ID: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def is_awaited(topic_id: str) -> bool:
+    """Whether events are to be expected under a topic id: not of replays, a history, or a file that was read once.
+
+    >>> [is_awaited(each) for each in ("u5wDpzYCRXK2vOHt1dZbLg", "u5wDpzYCRXK2vOHt1dZbLg.replay",
+    ...                                "u5wDpzYCRXK2vOHt1dZbLg.before-4", "0123456789abcdef0123456789abcdef")]
+    [True, False, False, False]
+    """
+    return not (topic_id.endswith(REPLAY_SUFFIX) or HISTORY_MARK in topic_id or _FILE_ID.fullmatch(topic_id))
 
 
 class Shard(msgspec.Struct, frozen=True):

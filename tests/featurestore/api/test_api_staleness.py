@@ -40,13 +40,14 @@ def test_the_slowest_partition_counts(store, project) -> None:
     assert look(plan)["weather"].staleness_s == 0.0
 
 
-def test_a_topic_of_replayed_events_is_never_late(store, project) -> None:
-    """Nobody promised that anything would be replayed."""
+@pytest.mark.parametrize("other", ["t.replay", "t.before-4", "0123456789abcdef0123456789abcdef"])
+def test_what_nobody_awaits_is_never_late(store, project, other: str) -> None:
+    """Nobody promised that anything would be replayed; a history and a file are over."""
     look = staleness_of(store, lambda: project.NOW_US)
     seen(store, [project.NOW_US - 2_000_000])
-    states = [{"topic_id": name, "partition": 0, "complete_from_us": None} for name in ("t", "t.replay")]
+    states = [{"topic_id": name, "partition": 0, "complete_from_us": None} for name in ("t", other)]
     store.set(shards_key("flights", "weather", 1), msgspec.json.encode(states))
-    control = Shard("flights", "weather", 1, "t.replay", 0).control_key
+    control = Shard("flights", "weather", 1, other, 0).control_key
     store.hset(control, mapping={"watermark": str(project.NOW_US - 9_000_000_000), "offset": "1"})
     assert look(streamed(project.make_plan()))["weather"].staleness_s == 2.0
 
