@@ -34,7 +34,12 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def eta_s(self) -> float | None:
-        """How long the rest of the log takes at the rate so far; None before there is one."""
+        """How long the rest of the log takes at the rate so far; None before there is one.
+
+        >>> run = RunRecord(kind="backfill", view="clicks", version=2, state="log", started_us=0, updated_us=10_000_000)
+        >>> run.eta_s, msgspec.structs.replace(run, offsets=100, offsets_left=75).eta_s
+        (None, 30.0)
+        """
         done, seconds = self.offsets - self.offsets_left, (self.updated_us - self.started_us) / 1e6
         return None if not done or not seconds else self.offsets_left / (done / seconds)
 
