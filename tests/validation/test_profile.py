@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import validation.profile.build
 import validation.profile.profile
+import validation.profile.short_slices
 from validation.profile.baseline import ProfileError, baseline_of
 from validation.profile.build import HOUR_US, profile_table
 from validation.profile.profile import (
@@ -87,6 +88,7 @@ def test_a_sum_of_floats_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> Non
         return int(total * 2.0**70), 0
 
     rows = [(0.1 * n * 1.7**n, None, 0) for n in range(1, 12)]
+    monkeypatch.setattr(validation.profile.build, "SHORT", 0)
     monkeypatch.setattr(validation.profile.build, "_sums", rounded)
     assert any(whole(random.Random(seed).sample(rows, len(rows))) != whole(rows) for seed in range(9))
 
@@ -187,6 +189,48 @@ def test_segments_and_hours_add_up() -> None:
     plain = profile_table(table(rows), BASELINE, time_column="at")
     found = {(p.feature, p.hour_us): p.digest() for p in cut if p.segment == ""}
     assert found == {(p.feature, p.hour_us): p.digest() for p in plain}
+
+
+_NUMBERS = st.one_of(
+    st.none(),
+    st.floats(-3, 3),
+    st.sampled_from([math.nan, math.inf, -math.inf, -0.0, 0.0, 1e300, -1e300, 5e-324]),
+)
+
+
+def _both_ways(rows: list[Any], *, far: bool) -> tuple[list[Profile], list[Profile]]:
+    """Profiles of slices by hour and segment, made together and one by one."""
+    values = [None if not far and value is not None and 1e9 < abs(value) < math.inf else value for value, *_ in rows]
+    instants = pa.array([hour * HOUR_US for _, hour, _ in rows], pa.timestamp("us", "UTC"))
+    table = pa.table({"x": pa.array(values, pa.float64()), "at": instants, "s": [str(one) for *_, one in rows]})
+    baseline = baseline_of(pa.table({"x": [-1.0, 0.0, 1.0, 2.0]}))
+    made = []
+    for short in (4_096, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(validation.profile.build, "SHORT", short)
+            made.append(profile_table(table, baseline, time_column="at", segments=["s"], threads=1))
+    return made[0], made[1]
+
+
+@given(
+    rows=st.lists(st.tuples(_NUMBERS, st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=60), far=st.booleans()
+)
+@settings(deadline=None)
+def test_short_slices_together_are_those_one_by_one(rows: list[Any], far: bool) -> None:
+    """Bit for bit: missing values, infinities, slices of nothing else, values too far away for sums of doubles."""
+    together, alone = _both_ways(rows, far=far)
+    assert [one.digest() for one in together] == [one.digest() for one in alone]
+    assert [(one.segment, one.hour_us) for one in together] == [(one.segment, one.hour_us) for one in alone]
+
+
+def test_short_slices_that_run_into_each_other_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted fault: where slices begin is told before what is missing is left out."""
+    rows = [(None if n % 3 else float(n), n // 20, 0) for n in range(60)]
+    together, alone = _both_ways(rows, far=False)
+    assert together[0].digest() == alone[0].digest()
+    monkeypatch.setattr(validation.profile.short_slices, "_edges_of", lambda _mask, edges: edges * 20 // 60)
+    wrong, alone = _both_ways(rows, far=False)
+    assert [one.digest() for one in wrong] != [one.digest() for one in alone]
 
 
 def test_late_hours_update_history_and_a_repeat_counts_once(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """How does a table become profiles?
 
 Rows are sorted once by segment and hour; each feature is then cut into slices. Everything per value is a vector
-operation: below 100 ns a value, segments and hours included, as long as slices have some thousand rows.
+operation, of many slices together where they are short (`short_slices`): below 100 ns a value, segments and hours
+included, as long as slices have a thousand rows.
 """
 
 import os
@@ -16,7 +17,8 @@ import pyarrow as pa
 
 from validation.errors import did_you_mean
 from validation.profile.baseline import Baseline, FeatureBaseline, ProfileError, as_promised, numbers, words
-from validation.profile.profile import NEW_CELLS, UNIT, Counts, Profile, keep_new, merge, word_hash
+from validation.profile.profile import NEW_CELLS, SMALL, UNIT, Counts, Profile, keep_new, merge, word_hash
+from validation.profile.short_slices import SHORT, Slice, groups_of, profiles_of
 from validation.profile.sketch import LAST, Floats, codes_of, distances, hashes_of, no_registers, register
 
 HOUR_US: Final = 3_600_000_000
@@ -24,8 +26,6 @@ _CHUNK: Final = 1 << 17
 """Values at once: they and what is computed from them stay in the processor's cache, and exact sums fit a double."""
 _UNSHARED: Final = 8_192
 """Products of vectors up to this length stay on one thread of the linear algebra library."""
-_SMALL: Final = float(2**11)
-"""Distances below it are less than 2**31 units."""
 
 
 def profile_table(
@@ -57,10 +57,7 @@ def profile_table(
         found: list[Profile] = []
         for number, (order, slices) in enumerate(parts):
             arranged = column if order is None else column.take(order)
-            made = [
-                _profile(arranged.slice(start, end - start), feature, baseline_id, segment, hour_us, boundary)
-                for segment, hour_us, start, end in slices
-            ]
+            made = _sliced(arranged, slices, feature, baseline_id, boundary)
             # All rows are the sum of any one column's segments: merging is cheaper than counting again.
             if segments and number == 0:
                 found += _all_rows(made)
@@ -72,9 +69,6 @@ def profile_table(
         return [profile for found in map(whole, baseline.features) for profile in found]
     with ThreadPoolExecutor(threads) as pool:
         return [profile for found in pool.map(whole, baseline.features) for profile in found]
-
-
-Slice = tuple[str, int | None, int, int]
 
 
 def _hours(table: pa.Table, time_column: str | None, span_us: int) -> npt.NDArray[np.int64] | None:
@@ -128,6 +122,20 @@ def _all_rows(made: list[Profile]) -> list[Profile]:
     return [replace(merge(group), segment="") for _, group in ordered]
 
 
+def _sliced(
+    column: pa.ChunkedArray, slices: Sequence[Slice], feature: FeatureBaseline, baseline: str, boundary: str
+) -> list[Profile]:
+    """One profile a slice, in their order; short ones of numbers are made together."""
+    together: dict[Slice, Profile] = {}
+    if feature.kind == "number":
+        for group in groups_of([one for one in slices if one[3] - one[2] <= SHORT]):
+            together.update(zip(group, profiles_of(column, group, feature, baseline, boundary) or (), strict=False))
+    return [
+        together.get(one) or _profile(column.slice(one[2], one[3] - one[2]), feature, baseline, *one[:2], boundary)
+        for one in slices
+    ]
+
+
 def _profile(
     column: pa.ChunkedArray, feature: FeatureBaseline, baseline: str, segment: str, hour_us: int | None, boundary: str
 ) -> Profile:
@@ -161,7 +169,7 @@ def _number(
         low, high = min(low, float(smallest)), max(high, float(greatest))
         away = distances(part, feature.centre, feature.scale)
         dense += np.bincount(codes_of(away) + np.int16(LAST), minlength=2 * LAST + 1)
-        large = max(-float(away.min()), float(away.max())) >= _SMALL
+        large = max(-float(away.min()), float(away.max())) >= SMALL
         more, more_squares = _large_sums(part, away, feature) if large else _sums(away)
         total, squares = total + more, squares + more_squares
         registers = register(hashes_of(part), registers)
@@ -188,7 +196,7 @@ def _number(
 
 
 def _sums(away: Floats) -> tuple[int, int]:
-    """The sum of the distances, cut to UNIT, and of their squares: exact integers; distances below _SMALL."""
+    """The sum of the distances, cut to UNIT, and of their squares: exact integers; distances below SMALL."""
     # Halves of 16 bits: all products and their sums stay below 2**53, where a double is an exact integer.
     cut = away * (1.0 / UNIT)
     np.rint(cut, out=cut)
@@ -204,7 +212,7 @@ def _sums(away: Floats) -> tuple[int, int]:
 
 def _large_sums(values: Floats, away: Floats, feature: FeatureBaseline) -> tuple[int, int]:
     """The same where some values are far away: Python's integers have no end, so that 1e300 is exact too."""
-    far = ~(np.abs(away) < _SMALL)
+    far = ~(np.abs(away) < SMALL)
     total, squares = _sums(away[~far])
     for value in values[far].tolist():
         whole = _whole(value, feature)

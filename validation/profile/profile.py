@@ -19,6 +19,8 @@ from validation.profile.sketch import Codes, Floats, Registers, distinct_of, mid
 
 UNIT: Final = 2.0**-20
 """Sums are multiples of so many scales."""
+SMALL: Final = float(2**11)
+"""Distances below it are less than 2**31 units."""
 NEW_KEPT: Final = 64
 NEW_CELLS: Final = 64
 Counts = npt.NDArray[np.int64]

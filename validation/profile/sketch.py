@@ -101,11 +101,7 @@ def register(hashes: Hashes, registers: Registers) -> Registers:
     if least and len(hashes) > _FEW:
         # Only hashes whose rank is above every register's can change one: one in 2**least.
         hashes = hashes[hashes < np.uint64(1 << (64 - least))]
-    place = (hashes & np.uint64(REGISTERS - 1)).view(np.int64)
-    # The exponent of the float is the place of the first one bit: 53 bits are left, so the conversion is exact.
-    rest = (hashes >> np.uint64(11)).astype(np.float64)
-    rank = np.int64(1023 + 53) - (rest.view(np.int64) >> np.int64(52))
-    np.minimum(rank, 54, out=rank)
+    place, rank = places_and_ranks(hashes)
     if len(hashes) <= _FEW:
         out = registers.copy()
         np.maximum.at(out, place, rank.astype(np.uint8))
@@ -115,6 +111,16 @@ def register(hashes: Hashes, registers: Registers) -> Registers:
     seen = np.bincount(place, minlength=REGISTERS * 64).reshape(REGISTERS, 64) > 0
     greatest = np.where(seen.any(axis=1), 63 - np.argmax(seen[:, ::-1], axis=1), 0)
     return np.maximum(registers, greatest.astype(np.uint8))
+
+
+def places_and_ranks(hashes: Hashes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The register that each hash goes to, and the rank of its first one bit."""
+    place = (hashes & np.uint64(REGISTERS - 1)).view(np.int64)
+    # The exponent of the float is the place of the first one bit: 53 bits are left, so the conversion is exact.
+    rest = (hashes >> np.uint64(11)).astype(np.float64)
+    rank = np.int64(1023 + 53) - (rest.view(np.int64) >> np.int64(52))
+    np.minimum(rank, 54, out=rank)
+    return place, rank
 
 
 def distinct_of(registers: Registers) -> float:
