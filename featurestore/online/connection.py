@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import hiredis
 import redis
 from redis.backoff import ConstantBackoff
 from redis.client import Pipeline
@@ -91,6 +92,18 @@ class StorePipeline(Pipeline):
             return list(super().execute(raise_on_error))
 
 
+class _Packer:
+    """As the library's, without its look at each argument: commands of this product are text, bytes and numbers."""
+
+    def pack(self, *words: Any) -> list[bytes]:
+        """A command as the protocol has it; a first word of several is the name of a command in two words."""
+        names = words[0].encode().split() if isinstance(words[0], str) else words[0].split()
+        try:
+            return [hiredis.pack_command((*names, *words[1:]))]
+        except TypeError as error:
+            raise redis.exceptions.DataError(str(error)) from error
+
+
 def connect(settings: OnlineAddress, data_dir: Path, *, start: bool = True, timeout_s: float = 5.0) -> StoreClient:
     """A client of the configured store; no command is sent yet except to an embedded server.
 
@@ -99,9 +112,17 @@ def connect(settings: OnlineAddress, data_dir: Path, *, start: bool = True, time
     connection cut since its last use is sent once more: every write of this product can be repeated.
     """
     url = settings.url
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": timeout_s,
+        "retry": _retry(),
+        "command_packer": _Packer(),
+    }
     if url == EMBEDDED:
         socket = _embedded(data_dir, start=start)
-        client = StoreClient(unix_socket_path=str(socket), protocol=2, socket_timeout=timeout_s, retry=_retry())
+        pool = redis.ConnectionPool(redis.UnixDomainSocketConnection, path=str(socket), **options)
+        client = StoreClient(connection_pool=pool)
+        client.auto_close_connection_pool = True
         client.address = f"embedded server at {socket}"
         return client
     parts = urlsplit(url)
@@ -112,7 +133,6 @@ def connect(settings: OnlineAddress, data_dir: Path, *, start: bool = True, time
             f"online_store connection {without_password(url)!r}: expected `embedded`, or a URL that starts with "
             + ", ".join(f"{scheme}://" for scheme in (*_SCHEMES, *_MANY))
         )
-    options: dict[str, Any] = {"protocol": 2, "socket_timeout": timeout_s, "retry": _retry()}
     if parts.scheme != "unix":
         options["socket_connect_timeout"] = timeout_s
     try:

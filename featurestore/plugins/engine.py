@@ -31,7 +31,7 @@ from featurestore.plugins.source_contract import SourceContracts
 from featurestore.plugins.views import latest_view
 from validation.contract import Contract
 
-PIECE_ROWS = 4_000_000
+PIECE_ROWS = 1_000_000
 """Of the source's rows at most in memory at a time."""
 log = logging.getLogger(__name__)
 
