@@ -14,6 +14,7 @@ from google.protobuf import descriptor_pb2
 from featurestore.apply import apply, preview
 from featurestore.config import load_settings
 from featurestore.errors import ConfigurationError, DefinitionError, StaleStore
+from featurestore.materialize import materialize
 from featurestore.offline.event_log import write_events
 from featurestore.online.connection import connect
 from featurestore.online.keys import shards_key
@@ -461,3 +462,31 @@ def test_two_repos_do_not_mix(repo, tmp_path):
     apply(repo())
     other = repo(('name="fraud"', 'name="abuse"'))
     assert "abuse" in apply(other).plan.services
+
+
+def test_feasts_sql_registry_works_alike(repo, tmp_path):
+    """Definitions in a database: applied, compiled, changed, materialized, and read through Feast's SDK."""
+    settings = repo()
+    config = settings.repo / "feature_store.yaml"
+    registry = f"{{registry_type: sql, path: 'sqlite:///{tmp_path}/registry.sqlite', cache_ttl_seconds: 0}}"
+    config.write_text(YAML.replace("../data/registry.db", registry))
+    settings = load_settings(settings.repo, os.environ)
+    now = dt.datetime.now(dt.UTC)
+    rows = pd.DataFrame({"card_id": [1, 2], "age": [30, 40], "ts": [now - dt.timedelta(hours=2)] * 2})
+    (tmp_path / "data").mkdir(exist_ok=True)
+    rows.to_parquet(tmp_path / "data" / "owners.parquet")
+    apply(settings)
+    assert (tmp_path / "registry.sqlite").exists()
+    plan = load_plan_file(settings.plan_path)
+    assert (plan.version, set(plan.views), set(plan.services)) == (1, {"owner", "spending"}, {"fraud"})
+    assert PlanStore(connect(settings.online, settings.data_dir), "shop").load() == plan
+    list(materialize(settings, ["owner"], None, None))
+    read = FeatureStore(str(settings.repo)).get_online_features(
+        features=["owner:age"], entity_rows=[{"card_id": 2}, {"card_id": 3}]
+    )
+    assert read.to_dict()["age"] == [40, None]
+    definitions = settings.repo / "shop_definitions.py"
+    definitions.write_text(definitions.read_text().replace("timedelta(days=1)", "timedelta(days=2)"))
+    apply(settings)
+    assert load_plan_file(settings.plan_path).version == 2
+    assert load_plan_file(settings.plan_path).view("owner").ttl_us == 2 * 86_400_000_000
