@@ -36,7 +36,7 @@ from streaming.audit import audit_shard
 from streaming.claim_record import ClaimRecord
 from streaming.commit import ShardStore
 from streaming.embedded.server import EmbeddedBroker
-from streaming.pipeline import TopicPipeline, ViewPipeline
+from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_plan
 from streaming.shard_state import ShardState
 from streaming.sinks import EventLog, RangeSink
@@ -44,6 +44,7 @@ from streaming.source import kafka
 from streaming.source.publisher import Publisher
 from streaming.source.records import Batch, Record, Source
 from streaming.source.scripted import ScriptedLog, ScriptedSource
+from streaming.view_pipeline import ViewPipeline
 from streaming.worker import Pace, Worker
 
 PARTITIONS = 4

@@ -20,7 +20,7 @@ from featurestore.offline.event_log import ARRIVAL, OFFSET, PARTITION, TOPIC_ID
 from featurestore.online.keys import EntityKeyCodec, Shard, tile_key
 from featurestore.plan import View
 from featurestore.transform import transformed
-from streaming.pipeline import SLACK_US
+from streaming.view_pipeline import SLACK_US
 
 Ints = npt.NDArray[np.int64]
 

@@ -29,9 +29,10 @@ from streaming.fitting import Fitting
 from streaming.held_shard import HeldShard
 from streaming.homes import partitions_of
 from streaming.log_replay import EventLogReplay, Stretch
-from streaming.pipeline import AHEAD_TOLERANCE_US, LatestPipeline, ViewPipeline
+from streaming.pipeline import AHEAD_TOLERANCE_US
 from streaming.rekeyed import History, Rekeying
 from streaming.source.records import Source, TopicPartition
+from streaming.view_pipeline import LatestPipeline, ViewPipeline
 from streaming.worker import Worker
 
 _NEVER = 2**62

@@ -18,8 +18,8 @@ import msgspec
 from featurestore.clock import Clock
 from featurestore.errors import FeatureStoreError
 from featurestore.plan import View
+from streaming.judged import Judged, Rejected
 from streaming.outbox import Outbox
-from streaming.pipeline import Judged, Rejected
 from streaming.sinks import SinkUnavailable
 from streaming.source.records import Header, TopicPartition
 from validation.contract import Contract

@@ -14,7 +14,7 @@ from featurestore.clearance import withhold
 from featurestore.plan import View
 from featurestore.transform import transformed
 from streaming.decode import arrow_type
-from streaming.pipeline import Judged
+from streaming.judged import Judged
 
 
 class Fitting:

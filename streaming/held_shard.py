@@ -9,9 +9,11 @@ from streaming.commit import NOT_YET, Claim, ShardStore
 from streaming.decode import is_instant
 from streaming.fitting import Fitting
 from streaming.homes import Homes
-from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, ViewPipeline
+from streaming.judged import Judged
+from streaming.pipeline import AHEAD_TOLERANCE_US
 from streaming.seen_ids import SeenChange, SeenIds
 from streaming.shard_state import SLOTS_KEPT, BlockWrite, Change, ShardState
+from streaming.view_pipeline import LatestPipeline, ViewPipeline
 
 
 class HeldShard:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from featurestore.errors import SourceError
 from featurestore.offline.event_log import ARRIVAL, OFFSET, EventFile, event_files, stored_ranges
 from featurestore.plan import View
-from streaming.pipeline import Judged
+from streaming.judged import Judged
 from streaming.source.records import Batch, TopicPartition
 
 OFFSETS_AT_ONCE: Final = 200_000

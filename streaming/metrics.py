@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from featurestore.clock import Clock
 from featurestore.online.connection import StoreClient
 from streaming.commit import Claim, ShardStore
-from streaming.pipeline import Judged
+from streaming.judged import Judged
 from streaming.source.records import TopicPartition
 from streaming.standing import PartitionStanding, Standing
 from streaming.worker import Worker

@@ -22,11 +22,12 @@ from featurestore.online.keys import HISTORY_MARK, EntityKeyCodec, Shard
 from featurestore.online.partitioner import message_key, partition_of
 from featurestore.plan import View
 from streaming.homes import partitions_of
+from streaming.judged import Judged
 from streaming.log_replay import EventLogReplay, Stretch
-from streaming.pipeline import Judged, ViewPipeline
 from streaming.seen_ids import SeenIds
 from streaming.source.records import Batch, TopicPartition
 from streaming.source.replayed import is_replay
+from streaming.view_pipeline import ViewPipeline
 
 
 class Cut(msgspec.Struct, frozen=True):

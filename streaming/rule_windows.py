@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from featurestore.clock import Clock
-from streaming.pipeline import Judged
+from streaming.judged import Judged
 from streaming.source.records import TopicPartition
 from validation.arrival_windows import ROWS, WINDOW_US, ArrivalWindows, Closed, of_windows
 from validation.contract import Contract

@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 
 from featurestore.online.keys import Shard
-from streaming.pipeline import Judged, ViewPipeline
+from streaming.judged import Judged
+from streaming.view_pipeline import ViewPipeline
 
 DISORDER_US: Final = 600_000_000
 SHORTEST_SPAN_US: Final = 60_000_000

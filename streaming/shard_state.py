@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from featurestore.aggregation.tiles import HEAD, SPAN, Level, TileLayout
 from featurestore.online.keys import Shard, tile_key
-from streaming.pipeline import LevelPartials, Partials
+from streaming.view_pipeline import LevelPartials, Partials
 
 Ints = npt.NDArray[np.int64]
 Slots = npt.NDArray[Any]

@@ -24,7 +24,7 @@ from featurestore.clock import Clock
 from featurestore.errors import FeatureStoreError
 from featurestore.offline.event_log import next_offset, write_events
 from streaming.decode import is_instant
-from streaming.pipeline import Judged
+from streaming.judged import Judged
 from streaming.source.records import TopicPartition
 from streaming.source.replayed import attempt_of
 from validation.contract import Contract

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 
 from streaming.in_force import Definitions, InForce
-from streaming.pipeline import Judged, TopicPipeline
+from streaming.judged import Judged
+from streaming.pipeline import TopicPipeline
 from streaming.schema_registry import SchemaRegistry
 from streaming.source.records import Batch, TopicPartition
 

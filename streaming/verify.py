@@ -34,9 +34,10 @@ from featurestore.plan import Aggregation, Plan, Projection, View
 from featurestore.transform import transformed
 from streaming.commit import ShardStore
 from streaming.held_shard import HeldShard
-from streaming.pipeline import Judged, ViewPipeline
+from streaming.judged import Judged
 from streaming.source.records import Batch
 from streaming.verify_history import History, drawn_instants, drawn_keys, read_history, repeated
+from streaming.view_pipeline import ViewPipeline
 
 Ints = npt.NDArray[np.int64]
 

@@ -19,7 +19,7 @@ from featurestore.offline.raw_rows import raw_rows
 from featurestore.offline.stored import needed_columns, scan_of
 from featurestore.offline.windowed_keys import instants
 from featurestore.plan import View
-from streaming.pipeline import ViewPipeline
+from streaming.view_pipeline import ViewPipeline
 
 Ints = npt.NDArray[np.int64]
 

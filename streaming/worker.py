@@ -31,7 +31,8 @@ from streaming.decode import by_topic
 from streaming.held_shard import HeldShard
 from streaming.homes import partitions_of
 from streaming.in_force import definitions_of
-from streaming.pipeline import AHEAD_TOLERANCE_US, Judged, LatestPipeline, ViewPipeline
+from streaming.judged import Judged
+from streaming.pipeline import AHEAD_TOLERANCE_US
 from streaming.schema_registry import SchemaRegistry
 from streaming.shard_state import SLOTS_KEPT
 from streaming.sinks import RangeSink, SinkUnavailable
@@ -48,6 +49,7 @@ from streaming.source.records import (
 from streaming.standing import PartitionStanding, ShardStanding, Standing
 from streaming.takeover import Takeover
 from streaming.verdicts import Verdicts
+from streaming.view_pipeline import LatestPipeline, ViewPipeline
 
 _LOG = logging.getLogger(__name__)
 _RECOVERABLE: Final = (Fenced, StoreUnavailable, SinkUnavailable, SourceUnavailable, NotAssigned)

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from featurestore.plan import Plan, View
     from streaming.compactor import Compactor
     from streaming.health import Pulse
+    from streaming.judged import Judged
     from streaming.metrics import StreamMetrics
     from streaming.outbox import Outbox
-    from streaming.pipeline import Judged
     from streaming.retention import Exposure
     from streaming.schema_registry import SchemaRegistry
     from streaming.sinks import RangeSink

@@ -27,9 +27,10 @@ from featurestore.online.keys import Shard
 from streaming.audit import audit_shard
 from streaming.commit import NOT_YET, Claim, Fenced, Registered, ShardStore
 from streaming.held_shard import HeldShard
-from streaming.pipeline import TopicPipeline, ViewPipeline
+from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_events, shop_plan
 from streaming.source.records import Batch, Record
+from streaming.view_pipeline import ViewPipeline
 
 PLAN = shop_plan()
 VIEW = PLAN.view("user_orders")

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from featurestore.plan_store import PlanStore
 from streaming.claim_record import ClaimRecord
 from streaming.health import HealthServer, Pulse, not_ready
+from streaming.judged import Judged
 from streaming.metrics import MeasuredStore, StreamMetrics
-from streaming.pipeline import Judged
 from streaming.rehearsal import START_US, TOPIC, shop_events, shop_plan
 from streaming.sinks import EventLog, Quarantine, RangeSink
 from streaming.source.kafka import KafkaSettings

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from featurestore.errors import DefinitionError
 from featurestore.plan import Aggregation, Field
-from streaming.pipeline import TopicPipeline, ViewPipeline
+from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event, shop_events, shop_plan
 from streaming.source.records import Batch, Record
+from streaming.view_pipeline import ViewPipeline
 
 HOUR_US = 3_600_000_000
 

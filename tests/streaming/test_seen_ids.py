@@ -22,12 +22,13 @@ from streaming import seen_ids as seen_ids_module
 from streaming.audit import audit_shard
 from streaming.claim_record import ClaimRecord
 from streaming.commit import ShardStore
-from streaming.pipeline import TopicPipeline, ViewPipeline
+from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_plan
 from streaming.seen_ids import DISORDER_US, SHORTEST_SPAN_US, SeenIds
 from streaming.sinks import EventLog, Quarantine, RangeSink
 from streaming.source.records import Batch, Record
 from streaming.source.scripted import Crash, ScriptedLog, ScriptedSource, Shuffle
+from streaming.view_pipeline import ViewPipeline
 from streaming.worker import Pace, Worker
 
 HORIZON_US = 90_000_000

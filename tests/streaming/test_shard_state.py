@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from featurestore.aggregation.tiles import HEAD
 from featurestore.online.keys import Shard
 from streaming.audit import expected_blocks
-from streaming.pipeline import TopicPipeline, ViewPipeline
+from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event, shop_events, shop_plan
 from streaming.shard_state import ShardState
 from streaming.source.records import Batch, Record
+from streaming.view_pipeline import ViewPipeline
 
 SHARD = Shard("shop", "user_orders", 1, "id-1", 0)
 PLAN = shop_plan()
