@@ -28,6 +28,8 @@ PROFILE_AGE_US: Final = 30_000_000
 FIRST_ROWS: Final = 1_000
 """A baseline is made of so many rows at least, or of all that there are in the end."""
 _HELD_ROWS: Final = 65_536
+_LOOSE: Final = 256
+"""Of tables that were written so many at most lie singly: one of a single row takes 11 KB."""
 _HOURS: Final = 2
 _LOG: Final = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ class _Written:
     def __init__(self, view: View) -> None:
         self.view = view
         self.tables: list[pa.Table] = []
+        self.loose = 0
+        """How many of the last tables lie singly."""
         self.rows = 0
         self.hours: dict[int, dict[str, Profile]] = {}
         """By hour and feature."""
@@ -66,9 +70,12 @@ class WriteProfiles:
         with self._lock:
             held = self._views.setdefault(view.name, _Written(view))
             held.tables.append(table.select(names).add_column(0, AT, at))
+            held.loose += 1
             held.rows += table.num_rows
             if held.rows >= _HELD_ROWS:
                 self._profile(held)
+            elif held.loose >= _LOOSE:
+                self._pack(held)
 
     def share(self, plan: Plan, service: str | None) -> float:  # noqa: ARG002 - the protocol's signature
         """See Look: no answers."""
@@ -93,8 +100,18 @@ class WriteProfiles:
                 if held.rows >= least_rows or (held.rows and held.hours):
                     self._profile(held)
 
+    def _pack(self, held: _Written) -> None:
+        """Makes one table of those that lie singly: most writes are of a row or few, and a table costs more than they."""
+        try:
+            packed = pa.concat_tables(held.tables[-held.loose :], promote_options="permissive").combine_chunks()
+        except pa.ArrowException:
+            self._profile(held)  # which tells what is wrong with them
+            return
+        held.tables[-held.loose :] = [packed]
+        held.loose = 0
+
     def _profile(self, held: _Written) -> None:
-        tables, held.tables, held.rows = held.tables, [], 0
+        tables, held.tables, held.loose, held.rows = held.tables, [], 0, 0
         name = held.view.name
         try:
             table = pa.concat_tables(tables, promote_options="permissive")

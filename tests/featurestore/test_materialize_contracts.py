@@ -18,6 +18,7 @@ from featurestore.monitor.kept_profiles import read_kept
 from featurestore.online.connection import connect
 from featurestore.online.reader import OnlineReader
 from featurestore.plan import Projection
+from featurestore.write_profiles import FIRST_ROWS, PROFILE_AGE_US
 from validation.profile.store import ProfileStore
 from validation.quarantine import read_quarantine
 from validation.violations import ViolationStore
@@ -269,3 +270,20 @@ def test_what_feasts_own_writes_break_is_told(repo, mode, held):
     (told,) = ViolationStore(settings.data_dir / "violations").find()
     found = (told.boundary, told.rule_id, told.mode, told.rows, told.evaluated)
     assert found == ("online_write", "age_range", mode, 1, 2)
+
+
+def test_a_long_running_script_profiles_what_it_writes_meanwhile(repo):
+    """What waited long enough is kept with the next write: a script need not end, and may be killed."""
+    import pandas as pd
+    from feast import FeatureStore
+
+    settings = repo("observe")
+    store = FeatureStore(str(settings.repo))
+    keys = range(FIRST_ROWS)
+    rows = pd.DataFrame({"card_id": keys, "age": [50] * len(keys), "ts": [NOW - timedelta(minutes=1)] * len(keys)})
+    store.write_to_online_store("owner", rows)
+    (contracts,) = store._provider.online_store._contracts.values()
+    contracts.profiles._since_us -= PROFILE_AGE_US
+    store.write_to_online_store("owner", rows.head(1))
+    written = read_kept(ProfileStore(settings.data_dir / "profiles"), "online_write", "owner", 0, 2**62)
+    assert [(one.feature, one.rows) for one in written] == [("age", FIRST_ROWS + 1), ("card_id", FIRST_ROWS + 1)]

@@ -118,6 +118,29 @@ def test_memory_is_bounded(store, clock):
     assert counted(store) == [(150_000, 0.0)]
 
 
+def test_writes_of_one_row_lie_together(store, clock):
+    """A table costs more than its row: rows that wait are few tables, and each counts."""
+    writer = WriteProfiles(store, clock, writer="w1")
+    most = 0
+    for number in range(2_000):
+        writer.written(VIEW, rows([float(number)]))
+        most = max(most, len(writer._views["weather"].tables))
+    assert most < 300
+    writer.finish()
+    assert counted(store) == [(2_000, 1_999.0)]
+
+
+def test_rows_that_do_not_go_together_are_told_and_later_ones_are_profiled(store, clock, caplog):
+    """Writes of one row whose column changed its kind, more than lie singly: no writer hears an error."""
+    writer = WriteProfiles(store, clock, writer="w1")
+    for number in range(256):
+        writer.written(VIEW, pa.table({"origin": ["EWR"], "temp": ["warm"] if number % 2 else [1.0]}))
+    assert "are not profiled" in caplog.text
+    writer.written(VIEW, rows([2.0, 3.0]))
+    writer.finish()
+    assert counted(store) == [(2, 3.0)]
+
+
 def test_what_cannot_be_profiled_is_told_and_the_rows_are_written(store, clock, caplog):
     """A column that changed its kind."""
     writer = WriteProfiles(store, clock, writer="w1")
