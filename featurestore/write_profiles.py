@@ -101,7 +101,7 @@ class WriteProfiles:
                     self._profile(held)
 
     def _pack(self, held: _Written) -> None:
-        """Makes one table of those that lie singly: most writes are of a row or few, and a table costs more than they."""
+        """Makes one table of those that lie singly: most writes are of few rows, and a table costs more than they."""
         try:
             packed = pa.concat_tables(held.tables[-held.loose :], promote_options="permissive").combine_chunks()
         except pa.ArrowException:
