@@ -42,13 +42,18 @@ class Takeover:
                 raise Fenced(
                     f"version {shard.version} of view {shard.view!r} was dropped: the plan in force has another"
                 )
-            if self._record.holds(partition.topic, shard) and not self._start_over:
+            known = self._record.holds(partition.topic, shard)
+            if known:
+                # Two workers begin together: the record is written after the state, so that it is there by now.
+                claim = self._store.claim(shard, token=token, plan_version=plan_version)
+            if known and claim is None and not self._start_over:
                 raise StateLost(
                     f"the online store has no state of view {shard.view!r} version {shard.version} for {partition}, "
                     f"which has been written before: it lost its data. Run `featurestore stream rebuild`, which makes "
                     f"it again from the event log, or `featurestore stream run --start-over` to begin again at offset "
                     f"{beginning}, the first that the topic still has"
                 )
+        if claim is None:
             # From offset 0 on nothing can be missing; else the first record will tell.
             complete = 0 if beginning == 0 else None
             claim = self._store.claim(
@@ -59,7 +64,7 @@ class Takeover:
             self._store.register(shard, NOT_YET, home=home)
         self._record.add(partition.topic, shard)
         listed = self._store.registered(shard.project, shard.view, shard.version)
-        known = {(entry.topic_id, entry.partition): entry.complete_from_us for entry in listed}
-        if known.get((shard.topic_id, shard.partition), NOT_YET) != NOT_YET:
+        complete_from = {(entry.topic_id, entry.partition): entry.complete_from_us for entry in listed}
+        if complete_from.get((shard.topic_id, shard.partition), NOT_YET) != NOT_YET:
             return claim, claim.offset
         return claim, end()

@@ -116,6 +116,24 @@ def test_a_broker_that_goes_away_at_the_start_is_asked_again(shop, monkeypatch):
     assert (counters["events"], counters["retries"]) == (50, 2)
 
 
+def test_workers_that_begin_together_do_not_take_each_other_for_a_loss(shop, monkeypatch):
+    """One looks for the shard's state, the other makes it and its record, and the first one looks for the record."""
+    shop.send(50)
+    holds, seen = ClaimRecord.holds, []
+
+    def meanwhile(record, topic, shard):
+        seen.append(shard)
+        other = ShardStore(shop.client, shop.clock)
+        other.claim(shard, token="other", plan_version=1, start=0, complete_from_us=0)
+        record.add(topic, shard)
+        return holds(record, topic, shard)
+
+    monkeypatch.setattr(ClaimRecord, "holds", meanwhile)
+    assert shop.run().counters["events"] == 50
+    assert len(seen) == 2
+    assert sum(shop.control(partition).offset for partition in range(2)) == 50
+
+
 @pytest.mark.parametrize("delay_h", [0, 1, 7, 25])
 def test_what_is_served_is_what_the_event_log_says(shop, delay_h):
     """Stream, store and reader against the offline join over the event log, bit for bit, also as time passes."""
