@@ -2,6 +2,8 @@
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -10,16 +12,8 @@ def replace_file(path: Path, data: bytes) -> None:
 
     A crash leaves the old file; writers that race leave one of theirs whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with _drafted(path, data) as draft:
         draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def first_file(path: Path, data: bytes) -> bytes:
@@ -27,6 +21,17 @@ def first_file(path: Path, data: bytes) -> bytes:
 
     Of writers that race one makes it, and all read the same.
     """
+    with _drafted(path, data) as draft:
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return path.read_bytes()
+    return data
+
+
+@contextmanager
+def _drafted(path: Path, data: bytes) -> Iterator[Path]:
+    """A whole file of `data` beside the path, gone afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -34,9 +39,6 @@ def first_file(path: Path, data: bytes) -> bytes:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.link(draft, path)
-    except FileExistsError:
-        return path.read_bytes()
+        yield draft
     finally:
         draft.unlink(missing_ok=True)
-    return data
