@@ -7,14 +7,17 @@ prometheus_client then counts in files of that folder, and whichever worker is a
 import os
 import re
 import shutil
+import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_LOOKS, _HALF_MADE_S = 5, 0.02
 _OF_PROCESS = re.compile(r"_(\d+)\.db")
 
 
@@ -28,10 +31,23 @@ def exposed_registry(environ: Mapping[str, str], own: CollectorRegistry, *shown:
         return own
     forget_dead(Path(folder))
     shared = CollectorRegistry()
-    MultiProcessCollector(shared, path=folder)  # type: ignore[no-untyped-call]  # the library's
+    _AllWorkers(shared, path=folder)  # type: ignore[no-untyped-call]  # the library's
     for collector in shown:
         shared.register(collector)
     return shared
+
+
+class _AllWorkers(MultiProcessCollector):
+    """The library's, which stumbles over the file of a worker that is just starting: then it looks once more."""
+
+    def collect(self) -> list[Metric]:
+        """See Collector."""
+        for _ in range(_LOOKS - 1):
+            try:
+                return list(super().collect())  # type: ignore[no-untyped-call]  # the library's
+            except (OSError, ValueError, struct.error):
+                time.sleep(_HALF_MADE_S)
+        return list(super().collect())  # type: ignore[no-untyped-call]  # the library's
 
 
 def shared_folder(data_dir: Path) -> Path:

@@ -1,11 +1,16 @@
 """What was counted in plain numbers is what Prometheus's client would have counted one by one."""
 
+import threading
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.mmap_dict import MmapedDict
 
 from featurestore.api.metrics import _AGES_S, _SECONDS, Metrics
+from featurestore.api.worker_metrics import VARIABLE, exposed_registry
 from featurestore.online.result import Block, Status
 
 T_US = 1_700_000_000_000_000
@@ -62,3 +67,14 @@ def shown(lines: list[str]) -> list[str]:
     """The samples, without the times of creation."""
     names = ("featurestore_request_seconds", "featurestore_values", "featurestore_value_age_seconds")
     return sorted(line for line in lines if line.startswith(names) and "_created" not in line)
+
+
+def test_the_file_of_a_worker_that_is_starting_does_not_spoil_the_answer(tmp_path):
+    """It is empty for a moment; a file that stays torn is an error, not a wrong sum."""
+    (tmp_path / "counter_1.db").touch()
+    with pytest.raises(Exception, match="buffer"):
+        generate_latest(exposed_registry({VARIABLE: str(tmp_path)}, CollectorRegistry()))
+    timer = threading.Timer(0.03, lambda: MmapedDict(str(tmp_path / "counter_1.db")).close())
+    timer.start()
+    assert generate_latest(exposed_registry({VARIABLE: str(tmp_path)}, CollectorRegistry())) == b""
+    timer.join()
