@@ -32,6 +32,17 @@ _ANSWER_EXAMPLE = {
     ],
     "metadata": {"feature_names": ["origin", "temp_f"], "instant": "2013-01-01T11:24:00Z"},
 }
+_ROWS_EXAMPLE = {
+    "instant": "2013-01-01T11:24:00Z",
+    "feature_names": ["origin", "temp_f"],
+    "rows": [
+        {
+            "values": {"origin": "EWR", "temp_f": 39.02},
+            "statuses": {"origin": "PRESENT", "temp_f": "PRESENT"},
+            "event_timestamps": {"origin": None, "temp_f": "2013-01-01T11:00:00Z"},
+        }
+    ],
+}
 _TEXTS = {"type": "array", "items": {"type": "string"}}
 _FEAST_ANSWER = {
     "type": "object",
@@ -77,7 +88,7 @@ FEATURES: dict[str, Any] = {
             "description": "The features, in the form that Accept names",
             "content": {
                 JSON: {"schema": _FEAST_ANSWER, "example": _ANSWER_EXAMPLE},
-                ROWS: {"schema": _ROWS_ANSWER},
+                ROWS: {"schema": _ROWS_ANSWER, "example": _ROWS_EXAMPLE},
                 ARROW: {"schema": {"type": "string", "format": "binary"}},
             },
         }
@@ -95,9 +106,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def body_of(
-    kind: type[msgspec.Struct], example: dict[str, Any], answers: dict[str, tuple[str, dict[str, Any]]]
+    kind: type[msgspec.Struct], example: dict[str, Any], answers: dict[str, tuple[str, dict[str, Any], object]]
 ) -> dict[str, Any]:
-    """What FastAPI adds to an operation: the body's schema with an example, and by status what is answered."""
+    """What FastAPI adds to an operation: the body's schema with an example; by status what is told, its schema, one."""
     return {
         "requestBody": {
             "required": True,
@@ -106,10 +117,16 @@ def body_of(
             },
         },
         "responses": {
-            status: {"description": told, "content": {JSON: {"schema": schema}}}
-            for status, (told, schema) in answers.items()
+            status: {"description": told, "content": {JSON: {"schema": schema, "example": answer}}}
+            for status, (told, schema, answer) in answers.items()
         },
     }
+
+
+def answering(told: str, example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """What is told of a GET that answers an object like the example."""
+    schema = {"type": "object", "required": list(example)}
+    return {200: {"description": told, "content": {JSON: {"schema": schema, "example": example}}}}
 
 
 _SECURITY = {

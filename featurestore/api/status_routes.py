@@ -9,7 +9,7 @@ import orjson
 from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
-from featurestore.api.documentation import ERRORS
+from featurestore.api.documentation import ERRORS, answering
 from featurestore.api.faults import answer_to
 from featurestore.api.gate import Gate
 from featurestore.api.metrics import Metrics
@@ -17,6 +17,9 @@ from featurestore.api.serving import PlanWatch
 from featurestore.api.staleness import Staleness, refuse_stale
 from featurestore.plan import Plan
 from validation.errors import PlatformError
+
+_READY = {"status": "ready", "plan_version": 3}
+_VERSION = {"version": "1.0.0", "project": "flights", "plan_version": 3, "plan_digest": "5d41402abc4b2a76"}
 
 
 class Pinged(Protocol):
@@ -38,12 +41,12 @@ def add_status_routes(
 ) -> None:
     """The routes; `staleness` says how far the streams are behind, None leaves that out."""
 
-    @app.get("/health")
+    @app.get("/health", responses=answering("The process is alive", {"status": "ok"}))
     async def health() -> Response:
         """Whether the process is alive; it looks at nothing else."""
         return _json({"status": "ok"})
 
-    @app.get("/ready", responses=ERRORS)
+    @app.get("/ready", responses=answering("Requests can be answered", _READY) | ERRORS)
     async def ready() -> Response:
         """Whether requests can be answered as promised: a plan, the online store, and no view staler than it may be."""
         try:
@@ -58,7 +61,7 @@ def add_status_routes(
             return answer_to(error)
         return _json(told)
 
-    @app.get("/version", responses=ERRORS)
+    @app.get("/version", responses=answering("What is in force", _VERSION) | ERRORS)
     async def version(request: Request) -> Response:
         """The product's version and the plan in force."""
         try:

@@ -183,13 +183,18 @@ def _json(content: Any, status: int = 200) -> Response:
 
 
 _COUNTS = {"type": "object", "required": ["rows"], "additionalProperties": {"type": "integer"}}
-_PUSH = body_of(
-    PushRequest, {"push_source_name": "weather_push", "df": _DF, "to": "online"}, {"200": ("What was written", _COUNTS)}
-)
-_WRITE = body_of(WriteRequest, {"feature_view_name": "weather", "df": _DF}, {"200": ("What was written", _COUNTS)})
-_ENDED: dict[str, tuple[str, dict[str, Any]]] = {
-    "200": ("It is done", {"type": "null"}),
-    "202": ("It has begun", {"type": "object", "required": ["status", "feature_views"]}),
+_WRITTEN: dict[str, tuple[str, dict[str, Any], object]] = {
+    "200": ("What was written", _COUNTS, {"rows": 1, "written": 1, "superseded": 0})
+}
+_PUSH = body_of(PushRequest, {"push_source_name": "weather_push", "df": _DF, "to": "online"}, _WRITTEN)
+_WRITE = body_of(WriteRequest, {"feature_view_name": "weather", "df": _DF}, _WRITTEN)
+_ENDED: dict[str, tuple[str, dict[str, Any], object]] = {
+    "200": ("It is done", {"type": "null"}, None),
+    "202": (
+        "It has begun",
+        {"type": "object", "required": ["status", "feature_views"]},
+        {"status": "accepted", "feature_views": ["weather"]},
+    ),
 }
 _MATERIALIZE = body_of(
     MaterializeRequest, {"start_ts": "2013-01-01T00:00:00Z", "end_ts": "2013-01-02T00:00:00Z"}, _ENDED

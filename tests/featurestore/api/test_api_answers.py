@@ -226,7 +226,7 @@ def test_routes_for_operators(landed, project) -> None:
 
 
 def test_openapi_document(api) -> None:
-    """The document describes the request, with examples that decode."""
+    """The document describes the request, and what it may be answered."""
     document = api.get("/openapi.json").json()
     operation = document["paths"]["/get-online-features"]["post"]
     content = operation["requestBody"]["content"]["application/json"]

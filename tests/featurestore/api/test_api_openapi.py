@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -86,6 +87,36 @@ def test_the_document_is_true(landed, project, tmp_path: Path) -> None:
     }  # fmt: skip
     assert {("/health", 200), ("/violations", 200), ("/violations/{violation_id}", 404)} <= seen
     assert not [each for each in seen if each[1] >= 500]
+
+
+def misfits(document: dict) -> list[str]:
+    """JSON bodies and successful JSON answers without an example, or with one that their schema refuses."""
+    found = []
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            told = {"body": operation.get("requestBody", {"content": {}})}
+            told |= {status: told for status, told in operation["responses"].items() if status.startswith("2")}
+            for name, each in told.items():
+                for media, said in each.get("content", {}).items():
+                    if not media.endswith("json") or said["schema"] == {"type": "null"}:
+                        continue  # null has one value, which needs no example
+                    examples = [more["value"] for more in said.get("examples", {}).values()]
+                    examples += [said["example"]] if "example" in said else []
+                    judge = jsonschema.Draft202012Validator(said["schema"] | {"components": document["components"]})
+                    if not examples or not all(map(judge.is_valid, examples)):
+                        found.append(f"{path} {name} {media}")
+    return found
+
+
+def test_every_route_shows_an_example_that_fits(landed, project, tmp_path: Path) -> None:
+    """Of what is sent and of what is answered; a route that lost its example, or shows another's, is named."""
+    with project.serve(whole_app(landed, project, tmp_path)) as client:
+        document = client.get("/openapi.json").json()
+    assert misfits(document) == []
+    push = document["paths"]["/push"]["post"]
+    push["requestBody"]["content"]["application/json"]["example"] = {"push_source_name": 7}
+    del push["responses"]["200"]["content"]["application/json"]["example"]
+    assert misfits(document) == ["/push body application/json", "/push 200 application/json"]
 
 
 def test_a_false_document_would_be_seen(landed, project, tmp_path: Path) -> None:
