@@ -8,7 +8,6 @@ The history is one log: its partitions one after the other, in order. Where each
 anything is counted, so that an interrupted run goes on with the same offsets.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -28,6 +27,7 @@ from streaming.seen_ids import SeenIds
 from streaming.source.records import Batch, TopicPartition
 from streaming.source.replayed import is_replay
 from streaming.view_pipeline import ViewPipeline
+from validation.whole_file import first_file
 
 
 class Cut(msgspec.Struct, frozen=True):
@@ -93,11 +93,7 @@ class Rekeying:
         if not cuts:
             return None
         found = History(own[0].topic, f"{own[0].topic_id}{HISTORY_MARK}{self._count}", tuple(cuts))
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        fresh.write_bytes(msgspec.json.encode(found))
-        fresh.replace(self._path)
-        return found
+        return msgspec.json.decode(first_file(self._path, msgspec.json.encode(found)), type=History)
 
     def batches(self, history: History, position: int) -> Iterator[Mapping[int, Judged]]:
         """The history from an offset on, by partition of the key: the same offsets for all of them."""

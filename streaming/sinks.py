@@ -143,22 +143,22 @@ class RangeSink:
         if buffer.since_us is None:
             buffer.since_us = self._clock()
 
-    def flush_due(self) -> bool:
-        """Store what is due by rows or age, of the partition that has waited longest; whether there was one.
+    def flush_due(self) -> None:
+        """Store what is due by rows or age: of the partition most so, and of all that are due twice over.
 
-        One file at a time: what is stored together keeps the next events waiting. Raises SinkUnavailable.
+        One file at a time, since the next events wait for it; but none waits longer than twice what was asked for,
+        however many partitions there are. Raises SinkUnavailable.
         """
         now_us = self._clock()
-        due = [
-            (buffer.since_us, partition)
+        shares = [
+            (max((now_us - buffer.since_us) / max(self._flush_age_us, 1), buffer.rows / self._flush_rows), partition)
             for partition, buffer in self._buffers.items()
             if buffer.since_us is not None
-            and (now_us - buffer.since_us >= self._flush_age_us or buffer.rows >= self._flush_rows)
         ]
-        if not due:
-            return False
-        self.flush(min(due)[1])
-        return True
+        due = sorted((share for share in shares if share[0] >= 1), reverse=True)
+        for place, (share, partition) in enumerate(due):
+            if place == 0 or share >= 2:
+                self.flush(partition)
 
     def flush(self, partition: TopicPartition) -> None:
         """Store everything that is buffered of a partition; raises SinkUnavailable."""

@@ -276,12 +276,13 @@ class Worker:
         return records
 
     def _store_due(self) -> None:
-        """One file that is due by rows or age, or all of them where memory is: nothing is read on before."""
-        if sum(sink.size_bytes for sink in self._sinks) > self._pace.buffered_bytes:
-            for sink in self._sinks:
+        """Files for what is due by rows, age or memory: nothing is read on before it is stored."""
+        full = sum(sink.size_bytes for sink in self._sinks) > self._pace.buffered_bytes
+        for sink in self._sinks:
+            if full:
                 sink.flush_all()
-        else:
-            any(sink.flush_due() for sink in self._sinks)
+            else:
+                sink.flush_due()
 
     def leave(self) -> None:
         """Store what the sinks hold and give the partitions back; what fails here is replayed by the next owner."""

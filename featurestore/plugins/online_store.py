@@ -1,6 +1,7 @@
 """How does Feast's SDK reach our online store? As an `OnlineStore` that writes atomically and reads in one trip."""
 
 # ruff: noqa: ARG002 - Feast's signatures have more than we need
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -112,6 +113,8 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
         place = (config.project, str(config.repo_path))
         if place not in self._contracts:
             self._contracts[place] = SourceContracts(config, self.client(config))
+            # A script ends when its last row is written: what was gathered by then is told then.
+            atexit.register(self._contracts[place].finish)
         return self._contracts[place]
 
     def _judge(self, contracts: SourceContracts, table: Any, view: View, rows: pa.Table) -> None:

@@ -4,7 +4,6 @@ Before a view is loaded its rows are judged, each rule in its mode at `source`: 
 anything is written, what quarantines sets rows aside, and what fails is told and folded into the violations.
 """
 
-import atexit
 import hashlib
 import logging
 import os
@@ -54,8 +53,6 @@ class SourceContracts:
             system_clock(clock_offset_us(os.environ)),
             writer=f"sdk-{os.getpid()}-{system_clock()()}",
         )
-        # A script ends when its last row is written: what was gathered by then is told then.
-        atexit.register(self.finish)
 
     def of(self, view: Any) -> Contract | None:
         """The contract about the source of a Feast view; raises ContractError for files that are none."""
@@ -66,7 +63,7 @@ class SourceContracts:
         return contract_about(contracts, _names(view))
 
     def written(self, rows: WrittenRows) -> None:
-        """Gathers what rows that the SDK writes broke, and tells it when it is due, at the latest at the end."""
+        """Gathers what rows that the SDK writes broke, and tells it when it is due; `finish` tells the rest."""
         try:
             plan = self._plans.load()
         except StaleStore:

@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 
 from featurestore.offline.event_log import OFFSET, read_events, stored_ranges
@@ -74,6 +75,31 @@ def test_a_flush_moves_the_cursor_past_what_it_stored(tmp_path, clock, due):
         sink.flush_due()
     assert offsets(tmp_path) == list(range(10))
     assert event_log(tmp_path, clock).open(PARTITION, 0) == 10
+
+
+def test_one_file_at_a_time_and_none_later_than_twice_its_time(tmp_path, clock):
+    """Events wait for one file; with more partitions than rounds, what is due twice over is stored all the same."""
+    sink = event_log(tmp_path, clock, flush_rows=1_000, flush_age_us=1_000)
+    partitions = [TopicPartition(TOPIC, "id-1", number) for number in range(4)]
+    for partition in partitions:
+        sink.open(partition, 0)
+        clock.now_us += 1
+        batch = msgspec.structs.replace(judged(0, 5).batch, partition=partition.partition)
+        sink.add(msgspec.structs.replace(judged(0, 5), batch=batch))
+
+    def stored():
+        return [partition.partition for partition in partitions if sink.cursor(partition) == 5]
+
+    sink.flush_due()
+    assert stored() == []
+    clock.now_us += 1_000
+    sink.flush_due()
+    assert stored() == [0]
+    sink.flush_due()
+    assert stored() == [0, 1]
+    clock.now_us += 1_000
+    sink.flush_due()
+    assert stored() == [0, 1, 2, 3]
 
 
 def test_a_sink_skips_what_it_has(tmp_path, clock):

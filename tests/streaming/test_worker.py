@@ -116,6 +116,18 @@ def test_a_broker_that_goes_away_at_the_start_is_asked_again(shop, monkeypatch):
     assert (counters["events"], counters["retries"]) == (50, 2)
 
 
+def test_no_sink_waits_for_another_that_always_has_something_due(shop):
+    """Each stores what is due of it in every round, however much is due of those before it."""
+    shop.send(400, broken=True)
+    worker = shop.worker()
+    worker._sinks = tuple(RangeSink(sink._storage, shop.clock, flush_rows=1) for sink in worker._sinks)
+    worker.announce()
+    while worker.counters["events"] < 300:
+        worker.turn(0)
+    assert all(sink.behind(partition) <= 40 for sink in worker._sinks for partition in worker.positions)
+    assert read_quarantine(shop.folder / "quarantine", TOPIC).num_rows > 0
+
+
 def test_workers_that_begin_together_do_not_take_each_other_for_a_loss(shop, monkeypatch):
     """One looks for the shard's state, the other makes it and its record, and the first one looks for the record."""
     shop.send(50)
