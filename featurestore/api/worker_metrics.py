@@ -7,9 +7,8 @@ prometheus_client then counts in files of that folder, and whichever worker is a
 import os
 import re
 import shutil
-import struct
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric
@@ -17,7 +16,6 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-_LOOKS, _HALF_MADE_S = 5, 0.02
 _OF_PROCESS = re.compile(r"_(\d+)\.db")
 
 
@@ -38,16 +36,12 @@ def exposed_registry(environ: Mapping[str, str], own: CollectorRegistry, *shown:
 
 
 class _AllWorkers(MultiProcessCollector):
-    """The library's, which stumbles over the file of a worker that is just starting: then it looks once more."""
+    """The library's, which stumbles over the empty file of a worker that is just starting: it counts nothing yet."""
 
     def collect(self) -> list[Metric]:
-        """See Collector."""
-        for _ in range(_LOOKS - 1):
-            try:
-                return list(super().collect())  # type: ignore[no-untyped-call]  # the library's
-            except (OSError, ValueError, struct.error):
-                time.sleep(_HALF_MADE_S)
-        return list(super().collect())  # type: ignore[no-untyped-call]  # the library's
+        """See Collector. A disk that is busy may keep a new file empty for as long as it likes."""
+        files = [str(file) for file in Path(self._path).glob("*.db") if _size(file)]
+        return list(self.merge(files))  # type: ignore[no-untyped-call]  # the library's
 
 
 def shared_folder(data_dir: Path) -> Path:
@@ -67,7 +61,15 @@ def forget_dead(folder: Path) -> None:
     for file in folder.glob("gauge_live*.db"):
         found = _OF_PROCESS.search(file.name)
         if found and not _alive(int(found[1])):
-            mark_process_dead(int(found[1]), str(folder))  # type: ignore[no-untyped-call]  # the library's
+            with suppress(FileNotFoundError):  # another worker was asked at the same moment
+                mark_process_dead(int(found[1]), str(folder))  # type: ignore[no-untyped-call]  # the library's
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _alive(pid: int) -> bool:
