@@ -37,6 +37,7 @@ from featurestore.plugins.definitions import feature_fields, is_windowed, resolv
 from featurestore.plugins.feast_sources import READ, lake_table, source_path
 from featurestore.plugins.topics import topic_of
 from featurestore.plugins.transforms import transform_of
+from featurestore.segments import segments_of
 from featurestore.topic_schema import declared_columns
 from featurestore.transform import on_demand_of
 from featurestore.user_code import extract_source, prove
@@ -106,6 +107,7 @@ def compile_plan(
             services=definitions.services,
         ),
     )
+    segments_of(draft, views.values())  # refuses what no column is
     draft = kept_in_force(draft, previous, live)
     digest = definitions_digest(draft)
     if previous is not None and previous.digest == digest:

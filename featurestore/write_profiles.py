@@ -13,12 +13,12 @@ from typing import Final
 import pyarrow as pa
 
 from featurestore.clock import Clock
-from featurestore.monitor.kept_profiles import AT, first_baseline, hour_name, safe_name
+from featurestore.monitor.kept_profiles import AT, added, by_segment, first_baseline, hour_name, safe_name
 from featurestore.plan import Plan, View
+from featurestore.segments import segments_of
 from validation.errors import PlatformError
 from validation.profile.baseline import kind_of
-from validation.profile.build import profile_table
-from validation.profile.profile import Profile, merge
+from validation.profile.profile import Profile
 from validation.profile.store import ProfileStore
 
 BOUNDARY: Final = "online_write"
@@ -37,14 +37,14 @@ _LOG: Final = logging.getLogger(__name__)
 class _Written:
     """The rows of one view: those that wait, and what is known of the last hours."""
 
-    def __init__(self, view: View) -> None:
-        self.view = view
+    def __init__(self, plan: Plan, view: View) -> None:
+        self.plan, self.view = plan, view
         self.tables: list[pa.Table] = []
         self.loose = 0
         """How many of the last tables lie singly."""
         self.rows = 0
-        self.hours: dict[int, dict[str, Profile]] = {}
-        """By hour and feature."""
+        self.hours: dict[int, list[Profile]] = {}
+        """By hour, one a feature and segment."""
 
 
 class WriteProfiles:
@@ -59,7 +59,7 @@ class WriteProfiles:
         self._since_us = clock()
         self._lock = threading.Lock()
 
-    def written(self, view: View, table: pa.Table) -> None:
+    def written(self, plan: Plan, view: View, table: pa.Table) -> None:
         """Takes rows that were written, under the view's names. An error is logged: the rows are written."""
         times = {view.source.timestamp_field, view.source.created_field}
         names = [field.name for field in table.schema if kind_of(field.type) is not None and field.name not in times]
@@ -68,7 +68,8 @@ class WriteProfiles:
         now_us = self._clock()
         at = pa.array([now_us] * table.num_rows, pa.int64()).view(pa.timestamp("us", "UTC"))
         with self._lock:
-            held = self._views.setdefault(view.name, _Written(view))
+            held = self._views.setdefault(view.name, _Written(plan, view))
+            held.plan = plan
             held.tables.append(table.select(names).add_column(0, AT, at))
             held.loose += 1
             held.rows += table.num_rows
@@ -116,16 +117,15 @@ class WriteProfiles:
         try:
             table = pa.concat_tables(tables, promote_options="permissive")
             baseline = first_baseline(self._store, BOUNDARY, name, table)
-            hours = set()
-            for profile in profile_table(table, baseline, boundary=BOUNDARY, time_column=AT, threads=1):
-                hour = (profile.hour_us or 0) // HOUR_US
-                made = held.hours.setdefault(hour, {})
-                known = made.get(profile.feature)
-                made[profile.feature] = profile if known is None else merge([known, profile])
-                hours.add(hour)
-            for hour in sorted(hours):
+            # What the plan says of the view: Feast's SDK makes a view of its own object, without tags.
+            segments = segments_of(held.plan, [held.plan.views.get(name, held.view)])
+            hours: dict[int, list[Profile]] = {}
+            for profile in by_segment(table, baseline, BOUNDARY, segments, time_column=AT, threads=1):
+                hours.setdefault((profile.hour_us or 0) // HOUR_US, []).append(profile)
+            for hour, made in sorted(hours.items()):
+                held.hours[hour] = added(held.hours.get(hour, ()), made)
                 source_id = f"{safe_name(name)}-{hour_name(hour)}-{self._writer}"
-                self._store.put(source_id, held.hours[hour].values(), boundary=BOUNDARY, baseline=baseline)
+                self._store.put(source_id, held.hours[hour], boundary=BOUNDARY, baseline=baseline)
             for hour in sorted(held.hours)[:-_HOURS]:
                 del held.hours[hour]
         except (PlatformError, OSError, pa.ArrowException) as error:

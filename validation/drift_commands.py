@@ -67,7 +67,9 @@ def profile_command(
         known = _rows(reference, here(plan)).table if reference is not None else rows.table
         kept = known.select([name for name in known.column_names if name not in left_out])
         fixed = baseline_of(kept, features=feature, categorical=categorical or ())
-    made = profile_table(rows.table, fixed, boundary=boundary, time_column=instants, segments=segment or ())
+    made = profile_table(
+        rows.table, fixed, boundary=boundary, time_column=instants, segments=segment or (), every_cohort=False
+    )
     name = source_id or _digest(rows.table)
     path = store.put(name, made, boundary=boundary, baseline=fixed)
     typer.echo(

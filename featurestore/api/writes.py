@@ -70,7 +70,7 @@ class Writes:
         clock: Clock,
         limits: Limits,
         judged: Callable[[Plan, WrittenRows], None] = lambda _plan, _rows: None,
-        written: Callable[[View, pa.Table], None] = lambda _view, _rows: None,
+        written: Callable[[Plan, View, pa.Table], None] = lambda _plan, _view, _rows: None,
     ) -> None:
         """`judged` hears of all rows that a contract was asked about, `written` of all that were written online."""
         self._plan = plan
@@ -132,7 +132,7 @@ class Writes:
             writer = self._writers[view.name] = self._make(view)
         event, created = timestamp_names(view.source)
         result = writer.write(table, event_timestamp=event, created=created)
-        self._written(view, table)
+        self._written(self._plan, view, table)
         return result
 
     def _judge(self, view: View, table: pa.Table, now_us: int) -> None:

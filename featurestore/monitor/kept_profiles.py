@@ -1,5 +1,6 @@
 """Under which names do the profiles of a boundary lie, and on which baseline?"""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -7,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from validation.profile.baseline import Baseline, baseline_of
-from validation.profile.profile import Profile
+from validation.profile.build import profile_table
+from validation.profile.cohorts import of_kept_cohorts
+from validation.profile.profile import Profile, merge
 from validation.profile.store import ProfileStore
 from validation.whole_file import first_file
 
@@ -27,6 +30,35 @@ def first_baseline(store: ProfileStore, boundary: str, name: str, table: pa.Tabl
     store.put_baseline(made)
     chosen = first_file(path, made.id.encode()).decode()
     return made if chosen == made.id else store.baseline(chosen)
+
+
+def by_segment(
+    table: pa.Table,
+    baseline: Baseline,
+    boundary: str,
+    segments: Sequence[str],
+    *,
+    time_column: str | None = None,
+    threads: int | None = None,
+) -> list[Profile]:
+    """What is kept of rows: profiles of all, and of each cohort of those columns in `segments` that the rows have."""
+    return profile_table(
+        table,
+        baseline,
+        boundary=boundary,
+        time_column=time_column,
+        segments=[name for name in segments if name in table.column_names],
+        every_cohort=False,
+        threads=threads,
+    )
+
+
+def added(known: Sequence[Profile], more: Sequence[Profile]) -> list[Profile]:
+    """Both, one a feature, segment and hour: as many as are kept, however often more come."""
+    groups: dict[tuple[str, str, int | None], list[Profile]] = {}
+    for profile in (*known, *more):
+        groups.setdefault((profile.feature, profile.segment, profile.hour_us), []).append(profile)
+    return of_kept_cohorts(map(merge, groups.values()))
 
 
 def read_kept(store: ProfileStore, boundary: str, name: str, start_us: int, end_us: int) -> list[Profile]:

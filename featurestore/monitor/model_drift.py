@@ -18,9 +18,10 @@ from featurestore.dataset.manifest import Manifest
 from featurestore.errors import DefinitionError, SourceError
 from featurestore.monitor import profiles
 from featurestore.monitor.alerts import Finding, Severity
-from featurestore.monitor.kept_profiles import AT
+from featurestore.monitor.kept_profiles import AT, by_segment
 from featurestore.monitor.served import HOUR_US
 from featurestore.plan import Service
+from featurestore.segments import declared_segments
 from validation.drift.compare import DriftReport, compare
 from validation.profile.baseline import Baseline, baseline_of
 from validation.profile.build import profile_table
@@ -70,8 +71,9 @@ class ModelDrift:
         trained = profiles.training_rows(self._datasets / manifest.name, manifest, service, options.segments)
         features = [name for name in trained.column_names if name in served.column_names and ":" in name]
         baseline = baseline_of(trained.select(features))
-        self._store.put(manifest.name, profile_table(trained, baseline), boundary="training", baseline=baseline)
-        profiles.put_served(self._store, service.name, served, baseline)
+        kept = by_segment(trained, baseline, "training", options.segments)
+        self._store.put(manifest.name, kept, boundary="training", baseline=baseline)
+        profiles.put_served(self._store, service.name, served, baseline, options.segments)
         sides = [_side(table, baseline, options) for table in (trained, served)]
         report = compare(
             sides[0],
@@ -156,12 +158,11 @@ def _options(service: Service) -> _Options:
     alarm = service.tags.get("drift_alarm", "informative")
     if alarm not in ("informative", "critical"):
         raise DefinitionError(f"service {service.name!r}: tag drift_alarm is {alarm!r}; expected informative, critical")
-    segments = tuple(filter(None, map(str.strip, service.tags.get("drift_segments", "").split(","))))
     return _Options(
         window_h=number_of(service, "drift_window_h", 24.0),
         block_h=number_of(service, "drift_block_h") if "drift_block_h" in service.tags else None,
         family_rate=number_of(service, "drift_family_rate", 0.05),
-        segments=segments,
+        segments=declared_segments(service.tags),
         alarm=cast("Severity", alarm),
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.dataset.manifest import Manifest
-from featurestore.monitor.kept_profiles import AT, first_baseline, hour_name, read_kept, safe_name
+from featurestore.monitor.kept_profiles import AT, added, by_segment, first_baseline, hour_name, read_kept, safe_name
 from featurestore.monitor.served import HOUR_US, REQUESTED, given_column, read_served
 from featurestore.offline.connection import Limits, connection
 from featurestore.offline.event_log import ARRIVAL, PROVENANCE, event_files
@@ -27,7 +27,6 @@ from featurestore.offline.stored import scan_of, stored_names
 from featurestore.plan import Service, View
 from validation.drift.rows import rows_of
 from validation.profile.baseline import Baseline, kind_of
-from validation.profile.build import profile_table
 from validation.profile.profile import Profile
 from validation.profile.store import ProfileStore
 
@@ -61,26 +60,31 @@ def training_rows(folder: Path, manifest: Manifest, service: Service, segments: 
     return pa.table(columns)
 
 
-def put_served(store: ProfileStore, service: str, table: pa.Table, baseline: Baseline) -> None:
-    """Profiles the answers of whole hours, each an own source that is replaced."""
+def put_served(
+    store: ProfileStore, service: str, table: pa.Table, baseline: Baseline, segments: tuple[str, ...] = ()
+) -> None:
+    """Profiles the answers of whole hours, all and by segment, each an own source that is replaced."""
     hours = table[AT].cast(pa.int64()).to_numpy() // HOUR_US
     for hour in np.unique(hours).tolist():
         rows = table.filter(pa.array(hours == hour))
-        made = profile_table(rows, baseline, boundary="served", time_column=AT)
+        made = by_segment(rows, baseline, "served", segments, time_column=AT)
         store.put(f"{safe_name(service)}-{hour_name(hour)}", made, boundary="served", baseline=baseline)
 
 
-def put_arrived(store: ProfileStore, view: View, repo: Path, hour_us: int) -> int:
-    """Profiles the rows of a view's source that arrived within an hour; how many there were.
+def put_arrived(store: ProfileStore, view: View, repo: Path, hour_us: int, segments: tuple[str, ...] = ()) -> int:
+    """Profiles the rows of a view's source that arrived within an hour, all and by segment; how many there were.
 
-    The source's baseline is made of the first rows that were ever profiled, and kept. Memory is bounded.
+    `segments` are columns as the view names them. The source's baseline is made of the first rows that were ever
+    profiled, and kept. Memory is bounded.
     """
     boundary = _boundary(view)
+    stored = stored_names(view)
+    segments = tuple(stored.get(name, name) for name in segments)
     made: list[Profile] = []
     baseline, rows = None, 0
     for table in _arrived(view, repo, hour_us):
         baseline = baseline or first_baseline(store, boundary, view.source.name, table)
-        made += profile_table(table, baseline, boundary=boundary, time_column=AT)
+        made = added(made, by_segment(table, baseline, boundary, segments, time_column=AT))
         rows += len(table)
     if baseline is not None:
         name = f"{safe_name(view.source.name)}-{hour_name(hour_us // HOUR_US)}"

@@ -32,6 +32,7 @@ from featurestore.monitor.training_sets import training_sets
 from featurestore.monitor.workspace import Workspace
 from featurestore.offline.connection import Limits
 from featurestore.plan import Plan, Service, View
+from featurestore.segments import segments_of
 from featurestore.timeliness import look_and_tell
 from validation.errors import PlatformError
 from validation.profile.store import ProfileStore
@@ -145,10 +146,13 @@ class Monitor:
 
     def _profile(self, plan: Plan, now_us: int) -> None:
         first_us = (now_us - self._lookback_us) // HOUR_US * HOUR_US
-        by_source = {view.source.name: view for view in plan.views.values()}
-        for view in by_source.values():
+        by_source: dict[str, list[View]] = {}
+        for view in plan.views.values():
+            by_source.setdefault(view.source.name, []).append(view)
+        for views in by_source.values():
+            segments = segments_of(plan, views)
             for hour_us in range(first_us, now_us - SETTLE_US, HOUR_US):
-                put_arrived(self._profiles, view, self._repo, hour_us)
+                put_arrived(self._profiles, views[-1], self._repo, hour_us, segments)
 
     def _drift(self, service: Service) -> list[Finding]:
         checked = self._model_drift.check(service, training_sets(self._place.datasets, service))

@@ -101,8 +101,7 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
         result = self.writer(config, view).write(
             rows, event_timestamp=_EVENT, created=_CREATED if created else None, progress=progress
         )
-        contracts.profiles.written(view, rows)
-        contracts.profiles.rest()
+        contracts.profiled(view, rows)
         if result.ahead.num_rows:
             raise UsageError(
                 f"view {view.name!r}: {result.ahead.num_rows} of {len(data)} rows are dated ahead of the clock and "

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from feast.repo_config import RepoConfig
 
 from featurestore.clock import iso, system_clock
@@ -19,7 +20,7 @@ from featurestore.errors import ContractBroken, StaleStore
 from featurestore.offline.connection import Limits
 from featurestore.offline.contracted import judge_source
 from featurestore.offline.sources import Scan
-from featurestore.plan import Plan
+from featurestore.plan import Plan, View
 from featurestore.plan_store import KeyValue, PlanStore
 from featurestore.write_profiles import WriteProfiles
 from featurestore.write_reports import WriteReports, WrittenRows
@@ -48,7 +49,7 @@ class SourceContracts:
             system_clock(clock_offset_us(os.environ)),
             writer=f"sdk-{os.getpid()}",
         )
-        self.profiles = WriteProfiles(
+        self._profiles = WriteProfiles(
             ProfileStore(self._folder / "profiles"),
             system_clock(clock_offset_us(os.environ)),
             writer=f"sdk-{os.getpid()}-{system_clock()()}",
@@ -64,17 +65,24 @@ class SourceContracts:
 
     def written(self, rows: WrittenRows) -> None:
         """Gathers what rows that the SDK writes broke, and tells it when it is due; `finish` tells the rest."""
-        try:
-            plan = self._plans.load()
-        except StaleStore:
-            plan = Plan(project=self._project, version=0, digest="", created_us=0)
-        self._reports.judged(plan, rows)
+        self._reports.judged(self._plan(), rows)
         self._reports.rest()
+
+    def profiled(self, view: View, rows: pa.Table) -> None:
+        """Gathers rows that the SDK has written, and profiles them when it is due; `finish` profiles the rest."""
+        self._profiles.written(self._plan(), view, rows)
+        self._profiles.rest()
+
+    def _plan(self) -> Plan:
+        try:
+            return self._plans.load()
+        except StaleStore:
+            return Plan(project=self._project, version=0, digest="", created_us=0)
 
     def finish(self) -> None:
         """Tells what was gathered of written rows, and profiles them."""
         self._reports.finish()
-        self.profiles.finish()
+        self._profiles.finish()
 
     def accepted(
         self,

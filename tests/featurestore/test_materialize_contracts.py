@@ -283,7 +283,7 @@ def test_a_long_running_script_profiles_what_it_writes_meanwhile(repo):
     rows = pd.DataFrame({"card_id": keys, "age": [50] * len(keys), "ts": [NOW - timedelta(minutes=1)] * len(keys)})
     store.write_to_online_store("owner", rows)
     (contracts,) = store._provider.online_store._contracts.values()
-    contracts.profiles._since_us -= PROFILE_AGE_US
+    contracts._profiles._since_us -= PROFILE_AGE_US
     store.write_to_online_store("owner", rows.head(1))
     written = read_kept(ProfileStore(settings.data_dir / "profiles"), "online_write", "owner", 0, 2**62)
     assert [(one.feature, one.rows) for one in written] == [("age", FIRST_ROWS + 1), ("card_id", FIRST_ROWS + 1)]

@@ -214,3 +214,23 @@ def test_promises_of_time_are_looked_at_every_round(settings: Settings, made: Pl
     monitor(settings, Collected()).round(promised)
     (looked,) = kept(settings.promises)
     assert (looked.looked_us, set(looked.outcomes)) == (NOW, {"fresh"})
+
+
+def test_cohorts_are_kept_at_each_boundary(settings: Settings, made: Plan) -> None:
+    """Source, training set and answers: of all rows, and of every value of what a tag of the service or view names."""
+    view = msgspec.structs.replace(made.views["rides"], tags={"drift_segments": "speed"})
+    made = plan(view, drift_segments="driver")
+    train(settings, made)
+    keep(settings, made, NOW - 60_000_000, [10.0, 11.0], NOW - 60_000_000)
+    monitor(settings, Collected()).round(made)
+    store = ProfileStore(workspace(settings).profiles)
+
+    def kept(boundary: str) -> set[str]:
+        [baseline] = [path.name for path in (store.folder / boundary).iterdir()]
+        return {each.segment for each in store.read(boundary=boundary, baseline=baseline)}
+
+    assert kept("source") == {"", "driver=1", "speed=10"}
+    assert kept("served") == {"", "driver=1"}
+    trained = kept("training")
+    assert len(trained) == 257  # of 300 drivers 256, and all
+    assert all(each == "" or each.startswith("driver=") for each in trained)

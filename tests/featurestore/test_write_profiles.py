@@ -5,10 +5,11 @@ import threading
 import numpy as np
 import pyarrow as pa
 import pytest
+from msgspec.structs import replace
 
 from featurestore.monitor import kept_profiles
 from featurestore.monitor.kept_profiles import AT, first_baseline, read_kept
-from featurestore.plan import Field, JoinKey, Source, View
+from featurestore.plan import Field, JoinKey, Plan, Projection, Service, Source, View
 from featurestore.write_profiles import BOUNDARY, FIRST_ROWS, HOUR_US, PROFILE_AGE_US, WriteProfiles
 from validation.profile.store import ProfileStore
 from validation.whole_file import replace_file
@@ -24,6 +25,7 @@ VIEW = View(
     ttl_us=0,
     source=Source(name="weather", path="", timestamp_field="ts"),
 )
+PLAN = Plan(project="p", version=1, digest="", created_us=0, views={"weather": VIEW})
 
 
 class Clock:
@@ -39,10 +41,14 @@ def rows(values):
     return pa.table({"origin": ["EWR"] * count, "temp": temp, "ts": pa.array([0] * count, pa.int64()).cast(UTC)})
 
 
-def counted(store, hour=0):
+def counted(store, hour=0, segment=""):
     """Rows and greatest value of the view's temperatures in an hour."""
     start = NOW + hour * HOUR_US
-    found = [one for one in read_kept(store, BOUNDARY, "weather", start, start + HOUR_US) if one.feature == "temp"]
+    found = [
+        one
+        for one in read_kept(store, BOUNDARY, "weather", start, start + HOUR_US)
+        if (one.feature, one.segment) == ("temp", segment)
+    ]
     return [(one.rows, one.high) for one in found]
 
 
@@ -59,26 +65,43 @@ def store(tmp_path):
 def test_rows_are_counted_once_by_the_hour_they_were_written_in(store, clock):
     """However often what was gathered is profiled; an hour that is over is not touched by the next one."""
     writer = WriteProfiles(store, clock, writer="w1")
-    writer.written(VIEW, rows([1.0] * FIRST_ROWS))
+    writer.written(PLAN, VIEW, rows([1.0] * FIRST_ROWS))
     writer.finish()
-    writer.written(VIEW, rows([5.0] * 7))
+    writer.written(PLAN, VIEW, rows([5.0] * 7))
     writer.finish()
     clock.now_us += HOUR_US
-    writer.written(VIEW, rows([9.0] * 3))
+    writer.written(PLAN, VIEW, rows([9.0] * 3))
     writer.finish()
     assert (counted(store), counted(store, 1)) == ([(FIRST_ROWS + 7, 5.0)], [(3, 9.0)])
+
+
+def test_each_cohort_that_is_declared_is_counted_too(store, clock):
+    """By the tag of the plan's view, or of a service that reads it; what is declared later holds from then on."""
+    table = pa.table({"origin": ["EWR", "JFK", "EWR"], "temp": [1.0, 9.0, 2.0]})
+    writer = WriteProfiles(store, clock, writer="w1")
+    tagged = replace(PLAN, views={"weather": replace(VIEW, tags={"drift_segments": "origin"})})
+    asked = Projection(view="weather", features=("temp",), join_key_map={"origin": "airport"})
+    service = Service(name="delay", projections=(asked,), tags={"drift_segments": "airport"})
+    for plan in (PLAN, tagged, replace(PLAN, services={"delay": service})):
+        writer.written(plan, VIEW, table)
+        writer.finish()
+    assert [counted(store, segment=one) for one in ("", "origin=EWR", "origin=JFK")] == [
+        [(9, 9.0)],
+        [(4, 2.0)],
+        [(2, 9.0)],
+    ]
 
 
 def test_what_waits_together_may_be_of_two_hours(store, clock):
     """Each row counts in its own."""
     writer = WriteProfiles(store, clock, writer="w1")
-    writer.written(VIEW, rows([1.0] * 4))
+    writer.written(PLAN, VIEW, rows([1.0] * 4))
     clock.now_us += HOUR_US
-    writer.written(VIEW, rows([2.0] * 5))
+    writer.written(PLAN, VIEW, rows([2.0] * 5))
     clock.now_us -= HOUR_US  # a clock that was set back
-    writer.written(VIEW, rows([3.0]))
+    writer.written(PLAN, VIEW, rows([3.0]))
     writer.finish()
-    writer.written(VIEW, rows([4.0]))
+    writer.written(PLAN, VIEW, rows([4.0]))
     writer.finish()
     assert (counted(store), counted(store, 1)) == ([(6, 4.0)], [(5, 2.0)])
 
@@ -87,7 +110,7 @@ def test_processes_add_up(store, clock):
     """Each has files of its own, a process that was started again too."""
     for name in ("w1", "w2", "w1-again"):
         writer = WriteProfiles(store, clock, writer=name)
-        writer.written(VIEW, rows([1.0, 2.0]))
+        writer.written(PLAN, VIEW, rows([1.0, 2.0]))
         writer.finish()
     assert counted(store) == [(6, 2.0)]
 
@@ -95,12 +118,12 @@ def test_processes_add_up(store, clock):
 def test_the_first_profile_waits_for_enough_rows(store, clock):
     """A baseline of one row would have no edges; in the end there is one all the same. No rows, no file."""
     writer = WriteProfiles(store, clock, writer="w1")
-    writer.written(VIEW, rows([]))
-    writer.written(VIEW, rows([1.0]))
+    writer.written(PLAN, VIEW, rows([]))
+    writer.written(PLAN, VIEW, rows([1.0]))
     clock.now_us += PROFILE_AGE_US
     writer.rest()
     assert not store.folder.exists()
-    writer.written(VIEW, rows([2.0] * FIRST_ROWS))
+    writer.written(PLAN, VIEW, rows([2.0] * FIRST_ROWS))
     writer.rest()
     assert not store.folder.exists()  # not due
     clock.now_us += PROFILE_AGE_US
@@ -112,7 +135,7 @@ def test_memory_is_bounded(store, clock):
     """A flood of rows is profiled as it comes."""
     writer = WriteProfiles(store, clock, writer="w1")
     for _ in range(5):
-        writer.written(VIEW, rows(np.zeros(30_000)))
+        writer.written(PLAN, VIEW, rows(np.zeros(30_000)))
     assert writer._views["weather"].rows < 65_536
     writer.finish()
     assert counted(store) == [(150_000, 0.0)]
@@ -123,7 +146,7 @@ def test_writes_of_one_row_lie_together(store, clock):
     writer = WriteProfiles(store, clock, writer="w1")
     most = 0
     for number in range(2_000):
-        writer.written(VIEW, rows([float(number)]))
+        writer.written(PLAN, VIEW, rows([float(number)]))
         most = max(most, len(writer._views["weather"].tables))
     assert most < 300
     writer.finish()
@@ -134,9 +157,9 @@ def test_rows_that_do_not_go_together_are_told_and_later_ones_are_profiled(store
     """Writes of one row whose column changed its kind, more than lie singly: no writer hears an error."""
     writer = WriteProfiles(store, clock, writer="w1")
     for number in range(256):
-        writer.written(VIEW, pa.table({"origin": ["EWR"], "temp": ["warm"] if number % 2 else [1.0]}))
+        writer.written(PLAN, VIEW, pa.table({"origin": ["EWR"], "temp": ["warm"] if number % 2 else [1.0]}))
     assert "are not profiled" in caplog.text
-    writer.written(VIEW, rows([2.0, 3.0]))
+    writer.written(PLAN, VIEW, rows([2.0, 3.0]))
     writer.finish()
     assert counted(store) == [(2, 3.0)]
 
@@ -144,9 +167,9 @@ def test_rows_that_do_not_go_together_are_told_and_later_ones_are_profiled(store
 def test_what_cannot_be_profiled_is_told_and_the_rows_are_written(store, clock, caplog):
     """A column that changed its kind."""
     writer = WriteProfiles(store, clock, writer="w1")
-    writer.written(VIEW, rows([1.0]))
+    writer.written(PLAN, VIEW, rows([1.0]))
     writer.finish()
-    writer.written(VIEW, pa.table({"origin": ["EWR"], "temp": ["warm"]}))
+    writer.written(PLAN, VIEW, pa.table({"origin": ["EWR"], "temp": ["warm"]}))
     writer.finish()
     assert "are not profiled" in caplog.text
     assert counted(store) == [(1, 1.0)]

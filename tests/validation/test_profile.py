@@ -20,6 +20,7 @@ import validation.profile.profile
 import validation.profile.short_slices
 from validation.profile.baseline import ProfileError, baseline_of
 from validation.profile.build import HOUR_US, profile_table
+from validation.profile.cohorts import MOST
 from validation.profile.profile import (
     NEW_KEPT,
     UNIT,
@@ -231,6 +232,43 @@ def test_short_slices_that_run_into_each_other_would_be_caught(monkeypatch: pyte
     monkeypatch.setattr(validation.profile.short_slices, "_edges_of", lambda _mask, edges: edges * 20 // 60)
     wrong, alone = _both_ways(rows, far=False)
     assert [one.digest() for one in wrong] != [one.digest() for one in alone]
+
+
+COHORTS = pa.table({"x": [float(n) for n in range(1_200)], "town": [f"t{n % 400}" for n in range(1_200)]})
+ONE = baseline_of(REFERENCE, features=["x"])
+
+
+def by_cohort(made: pa.Table) -> list[Profile]:
+    return profile_table(made, ONE, segments=["town"], every_cohort=False, boundary="source")
+
+
+def stored(store: ProfileStore, parts: list[pa.Table]) -> dict[str, str]:
+    for number, part in enumerate(parts):
+        store.put(f"part{number}", by_cohort(part), boundary="source", baseline=ONE)
+    return {one.segment: one.digest() for one in store.read(boundary="source", baseline=ONE.id)}
+
+
+def test_of_very_many_cohorts_the_same_are_kept_in_any_order(tmp_path: Path) -> None:
+    """400 towns: 256 of them, with all their rows, however the rows were cut; and all rows, in their own profile."""
+    whole = stored(ProfileStore(tmp_path / "whole"), [COHORTS])
+    assert len(whole) == MOST + 1
+    assert profile_table(COHORTS, ONE, boundary="source")[0].digest() == whole[""]
+    parts = [COHORTS.slice(0, 300), COHORTS.slice(300, 150), COHORTS.slice(450)]
+    assert stored(ProfileStore(tmp_path / "parts"), parts) == whole
+    one = next(iter(whole.keys() - {""}))
+    read = ProfileStore(tmp_path / "parts").read(boundary="source", baseline=ONE.id, segment=one)
+    assert [each.digest() for each in read] == [whole[one]]
+
+
+def test_keeping_the_largest_cohorts_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted fault: which cohorts are large in a part says nothing about the whole."""
+
+    def first(segments: set[str]) -> set[str]:
+        return {"", *sorted(segments)[-MOST:]} if len(segments) > 300 else {*segments}
+
+    monkeypatch.setattr(validation.profile.build, "kept_cohorts", first)
+    parts = [COHORTS.slice(0, 300), COHORTS.slice(300)]
+    assert stored(ProfileStore(tmp_path / "parts"), parts) != stored(ProfileStore(tmp_path / "whole"), [COHORTS])
 
 
 def test_late_hours_update_history_and_a_repeat_counts_once(tmp_path: Path) -> None:

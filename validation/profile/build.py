@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from validation.errors import did_you_mean
 from validation.profile.baseline import Baseline, FeatureBaseline, ProfileError, as_promised, numbers, words
+from validation.profile.cohorts import kept_cohorts
 from validation.profile.profile import NEW_CELLS, SMALL, UNIT, Counts, Profile, keep_new, merge, word_hash
 from validation.profile.short_slices import SHORT, Slice, groups_of, profiles_of
 from validation.profile.sketch import LAST, Floats, codes_of, distances, hashes_of, no_registers, register
@@ -24,6 +25,8 @@ from validation.profile.sketch import LAST, Floats, codes_of, distances, hashes_
 HOUR_US: Final = 3_600_000_000
 _CHUNK: Final = 1 << 17
 """Values at once: they and what is computed from them stay in the processor's cache, and exact sums fit a double."""
+_DROPPED: Final = "\0"
+"""The segment of rows whose cohorts are not kept, until all rows are added up."""
 _UNSHARED: Final = 8_192
 """Products of vectors up to this length stay on one thread of the linear algebra library."""
 
@@ -36,20 +39,22 @@ def profile_table(
     time_column: str | None = None,
     segments: Sequence[str] = (),
     span_us: int = HOUR_US,
+    every_cohort: bool = True,
     threads: int | None = None,
 ) -> list[Profile]:
     """The profiles of a table: a feature, segment and hour each, in that order.
 
     Of every column in `segments` each value is a segment (`column=value`, null is `column=`), and all rows are one
-    too. Without `time_column` there is one profile for all time; `span_us` takes longer spans than hours, for a single
-    use. Raises ProfileError for a column that is absent or of another kind than in the baseline.
+    too. Not `every_cohort`: of a column with very many values those that are kept (`cohorts`), so that memory is
+    bounded. Without `time_column` there is one profile for all time; `span_us` takes longer spans than hours, for a
+    single use. Raises ProfileError for a column that is absent or of another kind than in the baseline.
     """
     for name in (*(feature.name for feature in baseline.features), *segments, *filter(None, [time_column])):
         if name not in table.column_names:
             raise ProfileError(f"no column {name!r} to profile; {did_you_mean(name, table.column_names)}")
     hours = _hours(table, time_column, span_us)
     parts = [_groups(table.num_rows, hours, None, "")] if not segments else []
-    parts += [_groups(table.num_rows, hours, table.column(name), name) for name in segments]
+    parts += [_groups(table.num_rows, hours, table.column(name), name, every_cohort=every_cohort) for name in segments]
     baseline_id = baseline.id
 
     def whole(feature: FeatureBaseline) -> list[Profile]:
@@ -61,7 +66,7 @@ def profile_table(
             # All rows are the sum of any one column's segments: merging is cheaper than counting again.
             if segments and number == 0:
                 found += _all_rows(made)
-            found += made
+            found += [profile for profile in made if profile.segment != _DROPPED]
         return found
 
     threads = threads or min(4, os.cpu_count() or 1)
@@ -85,7 +90,12 @@ def _hours(table: pa.Table, time_column: str | None, span_us: int) -> npt.NDArra
 
 
 def _groups(
-    count: int, hours: npt.NDArray[np.int64] | None, column: pa.ChunkedArray | None, name: str
+    count: int,
+    hours: npt.NDArray[np.int64] | None,
+    column: pa.ChunkedArray | None,
+    name: str,
+    *,
+    every_cohort: bool = True,
 ) -> tuple[pa.Array | None, list[Slice]]:
     """The order in which rows of one segment and hour lie together (None: as they are), and the slices."""
     if column is None and hours is None:
@@ -96,6 +106,8 @@ def _groups(
         texts = encoded.dictionary.to_pylist()
         labels = [*(f"{name}={text}" for text in texts), f"{name}="]
         codes = encoded.indices.fill_null(len(texts)).to_numpy().astype(np.int64)
+        if not every_cohort:
+            labels, codes = _kept(labels, codes)
     keys = codes if hours is None else np.unique(hours, return_inverse=True)[1] + (codes << 32)
     order = np.argsort(keys, kind="stable")
     arranged = keys[order]
@@ -112,6 +124,17 @@ def _groups(
     ]
     in_order = bool((order[1:] > order[:-1]).all())
     return (None if in_order else pa.array(order)), sorted(slices, key=lambda one: (one[0], one[1] or 0))
+
+
+def _kept(labels: list[str], codes: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """The same with one label for the rows of all cohorts that are not kept."""
+    # Null's label is always there, its rows are not: it may not take the place of a cohort.
+    present = {labels[code] for code in np.unique(codes).tolist()}
+    kept = kept_cohorts(present)
+    if len(kept) == len(present):
+        return labels, codes
+    stay = np.array([label in kept for label in labels])
+    return [*labels, _DROPPED], np.where(stay[codes], codes, len(labels))
 
 
 def _all_rows(made: list[Profile]) -> list[Profile]:

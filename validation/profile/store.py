@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from validation.errors import did_you_mean
 from validation.instant import to_us
 from validation.profile.baseline import Baseline, ProfileError
+from validation.profile.cohorts import of_kept_cohorts
 from validation.profile.profile import Profile, merge
 from validation.whole_file import replace_file
 
@@ -71,7 +72,8 @@ class ProfileStore:
     def put(self, source_id: str, profiles: Iterable[Profile], *, boundary: str, baseline: Baseline) -> Path:
         """Keeps what one source of rows looked like, instead of what was kept of it before; the file.
 
-        Of each feature, segment and hour one profile; several are merged.
+        Of each feature, segment and hour one profile; several are merged. Of a column with very many cohorts some are
+        kept, see `cohorts`.
         """
         for kind, text in (("source id", source_id), ("boundary", boundary)):
             if not _SAFE.fullmatch(text):
@@ -111,10 +113,12 @@ class ProfileStore:
             keep &= pc.field("hour") < pa.scalar(end_us, pa.timestamp("us", "UTC"))
         if features is not None:
             keep &= pc.field("feature").isin(list(features))
-        if segment is not None:
+        if segment == "":
             keep &= pc.field("segment") == segment
         tables = [pq.read_table(path, schema=SCHEMA, filters=keep) for path in files]
-        return _by_hour(_profile(row) for table in tables for row in table.to_pylist())
+        read = _by_hour(_profile(row) for table in tables for row in table.to_pylist())
+        # Not before: which cohorts are kept depends on those of all files.
+        return read if segment is None else [profile for profile in read if profile.segment == segment]
 
 
 def _by_hour(profiles: Iterable[Profile]) -> list[Profile]:
@@ -122,7 +126,7 @@ def _by_hour(profiles: Iterable[Profile]) -> list[Profile]:
     for profile in profiles:
         groups.setdefault((profile.feature, profile.segment, profile.hour_us), []).append(profile)
     ordered = sorted(groups.items(), key=lambda one: (one[0][0], one[0][1], one[0][2] or 0))
-    return [merge(group) for _, group in ordered]
+    return of_kept_cohorts(merge(group) for _, group in ordered)
 
 
 def _row(profile: Profile, boundary: str) -> dict[str, Any]:

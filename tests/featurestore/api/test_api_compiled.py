@@ -11,7 +11,7 @@ from featurestore.plan import Plan, ServingPolicy
 FIELDS = {("weather", "temp_f"): "DOUBLE", ("weather", "station"): "INT64"}
 
 
-def compiled(permissions=(), tags=None) -> Plan:
+def compiled(permissions=(), tags=None, view_tags=None) -> Plan:
     """A Plan of one pushed view, one service and these permissions."""
     from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, ValueType  # slow to import
     from feast.types import Float64, String
@@ -26,7 +26,7 @@ def compiled(permissions=(), tags=None) -> Plan:
         schema=[Field(name="origin", dtype=String), Field(name="temp_f", dtype=Float64)],
         source=PushSource(name="weather_push", batch_source=landed),
         ttl=timedelta(hours=3),
-        tags={"team": "met"},
+        tags={"team": "met"} | (view_tags or {}),
     )
     view.entity_columns = [Field(name="origin", dtype=String)]
     view.features = [Field(name="temp_f", dtype=Float64)]
@@ -101,3 +101,10 @@ def test_defaults_may_be_by_view() -> None:
     """`default.VIEW__FEATURE` tells two features of one name apart; null is a default too."""
     tags = {"on_missing": "default", "default.weather__temp_f": "null", "default.station": "7"}
     assert compile_policy("delay", tags, FIELDS).defaults == {"weather__temp_f": None, "station": 7}
+
+
+def test_a_cohort_of_a_column_that_a_view_lacks_is_refused() -> None:
+    """The tag is looked at when the repo is applied, not when the first rows come."""
+    assert compiled(view_tags={"drift_segments": "origin"}).views
+    with pytest.raises(DefinitionError, match="view 'weather': tag drift_segments names 'station'"):
+        compiled(view_tags={"drift_segments": "station"})
