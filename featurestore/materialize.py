@@ -19,8 +19,9 @@ def materialize(
     """Loads the latest values of views into the online store, yielding a line per view when it is done.
 
     No name is every batch view that is online; windowed views are said to be skipped. `start` and `end` are ISO 8601,
-    by default all of history up to the clock's now; `incremental` starts each view where its last run ended. May be
-    repeated or broken off at any point: the newest row of a key wins whatever is written again. A view whose contract
+    by default all of history up to the clock's now; `incremental` starts each view where its last run ended, and loads
+    what came late since. May be repeated or broken off at any point: the newest row of a key wins whatever is written
+    again. A view whose contract
     blocks is left as it was, told at once, and raised as ContractBroken when the others are done. Raises UnknownName,
     UsageError, StoreUnavailable, SourceError.
     """
@@ -44,7 +45,8 @@ def materialize(
                 raise UnknownName("online feature view", name, views)
         for view in [views[name] for name in names] or views.values():
             since = (view.most_recent_end_time or first) if incremental else first
-            if since >= last:
+            # Where a run ended before, rows may have come late since.
+            if since > last:
                 yield f"{view.name}: nothing to do, materialized up to {since.isoformat()}"
                 continue
             task = MaterializationTask(project=settings.project, feature_view=view, start_time=since, end_time=last)

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from featurestore.offline.bounds import Late, within
 from featurestore.offline.connection import Limits, connection
 from featurestore.offline.sources import PART_BITS, Scan
 from featurestore.offline.sql_types import identifier, instant
@@ -49,17 +50,19 @@ def judge_source(
     limits: Limits,
     quarantine: Path,
     fallback: Fallback | None = None,
+    late: Late | None = None,
 ) -> JudgedSource:
     """Judges the rows by the contract as it is kept at `source`, and stores below `quarantine` those to be set aside.
 
     Nothing is set aside where the verdict blocks or a quarantining rule could not be judged: nothing is loaded then.
-    `_arrival` is the source's own column, else when a row's file landed. Raises SourceError and ConfigurationError.
+    `late` says which rows before the range are judged too. `_arrival` is the source's own column, else when a row's
+    file landed. Raises SourceError and ConfigurationError.
     """
     contract = contract.at("source")
     check = compile_batch(contract)
     with connection(limits) as session:
         session.execute("SET preserve_insertion_order = true")
-        rows = _rows(session, scan, timestamp, start_us, end_us)
+        rows = _rows(session, scan, timestamp, within(scan, timestamp, start_us, end_us, late))
         verdict = check.run_query(rows, fallback=fallback)
         if verdict.stops or not any(r.mode == "quarantine" and r.unexpected for r in verdict.rules):
             return JudgedSource(verdict=verdict, accepted=scan, rejections=check.rejections_of(()))
@@ -83,13 +86,9 @@ def judge_source(
     )
 
 
-def _rows(
-    session: duckdb.DuckDBPyConnection, scan: Scan, timestamp: str, start_us: int | None, end_us: int | None
-) -> QueriedRows:
+def _rows(session: duckdb.DuckDBPyConnection, scan: Scan, timestamp: str, meant: str) -> QueriedRows:
     ts = instant(timestamp, scan.column(timestamp, role="timestamp column"), place=scan.name)
-    bounds = [f"{ts} >= {start_us}" if start_us is not None else "", f"{ts} <= {end_us}" if end_us is not None else ""]
-    within = " AND ".join(bound for bound in bounds if bound)
-    where = f"WHERE ({within}) OR {ts} IS NULL" if within else ""
+    where = f"WHERE ({meant}) OR {ts} IS NULL"
     fields = [
         field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field for field in scan.schema
     ]

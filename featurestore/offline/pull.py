@@ -6,9 +6,11 @@ the source has them.
 
 from collections.abc import Sequence
 
+import msgspec
 import pyarrow as pa
 
 from featurestore.offline.asof_view import Key
+from featurestore.offline.bounds import Late, within
 from featurestore.offline.connection import Limits, batches_of, connection
 from featurestore.offline.mapped import held_or_mapped, room_bytes
 from featurestore.offline.sources import Scan
@@ -32,7 +34,7 @@ def rows_between(
         session.execute("SET preserve_insertion_order = true")
         source = scan.register(session, "source")
         listed = ", ".join(identifier(column) for column in schema.names)
-        where = _between(scan, timestamp, start_us, end_us)
+        where = within(scan, timestamp, start_us, end_us)
         found = session.sql(f"SELECT {listed} FROM {source} WHERE {where}")
         if scan.rows is not None and scan.rows * 16 * len(schema) < room_bytes(limits):
             return found.to_arrow_table().cast(schema)
@@ -53,11 +55,13 @@ def newest_rows(
     fields: Sequence[Field],
     limits: Limits,
     share: tuple[int, int] = (0, 1),
+    late: Late | None = None,
 ) -> tuple[pa.Table, int]:
     """The row of each key with the greatest (event_ts, created_ts) within the bounds; a NULL key is nobody's.
 
-    `share` is (i, n): the i-th of n parts of all keys, whole keys each. Of equal rows the greatest bytes of `fields`
-    win; the number beside the table says for how many keys these differed.
+    `late` says which rows before the start count too. `share` is (i, n): the i-th of n parts of all keys, whole keys
+    each. Of equal rows the greatest bytes of `fields` win; the number beside the table says for how many keys these
+    differed.
 
     >>> from featurestore.offline.sources import scan_table
     >>> rows = pa.table({"id": [1, 1, 2], "ts": pa.array([0, 5, 5], pa.timestamp("us")), "f": [1, 2, 3]})
@@ -73,7 +77,7 @@ def newest_rows(
     if created:
         made = instant(created, scan.column(created, role="created timestamp column"), place=scan.name)
     present = [f"{identifier(key)} IS NOT NULL" for key in keys]
-    where = " AND ".join([_between(scan, timestamp, start_us, end_us), f"{ts} IS NOT NULL", *present])
+    where = " AND ".join([within(scan, timestamp, start_us, end_us, late), f"{ts} IS NOT NULL", *present])
     if share[1] > 1 and keys:
         where += f" AND hash({', '.join(map(identifier, keys))}) % {share[1]} = {share[0]}"
     with connection(limits) as session:
@@ -86,13 +90,51 @@ def newest_rows(
     return rows.cast(schema), len(winners.differing)
 
 
-def count_rows(scan: Scan, *, limits: Limits) -> int:
-    """How many rows a source holds, read where nothing else tells."""
-    if scan.rows is not None:
-        return scan.rows
+class Extent(msgspec.Struct, frozen=True):
+    """How much there is to read."""
+
+    rows: int
+    """Within the bounds."""
+    after: int
+    """Dated after them, up to the last instant that was asked about."""
+    created_us: int | None
+    """The newest created time of all of these, of those that are not ahead of the clock."""
+
+
+def extent_of(
+    scan: Scan,
+    timestamp: str,
+    created: str | None,
+    start_us: int | None,
+    end_us: int,
+    *,
+    last_us: int,
+    now_us: int,
+    limits: Limits,
+    late: Late | None = None,
+) -> Extent:
+    """How many rows lie within the bounds, how many after them up to `last_us`, and when the newest was created.
+
+    A row that says it was created after `now_us` tells nothing of when rows arrive: it is left out of the third number.
+
+    >>> from featurestore.offline.sources import scan_table
+    >>> rows = pa.table({name: pa.array([0, 5, 9], pa.timestamp("us")) for name in ("ts", "made")})
+    >>> scan = scan_table(rows, name="rows")
+    >>> extent_of(scan, "ts", "made", 0, 5, last_us=9, now_us=7, limits=Limits())
+    Extent(rows=2, after=1, created_us=5)
+    """
+    end = within(scan, timestamp, None, end_us)
+    newest = "NULL"
+    if created:
+        made = instant(created, scan.column(created, role="created timestamp column"), place=scan.name)
+        newest = f"max({made}) FILTER ({made} <= {now_us})"
     with connection(limits) as session:
-        [(count,)] = session.sql(f"SELECT count(*) FROM {scan.register(session, 'source')}").fetchall()
-    return int(count)
+        source = scan.register(session, "source")
+        [(rows, after, created_us)] = session.execute(
+            f"SELECT count(*) FILTER ({end}), count(*) FILTER (NOT {end}), {newest} FROM {source} "
+            f"WHERE {within(scan, timestamp, start_us, max(end_us, last_us), late)}"
+        ).fetchall()
+    return Extent(rows, after, created_us)
 
 
 def entities_between(
@@ -110,7 +152,7 @@ def entities_between(
     parts.append(f"make_timestamptz({ts}) AS event_timestamp")
     with connection(limits) as session:
         source = scan.register(session, "source")
-        where = _between(scan, timestamp, start_us, end_us)
+        where = within(scan, timestamp, start_us, end_us)
         found = session.sql(f"SELECT DISTINCT {', '.join(parts)} FROM {source} WHERE {where}").to_arrow_table()
     position = found.column_names.index("event_timestamp")
     instants = found["event_timestamp"].cast(pa.timestamp("us", "UTC"))
@@ -141,9 +183,3 @@ def _schema(scan: Scan, columns: Sequence[str]) -> pa.Schema:
         dtype = scan.column(name, role="column")
         fields.append(pa.field(name, dtype.value_type if pa.types.is_dictionary(dtype) else dtype))
     return pa.schema(fields)
-
-
-def _between(scan: Scan, timestamp: str, start_us: int | None, end_us: int | None) -> str:
-    ts = instant(timestamp, scan.column(timestamp, role="timestamp column"), place=scan.name)
-    bounds = [f"{ts} >= {start_us}" if start_us is not None else "", f"{ts} <= {end_us}" if end_us is not None else ""]
-    return " AND ".join(bound for bound in bounds if bound) or "TRUE"

@@ -9,6 +9,7 @@ latest-value view keep every atomic script within one Redis Cluster slot.
     fs:fallback:{PROJECT}                    hash of the services that answer by their fallback, and why
     fs:row:{PROJECT VIEW TAG}:KEY            latest values of one entity key; TAG is crc32(KEY) mod 64
     fs:schema:{PROJECT VIEW}                 hash of every layout its rows were written in, by fingerprint
+    fs:loaded:{PROJECT VIEW}                 how far its source is loaded
     fs:shards:{PROJECT VIEW VERSION}         the shards whose tiles a reader of that view version merges
     fs:users:{PROJECT}                       hash: who uses which version of the Plan, and until when that holds
     fs:ctl:{SHARD}                           control hash of one shard: epoch, offset, watermark, …
@@ -142,6 +143,11 @@ def schema_key(project: str, view: str) -> bytes:
     return f"fs:schema:{{{_named(project)} {_named(view)}}}".encode()
 
 
+def loaded_key(project: str, view: str) -> bytes:
+    """Key of how far a view's source is loaded."""
+    return f"fs:loaded:{{{_named(project)} {_named(view)}}}".encode()
+
+
 def view_prefixes(project: str, view: str) -> tuple[bytes, ...]:
     """What every key that holds values of one view starts with, and no other view's; for deletes.
 
@@ -151,7 +157,7 @@ def view_prefixes(project: str, view: str) -> tuple[bytes, ...]:
     False
     """
     scope = f"{{{_named(project)} {_named(view)}"
-    ends = {"row": " ", "schema": "}", "shards": " ", "ctl": " ", "tile": " ", "seen": " "}
+    ends = {"row": " ", "schema": "}", "loaded": "}", "shards": " ", "ctl": " ", "tile": " ", "seen": " "}
     return tuple(f"fs:{kind}:{scope}{end}".encode() for kind, end in ends.items())
 
 

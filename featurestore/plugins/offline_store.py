@@ -21,6 +21,7 @@ from pydantic import StrictInt, StrictStr
 from featurestore.errors import UsageError
 from featurestore.offline.append import append_rows, append_to_source
 from featurestore.offline.asof_sql import as_of_sql
+from featurestore.offline.bounds import Late
 from featurestore.offline.connection import WATCH_S, Limits
 from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.event_log import ARRIVAL
@@ -82,7 +83,7 @@ class DuckDBOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast ships no 
         wanted = requested(feature_refs, feature_views, on_demand, full_feature_names=full_feature_names)
         if entity_df is None:
             dates = compute_non_entity_date_range(feature_views, start_date=start_date, end_date=end_date)
-            table = entities_of_range(wanted, *map(_microseconds, dates), config=config)
+            table = entities_of_range(wanted, *map(microseconds, dates), config=config)
         else:
             table = entity_table(entity_df, repo, limits)
         timestamp = timestamp_column(table)
@@ -244,12 +245,14 @@ def newest(
     *,
     limits: Limits,
     share: tuple[int, int] = (0, 1),
+    late: Late | None = None,
 ) -> pa.Table:
-    """The newest row of each key (of a share of them) between the instants; says so where several are, and differ."""
+    """The newest row of each key (of a share of them) between the instants, or late; says where several differ."""
     fields = _inferred(scan, features)
     rows, differing = newest_rows(
-        scan, keys, features, timestamp, created, start_us, end_us, fields=fields, limits=limits, share=share
-    )
+        scan, keys, features, timestamp, created, start_us, end_us,
+        fields=fields, limits=limits, share=share, late=late,
+    )  # fmt: skip
     if differing:
         log.warning(
             "%s: %d keys have several newest rows that differ; the greatest bytes were taken", scan.name, differing
@@ -280,10 +283,10 @@ def _joined(view: str) -> None:
 
 
 def optional_us(when: datetime | None) -> int | None:
-    return None if when is None else _microseconds(when)
+    return None if when is None else microseconds(when)
 
 
-def _microseconds(when: datetime) -> int:
+def microseconds(when: datetime) -> int:
     since = make_tzaware(when) - _EPOCH
     return int((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
 

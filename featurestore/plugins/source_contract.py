@@ -17,6 +17,7 @@ from featurestore.clock import iso, system_clock
 from featurestore.config import clock_offset_us, data_dir
 from featurestore.contracts import contract_about
 from featurestore.errors import ContractBroken, StaleStore
+from featurestore.offline.bounds import Late
 from featurestore.offline.connection import Limits
 from featurestore.offline.contracted import judge_source
 from featurestore.offline.sources import Scan
@@ -94,8 +95,11 @@ class SourceContracts:
         end_us: int | None,
         *,
         limits: Limits,
+        late: Late | None = None,
     ) -> tuple[Scan, str]:
         """The source without the rows that its contract sets aside, and what to tell of it; raises ContractBroken.
+
+        Judged are the rows of the range and those that came late.
 
         In order: 1. judge; 2. store what is set aside; 3. record the violations; 4. refuse, where a rule blocks.
         """
@@ -108,6 +112,7 @@ class SourceContracts:
             limits=limits,
             quarantine=self._folder / "quarantine",
             fallback=great_expectations,
+            late=late,
         )
         verdict, aside = judged.verdict, len(judged.rejections)
         self._record(view, scan, contract.at("source"), verdict, aside, (start_us, end_us))

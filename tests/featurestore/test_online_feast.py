@@ -34,7 +34,7 @@ with warnings.catch_warnings():
     from feast.protos.feast.types.Value_pb2 import Value
     from feast.value_type import ValueType
 
-    from featurestore.plugins import engine
+    from featurestore.plugins import reading
 from featurestore.plugins.protos import from_column, to_column
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("feast")]
@@ -149,23 +149,22 @@ def test_pieces_load_what_one_run_loads(
     newer = [row(driver, timedelta(hours=1), fare=float(driver)) for driver in drivers]
     rides(tmp_path / "rides.parquet", [*newer, *older, row(99, timedelta(hours=-3))])
     sizes: list[int] = []
-    whole = engine.newest
+    whole = reading.newest
 
     def counted(*arguments: Any, **options: Any) -> pa.Table:
         sizes.append(len(whole(*arguments, **options)))
         return whole(*arguments, **options)
 
-    monkeypatch.setattr(engine, "newest", counted)
-    monkeypatch.setattr(engine, "PIECE_ROWS", 20)
+    monkeypatch.setattr(reading, "newest", counted)
+    monkeypatch.setattr(reading, "PIECE_ROWS", 20)
     ours = FeatureStore(config=config_of(tmp_path, online_url, "featurestore.plugins.DuckDBOfflineStore"))
     with caplog.at_level("INFO", "featurestore.plugins.engine"):
         ours.materialize(NOW - timedelta(days=10), NOW + timedelta(days=1))
-    assert len(sizes) == 7
+    assert len(sizes) == 6
     assert max(sizes) < 30
-    assert sum(sizes) == 61
+    assert sum(sizes) == 60
     assert "60 keys written, 0 rows superseded, 1 dated ahead of the clock" in caplog.text
     assert statuses(repo, drivers) == [(float(driver), "PRESENT") for driver in drivers]
-    assert pq.read_table(tmp_path / "data" / "ahead" / "ml" / "rides.parquet").num_rows == 1
 
 
 def test_feasts_own_server_serves_our_store(repo: FeatureStore) -> None:
@@ -194,11 +193,12 @@ def test_feasts_own_server_serves_our_store(repo: FeatureStore) -> None:
     assert answer["results"][1]["statuses"] == ["PRESENT", "OUTSIDE_MAX_AGE", "PRESENT", "NOT_FOUND"]
 
 
-def test_a_row_that_arrives_late_is_loaded_within_the_overlap(repo: FeatureStore, tmp_path: Path) -> None:
-    """Rows dated before the run's start, within overlap_s (an hour here), come along; older ones do not."""
-    rows = [row(4, timedelta(hours=3, minutes=50)), row(5, timedelta(hours=4, minutes=10))]
-    rides(tmp_path / "rides.parquet", rows)
-    repo.materialize(NOW - timedelta(hours=3), NOW)
+def test_late_rows_of_another_offline_store_are_loaded_within_the_overlap(repo: FeatureStore, tmp_path: Path) -> None:
+    """The run that goes on where the last one ended reads from overlap_s (an hour here) before that."""
+    repo.materialize(NOW - timedelta(days=10), NOW - timedelta(hours=3))
+    late = [row(4, timedelta(hours=3, minutes=50)), row(5, timedelta(hours=4, minutes=10))]
+    rides(tmp_path / "rides.parquet", late)
+    repo.materialize_incremental(NOW)
     assert statuses(repo, [4, 5]) == [(1.0, "PRESENT"), (None, "NOT_FOUND")]
 
 
@@ -217,10 +217,10 @@ def test_push_and_write_through_the_sdk(repo: FeatureStore) -> None:
     assert statuses(repo, [7], "n") == [(3, "PRESENT")]
 
 
-def test_rows_ahead_of_the_clock_are_refused_in_a_write_and_kept_by_materialize(
+def test_rows_ahead_of_the_clock_are_refused_in_a_write_and_loaded_by_a_later_run(
     repo: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write says so at once; materialize keeps them and offers them again when their time has come."""
+    """A write says so at once; materialize leaves them, and a run takes them when their time has come."""
     later = NOW + timedelta(hours=3)
     frame = pd.DataFrame({"driver_id": [1], "ts": [later], "made": [NOW], "fare": [2.0], "n": [1], "who": ["x"]})
     with pytest.raises(UsageError, match="1 of 1 rows are dated ahead of the clock"):
@@ -228,13 +228,9 @@ def test_rows_ahead_of_the_clock_are_refused_in_a_write_and_kept_by_materialize(
     rides(tmp_path / "rides.parquet", [row(1, timedelta(hours=1)), row(9, timedelta(hours=-3), fare=7.0)])
     repo.materialize(NOW - timedelta(days=10), NOW + timedelta(days=1))
     assert statuses(repo, [1, 9]) == [(1.0, "PRESENT"), (None, "NOT_FOUND")]
-    aside = tmp_path / "data" / "ahead" / "ml" / "rides.parquet"
-    assert pq.read_table(aside)["fare_usd"].to_pylist() == [7.0]
-    rides(tmp_path / "rides.parquet", [row(1, timedelta(hours=1))])
     monkeypatch.setenv("FEATURESTORE_CLOCK_OFFSET_S", str(4 * 3600))
-    repo.materialize(NOW, NOW + timedelta(days=1))
+    repo.materialize_incremental(NOW + timedelta(days=1))
     assert statuses(repo, [9]) == [(7.0, "PRESENT")]
-    assert not aside.exists()
 
 
 def test_online_read_gives_feast_its_rows(repo: FeatureStore) -> None:

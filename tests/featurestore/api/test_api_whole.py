@@ -86,10 +86,10 @@ def land(folder: Path, name: str, **columns: list) -> None:
 
 @pytest.mark.slow
 def test_a_day_over_http(online_url, store, project, tmp_path: Path) -> None:
-    """Materialized, materialized since, pushed to both stores, written with Feast's remote client: all is served."""
+    """Materialized, then since, late rows too, pushed to both stores, written with Feast's client: all is served."""
     (tmp_path / "feature_store.yaml").write_text(YAML.format(url=online_url))
     (tmp_path / "definitions.py").write_text(DEFINITIONS)
-    first, second = datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 2, tzinfo=UTC)
+    old, first, second = (datetime(2024, month, day, tzinfo=UTC) for month, day in [(1, 1), (5, 1), (5, 2)])
     land(tmp_path / "landed", "a.parquet", origin=["EWR"], temp_f=[50.0], seen=[1], at=[first], made=[first])
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FEATURESTORE_")}
     command = [sys.executable, "-m", "featurestore.cli.main", "apply", "--repo", str(tmp_path)]
@@ -113,6 +113,13 @@ def test_a_day_over_http(online_url, store, project, tmp_path: Path) -> None:
         response = api.post("/materialize-incremental", json={"end_ts": "2024-05-02T12:00:00"})
         assert response.status_code == 200, response.text
         assert served() == [[51.0, 59.0, 59.0], [2, None, None]]
+        land(tmp_path / "landed", "c.parquet", origin=["BOS"], temp_f=[30.0], seen=[3], at=[old], made=[second])
+        response = api.post("/materialize-incremental", json={"end_ts": "2024-05-02T12:00:00"})
+        assert response.status_code == 200, response.text
+        late = api.post(
+            "/get-online-features", json={"features": ["weather_rows:seen"], "entities": {"origin": ["BOS"]}}
+        )
+        assert late.json()["results"][1]["values"] == [3]
         df = {"origin": ["JFK"], "temp_f": [60.5], "seen": [(1 << 60) + 1], "at": ["2024-05-03T00:00:00Z"]}
         push = {"push_source_name": "weather_push", "df": df, "to": "online_and_offline"}
         assert api.post("/push", json=push).json() == {"rows": 1, "written": 1, "superseded": 0}
@@ -122,9 +129,9 @@ def test_a_day_over_http(online_url, store, project, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert served() == [[51.0, 60.5, 12.5], [2, (1 << 60) + 1, (1 << 60) + 1]]
-    assert pq.read_table(tmp_path / "landed").num_rows == 3
+    assert pq.read_table(tmp_path / "landed").num_rows == 4
     lines = [json.loads(line) for line in (tmp_path / "data" / "audit.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in lines] == ["write", "written"] * 4
+    assert [line["event"] for line in lines] == ["write", "written"] * 5
     audit = [sys.executable, "-m", "featurestore.cli.main", "skew", "audit", "--json", "--repo", str(tmp_path)]
     done = subprocess.run(audit, capture_output=True, text=True, env=environ, check=False, timeout=120)
     # What was written online alone has no history offline: that is for a person to look at.
