@@ -18,6 +18,7 @@ import pyarrow as pa
 from validation.errors import did_you_mean
 from validation.profile.baseline import Baseline, FeatureBaseline, ProfileError, as_promised, numbers, words
 from validation.profile.cohorts import kept_cohorts
+from validation.profile.frequent import nothing_frequent, with_more
 from validation.profile.profile import NEW_CELLS, SMALL, UNIT, Counts, Profile, keep_new, merge, word_hash
 from validation.profile.short_slices import SHORT, Slice, groups_of, profiles_of
 from validation.profile.sketch import LAST, Floats, codes_of, distances, hashes_of, no_registers, register
@@ -176,6 +177,7 @@ def _number(
     low, high = np.inf, -np.inf
     dense = np.zeros(2 * LAST + 1, np.int64)
     registers = no_registers()
+    often = nothing_frequent()
     for start in range(0, len(values), _CHUNK):
         part: Floats = values[start : start + _CHUNK]
         smallest, greatest = part.min(), part.max()
@@ -196,6 +198,7 @@ def _number(
         more, more_squares = _large_sums(part, away, feature) if large else _sums(away)
         total, squares = total + more, squares + more_squares
         registers = register(hashes_of(part), registers)
+        often = with_more(often, part)
     held = np.flatnonzero(dense)
     return Profile(
         feature=feature.name,
@@ -215,6 +218,9 @@ def _number(
         codes=(held - LAST).astype(np.int32),
         counts=dense[held],
         registers=registers,
+        seen=often[0],
+        seen_counts=often[1],
+        sums=often[2],
     )
 
 

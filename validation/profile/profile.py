@@ -9,12 +9,22 @@ the centre was taken off first. (The exact partials of windowed features live in
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from validation.profile.baseline import FeatureBaseline, ProfileError
+from validation.profile.frequent import (
+    Keys,
+    count_of,
+    frequent,
+    merge_frequent,
+    no_keys,
+    nothing_frequent,
+    numbers_of,
+)
 from validation.profile.sketch import Codes, Floats, Registers, distinct_of, middles, no_registers
 
 UNIT: Final = 2.0**-20
@@ -69,6 +79,11 @@ class Profile:
     cells: Counts = field(default_factory=_no_counts)
     """The other unnamed categories, counted in NEW_CELLS cells by their hash: none is more frequent than its cell."""
     registers: Registers = field(default_factory=no_registers)
+    seen: Keys = field(default_factory=no_keys)
+    """The different numbers, see `frequent`, as long as there are few."""
+    seen_counts: Counts = field(default_factory=_no_counts)
+    sums: Counts = field(default_factory=_no_counts)
+    """What is kept of numbers where there are many different ones."""
 
     @property
     def values(self) -> int:
@@ -92,6 +107,7 @@ class Profile:
             *(self.nans, self.above, self.below, self.low, self.high, self.total, self.squares),
             *(self.codes.tolist(), self.counts.tolist(), sorted(self.new.items()), self.cells.tolist()),
             self.registers.tobytes(),
+            *(self.seen.tolist(), self.seen_counts.tolist(), self.sums.tolist()),
         )
         return hashlib.sha256(repr(plain).encode()).hexdigest()
 
@@ -125,6 +141,9 @@ def merge(profiles: Iterable[Profile]) -> Profile:
     new, cells = _no_new(), _no_counts()
     if not numeric:
         new, cells = _merge_new(given)
+    seen, seen_counts, sums = (
+        merge_frequent([(one.seen, one.seen_counts, one.sums) for one in given]) if numeric else nothing_frequent()
+    )
     lows = [one.low for one in given if one.low is not None]
     highs = [one.high for one in given if one.high is not None]
     return replace(
@@ -146,6 +165,9 @@ def merge(profiles: Iterable[Profile]) -> Profile:
         new=new,
         cells=cells,
         registers=np.maximum.reduce([one.registers for one in given]),
+        seen=seen,
+        seen_counts=seen_counts,
+        sums=sums,
     )
 
 
@@ -216,10 +238,25 @@ def histogram_of(profile: Profile, feature: FeatureBaseline) -> Counts:
 
 
 def top_of(profile: Profile, k: int, feature: FeatureBaseline) -> tuple[list[tuple[str, int]], int]:
-    """The k most frequent categories with exact counts, and the most that one outside of the list of known may have."""
-    known = {text: int(n) for text, n in zip(feature.categories, profile.counts, strict=True) if n} | dict(profile.new)
+    """The k most frequent categories or numbers, and the most that one which was not looked at may have.
+
+    Counts are exact, of categories and where there are at most SEEN different numbers; else about right, see
+    `frequent`. Values of profiles that were made before numbers were counted may all be the same one.
+    """
+    if feature.kind == "category":
+        found = {text: int(n) for text, n in zip(feature.categories, profile.counts, strict=True) if n}
+        known, rest = found | dict(profile.new), int(profile.cells.max(initial=0))
+    else:
+        numbers, rest = list(zip(numbers_of(profile.seen), profile.seen_counts.tolist(), strict=True)), 0
+        looked_at = int(profile.seen_counts.sum())
+        if len(profile.sums):
+            numbers, rest = frequent(profile.sums)
+            looked_at = count_of(profile.sums)
+        known = {str(number).removesuffix(".0"): count for number, count in numbers if isfinite(number)}
+        # What is too large for the key of four bytes, and profiles of before, may be one number each.
+        rest += profile.values - looked_at + sum(count for number, count in numbers if not isfinite(number))
     ranked = sorted(known.items(), key=lambda one: (-one[1], one[0]))
-    return ranked[:k], int(profile.cells.max(initial=0))
+    return ranked[:k], rest
 
 
 def support_of(profile: Profile, feature: FeatureBaseline) -> Floats:

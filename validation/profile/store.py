@@ -39,7 +39,12 @@ SCHEMA: Final = pa.schema(
         pa.field("new", pa.list_(pa.struct([("value", pa.string()), ("count", pa.int64())]))),
         pa.field("cells", pa.list_(pa.int64())),
         pa.field("registers", pa.binary()),
-    ]
+        # Since layout 2; files of layout 1 have none, and say so.
+        pa.field("seen", pa.list_(pa.uint32())),
+        pa.field("seen_counts", pa.list_(pa.int64())),
+        pa.field("sums", pa.list_(pa.int64())),
+    ],
+    metadata={"profiles": "2"},
 )
 _SAFE: Final = re.compile(r"[A-Za-z0-9._=-]{1,128}")
 
@@ -154,5 +159,8 @@ def _profile(row: dict[str, Any]) -> Profile:
             "new": {one["value"]: one["count"] for one in row["new"]},
             "cells": np.array(row["cells"], np.int64),
             "registers": np.frombuffer(row["registers"], np.uint8),
+            "seen": np.array(row["seen"] or (), np.uint32),
+            "seen_counts": np.array(row["seen_counts"] or (), np.int64),
+            "sums": np.array(row["sums"] or (), np.int64),
         }
     )
