@@ -3,6 +3,7 @@
     python -m benchmarks.stream [--events 300000] [--users 5000] [--profile]     the log in memory
     python -m benchmarks.stream --source kafka      Apache Kafka (Java 17, Maven; KAFKA_BOOTSTRAP_SERVERS names another)
     python -m benchmarks.stream --source embedded   our own broker
+    python -m benchmarks.stream --profiles 1 --flush-rows 10000         events are profiled meanwhile, every second
     python -m benchmarks.stream --keys 1000000      memory, with so many entity keys
 
 Events of about 170 bytes and ten fields, a contract of ten rules, one view with three windows and count, sum, mean and
@@ -28,6 +29,7 @@ import msgspec
 import numpy as np
 
 from featurestore.config import OnlineSettings
+from featurestore.event_profiles import read_event_profiles
 from featurestore.offline.event_log import read_events
 from featurestore.online.connection import connect
 from featurestore.online.keys import Shard
@@ -36,16 +38,18 @@ from streaming.audit import audit_shard
 from streaming.claim_record import ClaimRecord
 from streaming.commit import ShardStore
 from streaming.embedded.server import EmbeddedBroker
+from streaming.event_profiler import EventProfiler, profiling
 from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_plan
 from streaming.shard_state import ShardState
-from streaming.sinks import EventLog, RangeSink
+from streaming.sinks import FLUSH_ROWS, EventLog, RangeSink
 from streaming.source import kafka
 from streaming.source.publisher import Publisher
 from streaming.source.records import Batch, Record, Source
 from streaming.source.scripted import ScriptedLog, ScriptedSource
 from streaming.view_pipeline import ViewPipeline
 from streaming.worker import Pace, Worker
+from validation.profile.store import ProfileStore
 
 PARTITIONS = 4
 ROLLED = 2_000
@@ -85,6 +89,8 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=2_000, help="events a second in event time")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--source", choices=("scripted", "embedded", "kafka"), default="scripted")
+    parser.add_argument("--profiles", type=float, default=0.0, help="profile events every so many seconds meanwhile")
+    parser.add_argument("--flush-rows", type=int, default=FLUSH_ROWS, help="events of a partition in one file")
     parser.add_argument("--keys", type=int, default=0, help="measure memory alone, with so many entity keys")
     options = parser.parse_args()
     if options.keys:
@@ -222,7 +228,7 @@ def run(source: Source, values: list[bytes], step_us: int, options: argparse.Nam
     worker = Worker(
         source,
         timed,  # type: ignore[arg-type] - a double of the store
-        [RangeSink(EventLog(folder / "event_log"), lambda: now_us)],
+        [RangeSink(EventLog(folder / "event_log"), lambda: now_us, flush_rows=options.flush_rows)],
         plan,
         views=tuple(plan.views.values()),
         record=ClaimRecord(folder / "event_log"),
@@ -234,9 +240,13 @@ def run(source: Source, values: list[bytes], step_us: int, options: argparse.Nam
     profile = cProfile.Profile()
     if options.profile:
         profile.enable()
+    store, view = ProfileStore(folder / "profiles"), plan.view("user_orders")
+    profiler = EventProfiler(folder / "event_log", store, [view], {})
     start, start_cpu = time.perf_counter(), time.process_time()
-    worker.run(lambda: False, until_caught_up=True)
-    took, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    with profiling(lambda: profiler, lambda: partitions, every_s=options.profiles):
+        worker.run(lambda: False, until_caught_up=True)
+        took = time.perf_counter() - start
+    cpu = time.process_time() - start_cpu
     profile.disable()
     print(
         f"end to end from {options.source}: {len(values) / took:,.0f} events/s "
@@ -256,7 +266,10 @@ def run(source: Source, values: list[bytes], step_us: int, options: argparse.Nam
         pstats.Stats(profile).sort_stats("tottime").print_stats(25)
     compared = different = 0
     events = read_events(folder / "event_log" / TOPIC)
-    view = plan.view("user_orders")
+    if options.profiles:
+        made = read_event_profiles(store, view, 0, 2**62)
+        profiled = sum(each.rows for each in made if each.feature == "amount")
+        print(f"{profiled} events profiled of {len(events)} in the log, in {len(store.paths('event'))} files")
     for partition in partitions:
         shard = Shard(plan.project, view.name, view.version, partition.topic_id, partition.partition)
         keys = list(client.scan_iter(match=f"fs:tile:{shard.tag}:*", count=10_000))

@@ -65,6 +65,7 @@ class StreamMetrics(Collector):
         self._rejected: Counter[tuple[str, ...]] = Counter()
         self._broken: Counter[tuple[str, ...]] = Counter()
         self._windows: Counter[tuple[str, ...]] = Counter()
+        self._profiled: Counter[tuple[str, ...]] = Counter()
         self._delays = np.zeros(len(_DELAYS_S) + 1, np.int64)
         self._delays_sum_s = 0.0
         self._commits = Histogram(
@@ -126,6 +127,10 @@ class StreamMetrics(Collector):
         """Count the verdict of a rule about many events on one window of arrival."""
         self._windows[topic, rule, outcome] += 1
 
+    def profiled(self, topic: str, events: int) -> None:
+        """Count events that went into profiles; those of a block that was not whole go in again with the rest."""
+        self._profiled[topic,] += events
+
     def describe(self) -> Iterable[Metric]:
         """Nothing is promised ahead of the first question: a registry need not ask."""
         return ()
@@ -144,6 +149,7 @@ class StreamMetrics(Collector):
             ["topic", "rule", "outcome"],
             dict(self._windows),
         )
+        yield _counter("profiled", "Accepted events that went into profiles", ["topic"], dict(self._profiled))
         counters = self.counters
         for name, text in _COUNTED.items():
             yield _counter(name, text, [], {(): counters.get(name, 0)})

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from featurestore.online.connection import StoreClient
     from featurestore.plan import Plan, View
     from streaming.compactor import Compactor
+    from streaming.event_profiler import EventProfiler
     from streaming.health import Pulse
     from streaming.judged import Judged
     from streaming.metrics import StreamMetrics
@@ -49,6 +50,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(run)
     app.command()(status)
     app.command()(compact)
+    app.command()(profile)
 
 
 def run(
@@ -96,6 +98,9 @@ def run(
     compact_s: Annotated[
         float, typer.Option(min=0, help="How often small files are looked for, to make large ones of them; 0: never.")
     ] = 60.0,
+    profile_s: Annotated[
+        float, typer.Option(min=0, help="How often the events that came since are profiled, for drift; 0: never.")
+    ] = 60.0,
     wait_s: Annotated[
         float,
         typer.Option(min=0, help="How long a broker that does not answer is waited for at the start, in seconds."),
@@ -130,6 +135,7 @@ def run(
     from featurestore.promises_kept import PromiseMetrics
     from streaming.cluster import kafka_source, outbox_of, waited_for
     from streaming.compactor import Compactor, compacting
+    from streaming.event_profiler import EventProfiler, profiling
     from streaming.health import Pulse
     from streaming.metrics import StreamMetrics
     from streaming.plan_watch import PlanWatch
@@ -164,16 +170,19 @@ def run(
 
     again = True
     compactor: Compactor | None = None
+    profiler: EventProfiler | None = None
     with (
         stop_on_signals() as stop,
         _served(metrics_host, metrics_port, registry, pulse, metrics),
         compacting(lambda: compactor, metrics.held, every_s=compact_s),
+        profiling(lambda: profiler, metrics.held, every_s=profile_s, profiled=metrics.profiled),
         watched(exposed, kept),
     ):
         while again:
             plan = plans.load()
             views = stream_views(plan, topics or [])
             compactor = build_compactor(settings, plan, views)
+            profiler = build_profiler(settings, plan, views)
             source, appeared = waited_for(
                 partial(
                     kafka_source,
@@ -251,6 +260,17 @@ def compact(
     compactor = build_compactor(settings, plan, stream_views(plan, topics or []))
     for done in compactor.run(fan_in=2, grace_s=grace_s):
         typer.echo(f"{done.topic}: {done.written} files written, {done.deleted} superseded ones deleted")
+
+
+def profile(topics: Topics = None, *, repo: Repo = HERE) -> None:
+    """Profile the accepted events that are not profiled yet; workers do it by themselves, minute by minute."""
+    from featurestore.online.connection import connect
+    from featurestore.plan_store import PlanStore
+
+    settings = settings_of(repo)
+    plan = PlanStore(connect(settings.online, settings.data_dir, start=False), settings.project).load()
+    for done in build_profiler(settings, plan, stream_views(plan, topics or [])).run(last=True):
+        typer.echo(f"{done.topic}: {done.events} events profiled, {done.written} files written, {done.deleted} deleted")
 
 
 def status(
@@ -332,6 +352,17 @@ def build_compactor(settings: "Settings", plan: "Plan", views: "Sequence[View]")
 
     contracts = contracts_by_topic(plan, by_topic(views))
     return Compactor(settings.event_log, settings.data_dir / "quarantine", views, contracts)
+
+
+def build_profiler(settings: "Settings", plan: "Plan", views: "Sequence[View]") -> "EventProfiler":
+    """What profiles the accepted events of these views' topics, by the segments that are declared."""
+    from featurestore.monitor.workspace import workspace
+    from featurestore.segments import segments_of
+    from streaming.event_profiler import EventProfiler
+    from validation.profile.store import ProfileStore
+
+    segments = {view.name: segments_of(plan, [view]) for view in views}
+    return EventProfiler(settings.event_log, ProfileStore(workspace(settings).profiles), views, segments)
 
 
 def build_worker(

@@ -23,13 +23,19 @@ def first_baseline(store: ProfileStore, boundary: str, name: str, table: pa.Tabl
 
     Of processes that begin at the same time one makes it, the others take that one.
     """
+    if (known := kept_baseline(store, boundary, name)) is not None:
+        return known
     path = _named(store, boundary, name)
-    if path.exists():
-        return store.baseline(path.read_text())
     made = baseline_of(table.drop_columns([AT]))
     store.put_baseline(made)
     chosen = first_file(path, made.id.encode()).decode()
     return made if chosen == made.id else store.baseline(chosen)
+
+
+def kept_baseline(store: ProfileStore, boundary: str, name: str) -> Baseline | None:
+    """The baseline of what crosses a boundary; None where nothing was profiled."""
+    path = _named(store, boundary, name)
+    return store.baseline(path.read_text()) if path.exists() else None
 
 
 def by_segment(
@@ -67,6 +73,19 @@ def read_kept(store: ProfileStore, boundary: str, name: str, start_us: int, end_
     if not path.exists():
         return []
     return store.read(boundary=boundary, baseline=path.read_text(), start_us=start_us, end_us=end_us)
+
+
+def read_all_kept(store: ProfileStore, boundary: str, prefix: str, start_us: int, end_us: int) -> list[Profile]:
+    """The same on every baseline whose name begins so."""
+    named = _named(store, boundary, prefix)
+    ids = sorted({path.read_text() for path in named.parent.glob(f"{named.name}*")})
+    profiled = {path.parent.name for path in store.paths(boundary)}
+    return [
+        profile
+        for each in ids
+        if each in profiled
+        for profile in store.read(boundary=boundary, baseline=each, start_us=start_us, end_us=end_us)
+    ]
 
 
 def hour_name(hour: int) -> str:

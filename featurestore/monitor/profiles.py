@@ -1,11 +1,11 @@
 """What did rows look like where they crossed a boundary, hour by hour? Profiles from what is kept of each.
 
     served    sampled answers, as their callers got them          (the serve log)
-    event     accepted events, by their arrival                   (the event log)
     source    rows of batch sources, by when they were created    (the source)
     training  a training set                                      (its part `train`)
 
-Rows that are written online are profiled by who writes them (`featurestore.write_profiles`).
+Accepted events are profiled in the stream (`featurestore.event_profiles`), rows that are written online by who writes
+them (`featurestore.write_profiles`).
 
 An hour is made again while rows can still come late to it; the profiles of its source id are replaced.
 """
@@ -21,7 +21,6 @@ from featurestore.dataset.manifest import Manifest
 from featurestore.monitor.kept_profiles import AT, added, by_segment, first_baseline, hour_name, read_kept, safe_name
 from featurestore.monitor.served import HOUR_US, REQUESTED, given_column, read_served
 from featurestore.offline.connection import Limits, connection
-from featurestore.offline.event_log import ARRIVAL, PROVENANCE, event_files
 from featurestore.offline.sql_types import earliest, identifier, instant, latest
 from featurestore.offline.stored import scan_of, stored_names
 from featurestore.plan import Service, View
@@ -30,6 +29,7 @@ from validation.profile.baseline import Baseline, kind_of
 from validation.profile.profile import Profile
 from validation.profile.store import ProfileStore
 
+SOURCE: Final = "source"
 _AT_ONCE: Final = 131_072
 """Rows that are profiled at a time."""
 
@@ -77,40 +77,33 @@ def put_arrived(store: ProfileStore, view: View, repo: Path, hour_us: int, segme
     `segments` are columns as the view names them. The source's baseline is made of the first rows that were ever
     profiled, and kept. Memory is bounded.
     """
-    boundary = _boundary(view)
     stored = stored_names(view)
     segments = tuple(stored.get(name, name) for name in segments)
     made: list[Profile] = []
     baseline, rows = None, 0
     for table in _arrived(view, repo, hour_us):
-        baseline = baseline or first_baseline(store, boundary, view.source.name, table)
-        made = added(made, by_segment(table, baseline, boundary, segments, time_column=AT))
+        baseline = baseline or first_baseline(store, SOURCE, view.source.name, table)
+        made = added(made, by_segment(table, baseline, SOURCE, segments, time_column=AT))
         rows += len(table)
     if baseline is not None:
         name = f"{safe_name(view.source.name)}-{hour_name(hour_us // HOUR_US)}"
-        store.put(name, made, boundary=boundary, baseline=baseline)
+        store.put(name, made, boundary=SOURCE, baseline=baseline)
     return rows
 
 
 def read_arrived(store: ProfileStore, view: View, start_us: int, end_us: int) -> list[Profile]:
     """The profiles of a view's source, of hours in [start, end); none where no hour was profiled."""
-    return read_kept(store, _boundary(view), view.source.name, start_us, end_us)
-
-
-def _boundary(view: View) -> str:
-    return "event" if view.source.topic is not None else "source"
+    return read_kept(store, SOURCE, view.source.name, start_us, end_us)
 
 
 def _arrived(view: View, repo: Path, hour_us: int) -> Iterator[pa.Table]:
     """The rows of a view's source that arrived within an hour, in pieces."""
-    if view.source.topic is not None and not event_files(repo / view.source.path):
-        return
     scan, stored = scan_of(view, repo=repo), stored_names(view)
-    arrival = ARRIVAL if view.source.topic is not None else view.source.created_field or view.source.timestamp_field
+    arrival = view.source.created_field or view.source.timestamp_field
     arrival = stored.get(arrival, arrival)
     dtype = scan.column(arrival, role="arrival column")
     at = instant(arrival, dtype, place=scan.name)
-    left_out = {*PROVENANCE.names, arrival, view.source.timestamp_field, view.source.created_field}
+    left_out = {arrival, view.source.timestamp_field, view.source.created_field}
     names = [field.name for field in scan.schema if kind_of(field.type) is not None and field.name not in left_out]
     where = [f"{at} >= {hour_us}", f"{at} < {hour_us + HOUR_US}"]
     where += filter(None, [earliest(arrival, dtype, hour_us), latest(arrival, dtype, hour_us + HOUR_US)])

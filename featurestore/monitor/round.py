@@ -146,9 +146,11 @@ class Monitor:
 
     def _profile(self, plan: Plan, now_us: int) -> None:
         first_us = (now_us - self._lookback_us) // HOUR_US * HOUR_US
+        # Events are profiled in the stream.
         by_source: dict[str, list[View]] = {}
         for view in plan.views.values():
-            by_source.setdefault(view.source.name, []).append(view)
+            if view.source.topic is None:
+                by_source.setdefault(view.source.name, []).append(view)
         for views in by_source.values():
             segments = segments_of(plan, views)
             for hour_us in range(first_us, now_us - SETTLE_US, HOUR_US):

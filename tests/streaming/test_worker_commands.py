@@ -9,6 +9,8 @@ import typer
 from typer.testing import CliRunner
 
 from featurestore.errors import ConfigurationError, StaleStore, UnknownName
+from featurestore.event_profiles import read_event_profiles
+from featurestore.offline.event_log import read_events
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore
 from streaming.embedded.server import EmbeddedBroker
@@ -17,6 +19,7 @@ from streaming.source.kafka import KafkaSettings
 from streaming.source.publisher import Publisher
 from streaming.source.records import SourceUnavailable
 from streaming.worker_commands import add_to, stream_views, summary
+from validation.profile.store import ProfileStore
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,31 @@ def test_run_until_caught_up_then_status(repo, store, broker):
     assert [(each["lag_records"], each["complete"]) for each in view["partitions"]] == [(0, True), (0, True)]
     assert sum(each["end"] for each in view["partitions"]) == 203
     assert (told["plan_version"], told["runs"]) == (1, [])
+
+
+def test_run_profiles_what_it_accepted_and_the_command_the_rest(repo, store, broker, tmp_path):
+    """As many rows as the event log has, over two runs of a worker, one of them without profiles."""
+    PlanStore(store, "shop").publish(shop_plan(topic="visits"))
+    view = shop_plan(topic="visits").view("user_orders")
+    publisher = Publisher(KafkaSettings(broker), "visits", partitions=2)
+
+    def rows():
+        found = read_event_profiles(ProfileStore(tmp_path / "data" / "profiles"), view, 0, 2**62)
+        return sum(each.rows for each in found if (each.feature, each.segment) == ("amount", ""))
+
+    for more in ((), ("--profile-s", "0")):
+        for number in range(100):
+            value = shop_event(random.Random(number), number, START_US + number, 20)
+            publisher.send(b"%d" % number, value, timestamp_us=START_US + number)
+        publisher.flush()
+        ran = invoke("run", "--repo", str(repo), "--until-caught-up", "--no-dead-letters", *more)
+        assert ran.exit_code == 0, ran.output
+        assert rows() == 100
+    publisher.close()
+    told = invoke("profile", "--repo", str(repo))
+    assert told.exit_code == 0, told.output
+    assert rows() == len(read_events(tmp_path / "data" / "event_log" / "visits")) == 200
+    assert "visits: " in told.output
 
 
 def test_a_worker_that_starts_before_its_broker_waits_for_it(repo, store, monkeypatch):

@@ -91,7 +91,7 @@ def numbers(column: pa.ChunkedArray) -> tuple[np.ndarray[tuple[int], np.dtype[np
 def words(column: pa.ChunkedArray) -> tuple[list[str], list[int], int]:
     """The different non-null values as text, how often each occurs, and how many are null."""
     if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+        column = column.unify_dictionaries()
     found = column.value_counts()
     texts = found.field("values").cast(pa.string()).to_pylist()
     counts = found.field("counts").to_pylist()

@@ -5,7 +5,8 @@
 
 A source id names what was profiled (a file's digest, a partition's offset range): putting it again replaces its file,
 so that a repeat counts once and a process that crashed may start over. An hour is the sum of all sources that have rows
-in it: late rows come as another source and change history when it is read. Files are put whole, by renaming.
+in it: late rows come as another source and change history when it is read. Files are put whole, by renaming. Of sources
+that are ranges of a log's offsets (`ranges`) those count that lie within no other.
 """
 
 import re
@@ -24,6 +25,7 @@ from validation.instant import to_us
 from validation.profile.baseline import Baseline, ProfileError
 from validation.profile.cohorts import of_kept_cohorts
 from validation.profile.profile import Profile, merge
+from validation.profile.ranges import each_offset_once
 from validation.whole_file import replace_file
 
 SCHEMA: Final = pa.schema(
@@ -46,7 +48,7 @@ SCHEMA: Final = pa.schema(
     ],
     metadata={"profiles": "2"},
 )
-_SAFE: Final = re.compile(r"[A-Za-z0-9._=-]{1,128}")
+_SAFE: Final = re.compile(r"[A-Za-z0-9._=-]{1,200}")
 
 
 class ProfileStore:
@@ -82,15 +84,22 @@ class ProfileStore:
         """
         for kind, text in (("source id", source_id), ("boundary", boundary)):
             if not _SAFE.fullmatch(text):
-                raise ProfileError(f"{kind} {text!r}: allowed are 1 to 128 of A-Z a-z 0-9 . _ = -")
+                raise ProfileError(f"{kind} {text!r}: allowed are 1 to 200 of A-Z a-z 0-9 . _ = -")
         self.put_baseline(baseline)
         path = self.folder / boundary / baseline.id / f"{source_id}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
         rows = [_row(profile, boundary) for profile in _by_hour(profiles)]
-        draft = path.with_name(f".{path.name}.draft")
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), draft, compression="zstd")
-        draft.replace(path)
+        file = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file, compression="zstd")
+        replace_file(path, file.getvalue().to_pybytes())
         return path
+
+    def paths(self, boundary: str) -> list[Path]:
+        """The files of a boundary, on whatever baseline, those included that are no longer needed."""
+        return sorted((self.folder / boundary).glob("*/[!.]*.parquet"))
+
+    def of_file(self, path: Path) -> list[Profile]:
+        """What one of the files keeps."""
+        return [_profile(row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
 
     def read(
         self,
@@ -104,8 +113,9 @@ class ProfileStore:
     ) -> list[Profile]:
         """The profiles of hours in [start, end), all sources merged: one a feature, segment and hour, in that order."""
         folder = self.folder / boundary / baseline
-        files = sorted(folder.glob("[!.]*.parquet"))
-        if not files:
+        paths = self.paths(boundary)
+        files = [path for path in each_offset_once(paths) if path.parent == folder]
+        if not any(path.parent == folder for path in paths):
             found = sorted(
                 path.relative_to(self.folder).as_posix() for path in self.folder.glob("*/*/") if path.is_dir()
             )

@@ -1,0 +1,122 @@
+"""When are a deployment's accepted events profiled, and whose?
+
+A worker looks every minute or so, on a thread of its own, after the events of the partitions that it holds, and once
+more before it ends; the command does all at once. No commit waits for it. What fails is logged and tried again the next
+time: the events are in their files, and which of them are profiled is what the profiles' names say.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+
+from featurestore.event_profiles import EventProfiles, Profiled
+from featurestore.plan import View
+from streaming.decode import by_topic
+from streaming.judged import producer_name
+from streaming.source.records import TopicPartition
+from streaming.source.replayed import is_replay
+from validation.errors import PlatformError
+from validation.profile.store import ProfileStore
+
+_LOG = logging.getLogger(__name__)
+EVERY_S: Final = 60.0
+LEAVE_S: Final = 5.0
+"""A worker that ends takes so long at most for the last events; what is left is the next one's."""
+
+
+class ProfiledTopic(msgspec.Struct, frozen=True):
+    """What was done of one topic's events."""
+
+    topic: str
+    events: int
+    written: int
+    deleted: int
+
+
+class EventProfiler:
+    """Profiles the events of the views' topics."""
+
+    def __init__(
+        self, event_log: Path, store: ProfileStore, views: Sequence[View], segments: Mapping[str, Sequence[str]]
+    ) -> None:
+        """`segments` names the columns of each view whose values are cohorts, as the view calls them."""
+        self._topics = {
+            topic: EventProfiles(
+                event_log / topic,
+                store,
+                readers,
+                sorted({producer_name(view, name) for view in readers for name in segments.get(view.name, ())}),
+            )
+            for topic, readers in by_topic(views).items()
+        }
+
+    def run(
+        self,
+        partitions: Sequence[TopicPartition] | None = None,
+        *,
+        last: bool = False,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[ProfiledTopic]:
+        """Profile what is new of these partitions, of all without them; raises OSError, PlatformError, Arrow's errors.
+
+        Who has a topic's first partition looks after the events of former topics and of files too.
+        """
+        told = []
+        for topic, profiles in self._topics.items():
+            own, first = None, False
+            if partitions is not None:
+                mine = [each for each in partitions if each.topic == topic]
+                if not mine:
+                    continue
+                own = {(each.topic_id, each.partition) for each in mine}
+                first = any(each.partition == 0 and not is_replay(each.topic_id) for each in mine)
+            done: Profiled = profiles.run(own, strangers=first, last=last, stop=stop)
+            told.append(ProfiledTopic(topic, done.events, done.written, done.deleted))
+        return told
+
+
+@contextmanager
+def profiling(
+    profiler: Callable[[], EventProfiler | None],
+    held: Callable[[], Sequence[TopicPartition]],
+    *,
+    every_s: float = EVERY_S,
+    profiled: Callable[[str, int], object] = lambda topic, events: None,  # noqa: ARG005 - nobody counts
+) -> Iterator[None]:
+    """Profile what is held, over and over, meanwhile, and all that is left in the end; 0 seconds: never.
+
+    `profiled` is told of every pass: the topic, and how many events.
+    """
+    stopping = threading.Event()
+
+    def look(partitions: Sequence[TopicPartition] | None, stop: Callable[[], bool], *, last: bool) -> None:
+        found = profiler()
+        try:
+            for each in found.run(partitions, last=last, stop=stop) if found is not None else ():
+                profiled(each.topic, each.events)
+        except (OSError, PlatformError, pa.ArrowException) as error:
+            _LOG.warning("events are not profiled yet, and will be the next time: %s", error)
+
+    def loop() -> None:
+        while not stopping.wait(every_s):
+            look(held(), stopping.is_set, last=False)
+
+    if not every_s:
+        yield
+        return
+    thread = threading.Thread(target=loop, name="profiles", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+        until_s = time.monotonic() + LEAVE_S
+        look(None, lambda: time.monotonic() >= until_s, last=True)
