@@ -9,12 +9,16 @@ has. A flush has a fixed order:
 
 A crash before 1 replays the range, a crash between 1 and 2 finds it by the names. The cursor itself is a hint that
 spares replaying ranges in which nothing had to be stored; ranges may overlap, readers take each offset once.
+
+A sink that is given a writer leaves both steps to its thread: no event waits for a file. Of a partition one range is
+written at a time, and whoever asks for a flush waits for it.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, wait
 from pathlib import Path
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final, ParamSpec, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -30,6 +34,9 @@ from streaming.source.replayed import attempt_of
 from validation.contract import Contract
 from validation.quarantine import Origin, QuarantineSink
 from validation.quarantine import Rejected as RejectedRow
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 FLUSH_ROWS: Final = 100_000
 FLUSH_AGE_US: Final = 5_000_000
@@ -62,6 +69,27 @@ class Storage(Protocol):
         """Make the rows of offsets `first`..`last` durable, whole or not at all."""
 
 
+class _Range(msgspec.Struct, frozen=True):
+    """What is on its way to the files: offsets before `position`."""
+
+    position: int
+    size_bytes: int
+    done: "Future[None]"
+
+
+class _AtOnce(Executor):
+    """Does the work in the thread that asks for it."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """See Executor; what is no failure to store is raised here."""
+        done: Future[T] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except (OSError, pa.ArrowException, SinkUnavailable) as error:
+            done.set_exception(error)
+        return done
+
+
 class _Buffer:
     """What one partition has handed over since the last flush: offsets `first` to before `position`."""
 
@@ -74,10 +102,14 @@ class _Buffer:
         self.rows = 0
         self.size_bytes = 0
         self.since_us: int | None = None
+        self.under_way: _Range | None = None
 
 
 class RangeSink:
-    """A sink that stores offset ranges as files, flushed by rows, by age, and when asked."""
+    """A sink that stores offset ranges as files, flushed by rows, by age, and when asked.
+
+    With a `writer`, of one thread, files are written there. Not shared by threads otherwise.
+    """
 
     def __init__(
         self,
@@ -86,11 +118,13 @@ class RangeSink:
         *,
         flush_rows: int = FLUSH_ROWS,
         flush_age_us: int = FLUSH_AGE_US,
+        writer: Executor | None = None,
     ) -> None:
         self._storage = storage
         self._clock = clock
         self._flush_rows = flush_rows
         self._flush_age_us = flush_age_us
+        self._writer = writer or _AtOnce()
         self._buffers: dict[TopicPartition, _Buffer] = {}
 
     @property
@@ -101,12 +135,16 @@ class RangeSink:
     @property
     def size_bytes(self) -> int:
         """About how much memory the events take that are not stored yet."""
-        return sum(buffer.size_bytes for buffer in self._buffers.values())
+        under_way = (buffer.under_way for buffer in self._buffers.values())
+        waiting = sum(buffer.size_bytes for buffer in self._buffers.values())
+        return waiting + sum(range_.size_bytes for range_ in under_way if range_ is not None)
 
     def behind(self, partition: TopicPartition) -> int:
         """How many offsets were handed over that are not stored yet. Any thread may ask."""
         buffer = self._buffers.get(partition)
-        return 0 if buffer is None or buffer.since_us is None else buffer.position - buffer.moved
+        if buffer is None or (buffer.since_us is None and buffer.under_way is None):
+            return 0
+        return buffer.position - buffer.moved
 
     def cursor(self, partition: TopicPartition) -> int | None:
         """The offset from which this sink lacks events; None where it never stored any."""
@@ -115,6 +153,7 @@ class RangeSink:
 
     def open(self, partition: TopicPartition, beginning: int) -> int:
         """Forget what is buffered and go on from the cursor, else from `beginning`; says where that is."""
+        self.close(partition)
         position = self.cursor(partition)
         stored = self._storage.cursor(partition)
         if position is None:
@@ -147,43 +186,72 @@ class RangeSink:
         """Store what is due by rows or age: of the partition most so, and of all that are due twice over.
 
         One file at a time, since the next events wait for it; but none waits longer than twice what was asked for,
-        however many partitions there are. Raises SinkUnavailable.
+        however many partitions there are. Raises SinkUnavailable, also for what the writer could not store.
         """
+        for partition, buffer in list(self._buffers.items()):
+            if buffer.under_way is not None and buffer.under_way.done.done():
+                self._settle(partition, buffer)
         now_us = self._clock()
         shares = [
             (max((now_us - buffer.since_us) / max(self._flush_age_us, 1), buffer.rows / self._flush_rows), partition)
             for partition, buffer in self._buffers.items()
-            if buffer.since_us is not None
+            if buffer.since_us is not None and buffer.under_way is None
         ]
         due = sorted((share for share in shares if share[0] >= 1), reverse=True)
         for place, (share, partition) in enumerate(due):
             if place == 0 or share >= 2:
-                self.flush(partition)
+                self._begin(partition, self._buffers[partition])
 
     def flush(self, partition: TopicPartition) -> None:
-        """Store everything that is buffered of a partition; raises SinkUnavailable."""
+        """Store everything that is buffered of a partition, and wait until it is; raises SinkUnavailable."""
         buffer = self._buffers.get(partition)
-        if buffer is None or buffer.since_us is None:
+        if buffer is None:
+            return
+        self._settle(partition, buffer)
+        if buffer.since_us is not None:
+            self._begin(partition, buffer)
+            self._settle(partition, buffer)
+
+    def _begin(self, partition: TopicPartition, buffer: _Buffer) -> None:
+        """Hand what is buffered to the writer."""
+        done = self._writer.submit(self._store, partition, buffer.first, buffer.position, buffer.batches)
+        buffer.under_way = _Range(buffer.position, buffer.size_bytes, done)
+        if buffer.batches:
+            buffer.first = buffer.position
+        buffer.batches, buffer.rows, buffer.size_bytes, buffer.since_us = [], 0, 0, None
+        if done.done():
+            self._settle(partition, buffer)
+
+    def _store(self, partition: TopicPartition, first: int, position: int, batches: Sequence[Judged]) -> None:
+        if batches:
+            self._storage.store(partition, batches, first, position - 1)
+        self._move(partition, position)
+
+    def _settle(self, partition: TopicPartition, buffer: _Buffer) -> None:
+        """Wait for what is under way; where it could not be stored the partition must be opened again."""
+        if buffer.under_way is None:
             return
         try:
-            if buffer.batches:
-                self._storage.store(partition, buffer.batches, buffer.first, buffer.position - 1)
-                buffer.first = buffer.position
-            self._move(partition, buffer.position)
+            buffer.under_way.done.result()
         except (OSError, pa.ArrowException) as error:
+            del self._buffers[partition]
             folder = self._storage.folder(partition.topic)
             raise SinkUnavailable(f"{partition}: cannot write to {folder}: {error}") from error
-        buffer.batches, buffer.rows, buffer.size_bytes, buffer.since_us = [], 0, 0, None
-        buffer.moved = buffer.position
+        except SinkUnavailable:
+            del self._buffers[partition]
+            raise
+        buffer.moved, buffer.under_way = buffer.under_way.position, None
 
     def flush_all(self) -> None:
         """Store everything that is buffered; raises SinkUnavailable."""
-        for partition in self._buffers:
+        for partition in list(self._buffers):
             self.flush(partition)
 
     def close(self, partition: TopicPartition) -> None:
-        """Forget a partition without storing anything."""
-        self._buffers.pop(partition, None)
+        """Forget a partition without storing anything more; what is being written is waited for."""
+        buffer = self._buffers.pop(partition, None)
+        if buffer is not None and buffer.under_way is not None:
+            wait([buffer.under_way.done])
 
     def _hint(self, partition: TopicPartition) -> int | None:
         try:

@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -160,7 +161,10 @@ def run(
     metrics, pulse, kept = StreamMetrics(registry, clock), Pulse(), RetentionMetrics()
     registry.register(kept)
     outbox = outbox_of(settings, stream_views(plans.load(), topics or [])) if dead_letters else None
-    sinks = partial(build_sinks, settings, clock=clock, flush_s=flush_s, flush_rows=flush_rows, outbox=outbox)
+    writer = ThreadPoolExecutor(1, "files")
+    sinks = partial(
+        build_sinks, settings, clock=clock, flush_s=flush_s, flush_rows=flush_rows, outbox=outbox, writer=writer
+    )
 
     def exposed() -> "list[Exposure]":
         held = plans.load()
@@ -177,6 +181,7 @@ def run(
         compacting(lambda: compactor, metrics.held, every_s=compact_s),
         profiling(lambda: profiler, metrics.held, every_s=profile_s, profiled=metrics.profiled),
         watched(exposed, kept),
+        writer,
     ):
         while again:
             plan = plans.load()
@@ -216,11 +221,9 @@ def run(
                 plan,
                 views,
                 source,
+                sinks(plan, views),
                 client=client,
                 clock=clock,
-                flush_s=flush_s,
-                flush_rows=flush_rows,
-                outbox=outbox,
                 start_over=start_over,
                 metrics=metrics,
                 registry=registry_of(schema_registry, settings.data_dir / "schemas"),
@@ -370,12 +373,10 @@ def build_worker(
     plan: "Plan",
     views: "Iterable[View]",
     source: "Source",
+    sinks: "Sequence[RangeSink]",
     *,
     client: "StoreClient",
     clock: Callable[[], int],
-    flush_s: float = 5.0,
-    flush_rows: int = 100_000,
-    outbox: "Outbox | None" = None,
     start_over: bool = False,
     metrics: "StreamMetrics | None" = None,
     pace: "Pace | None" = None,
@@ -403,7 +404,7 @@ def build_worker(
     return Worker(
         source,
         MeasuredStore(client, clock, metrics.committed),
-        build_sinks(settings, plan, views, clock=clock, flush_s=flush_s, flush_rows=flush_rows, outbox=outbox),
+        sinks,
         plan,
         views=views,
         record=ClaimRecord(settings.event_log),
@@ -425,8 +426,12 @@ def build_sinks(
     flush_s: float,
     flush_rows: int,
     outbox: "Outbox | None" = None,
+    writer: Executor | None = None,
 ) -> "tuple[RangeSink, ...]":
-    """The deployment's files: accepted events, rejected ones, reports of what was wrong; with `outbox` dead letters."""
+    """The deployment's files: accepted events, rejected ones, reports of what was wrong; with `outbox` dead letters.
+
+    Files are written by the thread of `writer`, where there is one.
+    """
     from featurestore.clock import system_clock
     from streaming.dead_letters import DeadLetters, dead_letter_topics
     from streaming.decode import by_topic
@@ -447,7 +452,8 @@ def build_sinks(
         # The broker keeps a letter by its own clock, whatever time is replayed here.
         storages.append(DeadLetters(settings.data_dir / "dead_letters", outbox, letters, contracts, system_clock()))
     return tuple(
-        RangeSink(storage, clock, flush_rows=flush_rows, flush_age_us=round(flush_s * _MICROS)) for storage in storages
+        RangeSink(storage, clock, flush_rows=flush_rows, flush_age_us=round(flush_s * _MICROS), writer=writer)
+        for storage in storages
     )
 
 

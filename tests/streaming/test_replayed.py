@@ -32,7 +32,7 @@ from streaming.source import replayed as replayed_module
 from streaming.source.kafka import KafkaSettings
 from streaming.source.publisher import NotAcknowledged, Publisher
 from streaming.source.records import Batch, Record, TopicPartition
-from streaming.worker_commands import build_worker
+from streaming.worker_commands import build_sinks, build_worker
 from validation.commands import app
 from validation.quarantine import read_quarantine
 from validation.replay import counts, replay
@@ -102,6 +102,9 @@ class Deployment:
         return self
 
     def run(self, *, letters=False):
+        def now_us():
+            return time.time_ns() // 1000
+
         source, _ = kafka_source(self.settings, self.plan, self.views, None)
         outbox = outbox_of(self.settings, self.views) if letters else None
         worker = build_worker(
@@ -109,9 +112,11 @@ class Deployment:
             self.plan,
             self.views,
             source,
+            build_sinks(
+                self.settings, self.plan, self.views, clock=now_us, flush_s=5, flush_rows=100_000, outbox=outbox
+            ),
             client=self.client,
-            clock=lambda: time.time_ns() // 1000,
-            outbox=outbox,
+            clock=now_us,
         )
         try:
             worker.run(lambda: False, until_caught_up=True)

@@ -1,6 +1,8 @@
 """Is every offset in a sink's files once its cursor says so, and in none before?"""
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -198,3 +200,69 @@ def test_a_closed_partition_is_forgotten(tmp_path, clock):
     sink.close(PARTITION)
     sink.flush(PARTITION)
     assert offsets(tmp_path) == []
+
+
+class Slow(EventLog, frozen=True):
+    """A disk that takes its time: nothing is stored before `go` is set; where it is full, nothing is at all."""
+
+    go: threading.Event
+    full: bool = False
+
+    def store(self, partition, batches, first, last):
+        assert self.go.wait(20)
+        if self.full:
+            raise OSError(28, "No space left on device")
+        super().store(partition, batches, first, last)
+
+
+@pytest.fixture
+def writer():
+    with ThreadPoolExecutor(1) as thread:
+        yield thread
+
+
+def test_no_event_waits_for_a_file(tmp_path, clock, writer):
+    """The next ones are taken meanwhile, into the next range; a flush waits for both."""
+    disk = Slow(tmp_path, threading.Event())
+    sink = RangeSink(disk, clock, flush_rows=10, writer=writer)
+    sink.open(PARTITION, 0)
+    sink.add(judged(0, 10))
+    sink.flush_due()
+    sink.add(judged(10, 30))
+    sink.flush_due()
+    assert (sink.cursor(PARTITION), sink.behind(PARTITION)) == (None, 30)
+    held = sink.size_bytes
+    disk.go.set()
+    sink.flush(PARTITION)
+    assert held > sink.size_bytes == 0
+    assert (sink.cursor(PARTITION), sink.behind(PARTITION)) == (30, 0)
+    assert [(each.first, each.last) for each in stored_ranges(tmp_path / TOPIC)] == [(0, 9), (10, 29)]
+    assert offsets(tmp_path) == list(range(30))
+
+
+def test_what_the_writer_could_not_store_is_read_again(tmp_path, clock, writer):
+    """It is told with the next look; the partition is opened again, where the files end."""
+    disk = Slow(tmp_path, threading.Event(), full=True)
+    sink = RangeSink(disk, clock, flush_rows=10, writer=writer)
+    sink.open(PARTITION, 0)
+    sink.add(judged(0, 10))
+    sink.flush_due()
+    sink.add(judged(10, 30))
+    disk.go.set()
+    writer.submit(int).result()
+    with pytest.raises(SinkUnavailable, match="No space left"):
+        sink.flush_due()
+    sink.flush_all()
+    assert (sink.cursor(PARTITION), offsets(tmp_path)) == (None, [])
+    assert sink.open(PARTITION, 0) == 0
+
+
+def test_a_partition_is_opened_behind_the_file_that_is_being_written(tmp_path, clock, writer):
+    """Else its events would be read, and stored, twice."""
+    disk = Slow(tmp_path, threading.Event())
+    sink = RangeSink(disk, clock, flush_rows=10, writer=writer)
+    sink.open(PARTITION, 0)
+    sink.add(judged(0, 10))
+    sink.flush_due()
+    threading.Timer(0.2, disk.go.set).start()
+    assert sink.open(PARTITION, 0) == 10
