@@ -1,7 +1,7 @@
 """What is known of a batch after the verdicts, and which columns of its events does a view read?"""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -71,6 +71,35 @@ class Judged(msgspec.Struct, frozen=True):
     def watermark_us(self) -> int | None:
         """The greatest min(event time, arrival) of what was accepted; None without events."""
         return int(np.minimum(self.ts_us, self.arrival_us).max()) if len(self.ts_us) else None
+
+    def of_batches(self, batches: Sequence[Batch], ends: Sequence[int]) -> list["Judged"]:
+        """The verdicts on each of several batches that were judged together, of as many partitions.
+
+        `ends` are the rows of `events` before which those of each batch end.
+        """
+        rejected: dict[int, list[Rejected]] = {batch.partition: [] for batch in batches}
+        marked: dict[int, list[Marked]] = {batch.partition: [] for batch in batches}
+        for item in self.rejected:
+            rejected[item.record.partition].append(item)
+        for each in self.marked:
+            marked[each.record.partition].append(each)
+        found = []
+        for batch, first, end in zip(batches, (0, *ends), ends, strict=False):
+            judged = msgspec.structs.replace(
+                self,
+                batch=batch,
+                events=self.events.slice(first, end - first),
+                ts_us=self.ts_us[first:end],
+                arrival_us=self.arrival_us[first:end],
+                offsets=self.offsets[first:end],
+                rejected=tuple(rejected[batch.partition]),
+                marked=tuple(marked[batch.partition]),
+                made={key: columns.slice(first, end - first) for key, columns in self.made.items()},
+            )
+            taken = len(judged.offsets) + len(judged.rejected)
+            assert taken == len(batch.records), "an event was counted to another partition than its own"
+            found.append(judged)
+        return found
 
     def since(self, offset: int) -> "Judged":
         """The same without what lies before `offset`: a sink or shard skips what it already has."""

@@ -87,7 +87,15 @@ class TopicPipeline:
         `count` tells how many partitions a topic has now; it is asked where a record lies in another partition than its
         key's. Where the topic has grown that is no fault: its keyed views are read from all partitions then.
         """
-        records = batch.records
+        return self.judge_together([batch], count)[0]
+
+    def judge_together(self, batches: Sequence[Batch], count: Callable[[str], int] | None = None) -> list[Judged]:
+        """The same for small batches of several partitions, at little more than the cost of one.
+
+        All of them are `replayed`, or none is.
+        """
+        records = batches[0].records if len(batches) == 1 else [record for each in batches for record in each.records]
+        replayed = batches[0].replayed
         found = self.decoder.decode(records)
         rejected = [Rejected(records[bad.index], bad.reason, bad.detail) for bad in found.malformed]
         arrived = list(map(attrgetter("timestamp_us"), records))
@@ -110,11 +118,11 @@ class TopicPipeline:
                 f"dated {ahead_us / 1e6:.3f} s after its arrival; at most {self._tolerance_us / 1e6:g} s are allowed"
             )
             rejected.append(Rejected(records[found.index[row]], AHEAD, detail, ts_us=int(found.ts_us[row])))
-        away = self._away(batch, found.index, count)
+        away = self._away(batches, records, found.index, count)
         if away is not None:
-            for place in found.index[away & keep].tolist():
-                detail = f"partition {batch.partition} is not that of key {records[place].key!r} among {self._homes}"
-                rejected.append(Rejected(records[place], WRONG_PARTITION, detail))
+            for record in [records[place] for place in found.index[away & keep].tolist()]:
+                detail = f"partition {record.partition} is not that of key {record.key!r} among {self._homes}"
+                rejected.append(Rejected(record, WRONG_PARTITION, detail))
             keep &= ~away
         for view, layout in self._layouts:
             for reason, mask, detail in _unfit(view, layout, columns_of_view(view, events)):
@@ -134,7 +142,7 @@ class TopicPipeline:
                 rejected,
                 marked,
                 found.ts_us,
-                replayed=batch.replayed,
+                replayed=replayed,
             )
         made: dict[Transform, pa.Table] = {}
         if self._transforms:
@@ -149,8 +157,8 @@ class TopicPipeline:
         )
         rejected.sort(key=lambda item: item.record.offset)
         assert len(offsets) + len(rejected) == len(records), "an event was neither accepted nor set aside, or both"
-        return Judged(
-            batch,
+        judged = Judged(
+            batches[0],
             events,
             found.ts_us[keep],
             arrival,
@@ -161,18 +169,25 @@ class TopicPipeline:
             summed=self._summed,
             made=made,
         )
+        if len(batches) == 1:
+            return [judged]
+        ends = np.searchsorted(found.index[keep], np.cumsum([len(each.records) for each in batches]))
+        return judged.of_batches(batches, ends.tolist())
 
-    def _away(self, batch: Batch, index: Ints, count: Callable[[str], int] | None) -> npt.NDArray[np.bool_] | None:
+    def _away(
+        self, batches: Sequence[Batch], records: Sequence[Record], index: Ints, count: Callable[[str], int] | None
+    ) -> npt.NDArray[np.bool_] | None:
         """Which rows lie in another partition than their key's; None where none does, or the topic has grown."""
         homes = self._homes
-        if homes is None or batch.replayed:
+        if homes is None or batches[0].replayed:
             return None
-        places = index.tolist()
-        keys = [batch.records[place].key for place in places]
-        away = np.array([bool(key) and partition_of(key or b"", homes) != batch.partition for key in keys], np.bool_)
-        if not away.any() or (count is not None and count(batch.topic) != homes):
+        found = [
+            bool(key := records[place].key) and partition_of(key or b"", homes) != records[place].partition
+            for place in index.tolist()
+        ]
+        if not any(found) or (count is not None and count(batches[0].topic) != homes):
             return None
-        return away
+        return np.array(found, np.bool_)
 
     def _transformed(
         self,

@@ -1,15 +1,19 @@
 """What is the verdict on a batch, each event judged by what is in force at its offset?"""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from streaming.in_force import Definitions, InForce
+from streaming.in_force import Definitions, InForce, Piece
 from streaming.judged import Judged
 from streaming.pipeline import TopicPipeline
 from streaming.schema_registry import SchemaRegistry
 from streaming.source.records import Batch, TopicPartition
+
+TOGETHER: Final = 1_024
+"""Records of several partitions that are judged at once: the next commit waits for all of them."""
 
 
 class Verdicts:
@@ -44,21 +48,30 @@ class Verdicts:
         """Judge a file, under the id of its bytes, by what is in force now, however often it is read."""
         self._in_force.pin(topic_id)
 
-    def judge(self, batch: Batch, count: Callable[[str], int] | None = None) -> Iterator[tuple[Judged, int]]:
-        """The batch in pieces, one for each definitions that are in force in it, with the plan version of those.
+    def judge(
+        self, batches: Iterable[Batch], count: Callable[[str], int] | None = None
+    ) -> Iterator[tuple[Judged, int]]:
+        """Each batch in pieces, one for each definitions that are in force in it, with the plan version of those.
 
-        `count` tells how many partitions a topic has now.
+        What a poll brings of several partitions is judged together where it is little. `count` tells how many
+        partitions a topic has now.
         """
-        for piece in self._in_force.pieces(batch.source, batch.position_before, batch.position_after):
-            part = batch
-            if (piece.first, piece.after) != (batch.position_before, batch.position_after):
-                part = msgspec.structs.replace(
-                    batch,
-                    records=[record for record in batch.records if piece.first <= record.offset < piece.after],
-                    position_before=piece.first,
-                    position_after=piece.after,
-                )
-            yield self._pipeline(piece.definitions).judge(part, count), piece.definitions.plan_version
+        waiting: list[tuple[Piece, Batch]] = []
+        for batch in batches:
+            for piece in self._in_force.pieces(batch.source, batch.position_before, batch.position_after):
+                if waiting and not _fit(waiting, piece, batch):
+                    yield from self._together(waiting, count)
+                    waiting = []
+                waiting.append((piece, _part(batch, piece)))
+        if waiting:
+            yield from self._together(waiting, count)
+
+    def _together(
+        self, waiting: Sequence[tuple[Piece, Batch]], count: Callable[[str], int] | None
+    ) -> Iterator[tuple[Judged, int]]:
+        pipeline = self._pipeline(waiting[0][0].definitions)
+        judged = pipeline.judge_together([part for _, part in waiting], count)
+        return zip(judged, [piece.definitions.plan_version for piece, _ in waiting], strict=True)
 
     def _pipeline(self, definitions: Definitions) -> TopicPipeline:
         digest = definitions.digest
@@ -71,3 +84,25 @@ class Verdicts:
                 registry=self._registry,
             )
         return found
+
+
+def _part(batch: Batch, piece: Piece) -> Batch:
+    if (piece.first, piece.after) == (batch.position_before, batch.position_after):
+        return batch
+    return msgspec.structs.replace(
+        batch,
+        records=[record for record in batch.records if piece.first <= record.offset < piece.after],
+        position_before=piece.first,
+        position_after=piece.after,
+    )
+
+
+def _fit(waiting: Sequence[tuple[Piece, Batch]], piece: Piece, batch: Batch) -> bool:
+    """Whether a piece may be judged with those that wait: alike, of another partition, and few together."""
+    first, like = waiting[0]
+    return (
+        piece.definitions.digest == first.definitions.digest
+        and batch.replayed == like.replayed
+        and sum(len(each.records) for _, each in waiting) + len(batch.records) <= TOGETHER
+        and all(each.source != batch.source for _, each in waiting)
+    )

@@ -262,10 +262,9 @@ class Worker:
             failure = self._claim_waiting()
             # Also while nothing can be claimed: who does not poll for long is put out of the group.
             batches = self._source.poll(timeout_ms)
-            for topic in {batch.topic for batch in batches}:
+            for topic in dict.fromkeys(batch.topic for batch in batches):
                 self._verdicts[topic].look(lambda topic=topic: self._ends_of(topic))  # type: ignore[misc]  # a loop's own
-            for batch in batches:
-                records += self._take(batch)
+                records += self._take(topic, [batch for batch in batches if batch.topic == topic])
             self._store_due()
         except _RECOVERABLE as error:
             failure = error
@@ -364,38 +363,51 @@ class Worker:
             slots_kept=self._pace.slots_kept,
         )
 
-    def _take(self, batch: Batch) -> int:
-        """Put one batch through; a batch of a partition that is not held (any more) is left to its owner."""
+    def _take(self, topic: str, batches: Sequence[Batch]) -> int:
+        """Put a topic's batches through; one of a partition that is not held (any more) is left to its owner."""
+        batches = [batch for batch in batches if self._follows(batch)]
+        try:
+            verdicts = list(self._verdicts[topic].judge(batches, self._partition_count))
+        except _RECOVERABLE as error:
+            for batch in batches:
+                self._again(batch.source)
+            self._recover(error)
+            return 0
+        return sum(self._fold(judged, plan_version) for judged, plan_version in verdicts)
+
+    def _follows(self, batch: Batch) -> bool:
+        """Whether a batch starts where the last one of its partition ended; a gap or a repeat: claim again."""
         held = self._held.get(batch.source)
         if held is None:
-            return 0
+            return False
         if batch.position_before != held.position:
             self.counters["strays"] += 1
             self._again(batch.source)
-            return 0
+            return False
+        return True
+
+    def _fold(self, judged: Judged, plan_version: int) -> int:
+        """Bring the shards of a batch's partition up to its end, and hand it to the sinks; how many records it had."""
+        partition = judged.batch.source
+        held = self._held.get(partition)
+        if held is None:
+            return 0  # an earlier piece failed
         try:
-            verdicts = list(self._verdicts[batch.topic].judge(batch, self._partition_count))
+            for shard in held.shards:
+                shard.fold(judged, plan_version)
         except _RECOVERABLE as error:
-            self._again(batch.source)
+            self._again(partition)
             self._recover(error)
             return 0
-        for judged, plan_version in verdicts:
-            try:
-                for shard in held.shards:
-                    shard.fold(judged, plan_version)
-            except _RECOVERABLE as error:
-                self._again(batch.source)
-                self._recover(error)
-                return 0
-            for sink in self._sinks:
-                sink.add(judged)
-            held.position = judged.batch.position_after
-            if judged.batch.records:
-                held.arrival_us = judged.batch.records[-1].timestamp_us
-            self._count(judged)
-            if self._on_committed is not None:
-                self._on_committed(judged)
-        return len(batch.records)
+        for sink in self._sinks:
+            sink.add(judged)
+        held.position = judged.batch.position_after
+        if judged.batch.records:
+            held.arrival_us = judged.batch.records[-1].timestamp_us
+        self._count(judged)
+        if self._on_committed is not None:
+            self._on_committed(judged)
+        return len(judged.batch.records)
 
     def _partition_count(self, topic: str) -> int:
         return len(self._source.partitions_of(topic))

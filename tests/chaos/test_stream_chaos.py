@@ -259,7 +259,7 @@ class World:
         for partition in range(PARTITIONS):
             records = tuple(record for record in self.log.partition(TOPIC, partition).records if record is not None)
             batch = Batch(TOPIC, "id/1", partition, records, 0, records[-1].offset + 1)
-            for judged, version in verdicts.judge(batch):
+            for judged, version in verdicts.judge([batch]):
                 versions.add(version)
                 seen += len(judged.events) + len(judged.rejected)
                 rejected += [
@@ -323,28 +323,24 @@ def _no_offset_check(monkeypatch):
 
 
 def _no_continuity_check(monkeypatch):
-    take = Worker._take
+    follows = Worker._follows
 
     def careless(self, batch):
         if batch.source in self._held:
             self._held[batch.source].position = batch.position_before
-            for shard in self._held[batch.source].shards:
-                if shard.claim.offset < batch.position_before:
-                    return take(self, batch)
-        return take(self, batch)
+        return follows(self, batch)
 
-    monkeypatch.setattr(Worker, "_take", careless)
+    monkeypatch.setattr(Worker, "_follows", careless)
 
 
 def _cursor_before_file(monkeypatch):
-    def hasty(self, partition):
-        buffer = self._buffers.get(partition)
-        if buffer is not None and buffer.since_us is not None:
-            self._move(partition, buffer.position)
-        flush(self, partition)
+    begin = RangeSink._begin
 
-    flush = RangeSink.flush
-    monkeypatch.setattr(RangeSink, "flush", hasty)
+    def hasty(self, partition, buffer):
+        self._move(partition, buffer.position)
+        begin(self, partition, buffer)
+
+    monkeypatch.setattr(RangeSink, "_begin", hasty)
 
 
 def _newest_plan_judges(monkeypatch):
@@ -358,9 +354,9 @@ def _own_plan_judges(monkeypatch):
     """Each worker judges by the plan that it has heard of, as if that were in force."""
     judge = Verdicts.judge
 
-    def own(self, batch, count=None):
+    def own(self, batches, count=None):
         proposed = getattr(self, "proposed", None)
-        for judged, version in judge(self, batch, count):
+        for judged, version in judge(self, batches, count):
             yield (self._pipeline(proposed).judge(judged.batch) if proposed else judged), version
 
     propose = Verdicts.propose

@@ -258,3 +258,25 @@ def contracted():
     views = tuple(shop_plan().views.values())
     view = ViewPipeline(views[0])
     return {True: (TopicPipeline(views, shop_contract()), view), False: (TopicPipeline(views), view)}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_judged_together_is_judged_as_if_alone(seed):
+    """Batches of several partitions, some empty, events broken in every way: each gets its own verdicts back."""
+    rng = random.Random(seed)
+    keyed = TopicPipeline(tuple(shop_plan(keyed=True).views.values()), shop_contract())
+    batches = []
+    for partition in range(4):
+        records = tuple(
+            Record(partition, offset, event.key, event.value, event.arrival_us)
+            for offset, event in enumerate(shop_events(rng, rng.choice((0, 1, 7, 60))), rng.randrange(90))
+        )
+        batches.append(Batch(TOPIC, "id-1", partition, records, 0, 200))
+    together = keyed.judge_together(batches)
+    for batch, found in zip(batches, together, strict=True):
+        alone = keyed.judge(batch)
+        assert found.batch == batch
+        assert found.events.equals(alone.events)
+        assert (found.rejected, found.marked) == (alone.rejected, alone.marked)
+        for name in ("ts_us", "arrival_us", "offsets"):
+            assert np.array_equal(getattr(found, name), getattr(alone, name)), name

@@ -237,3 +237,16 @@ def test_events_that_older_definitions_judged_go_through_the_function_of_now(sto
     now = TopicPipeline([shop.view]).judge(Batch(TOPIC, "id-1", 0, records, 0, len(records)))
     assert fitted.of(shop.view).equals(now.of(shop.view))
     assert Fitting(shop.view).fit(now) is now
+
+
+def test_what_a_function_made_goes_to_its_own_batch(store, tmp_path):
+    """Judged together, each batch has the rows that the function made of its own events."""
+    shop = Shop(store, tmp_path, "python")
+    topic = TopicPipeline([shop.view])
+    batches = []
+    for place in range(2):
+        records = [record for record in shop.log.partition(TOPIC, place).records if record is not None]
+        batches.append(Batch(TOPIC, "id-1", place, records, 0, len(records)))
+    for batch, found in zip(batches, topic.judge_together(batches), strict=True):
+        assert len(found.made) == 1
+        assert found.of(shop.view).equals(topic.judge(batch).of(shop.view))
