@@ -4,6 +4,7 @@
 imported by the commands themselves: `featurestore --help` must not wait for them.
 """
 
+import gc
 import logging
 import os
 import secrets
@@ -230,6 +231,7 @@ def run(
                 pace=Pace(buffered_bytes=memory_mb << 19, slots_kept=tiles_kept),
             )
             metrics.follow(worker)
+            gc.freeze()  # what is in memory now stays: a full pass over it stops the stream for 20 ms
             try:
                 worker.run(watch.ended, until_caught_up=until_caught_up, news=watch.news)
             finally:
