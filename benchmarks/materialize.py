@@ -1,12 +1,14 @@
 """How fast do rows get online, next to stock Feast and to raw SETs of the same bytes?
 
     python -m benchmarks.materialize [--rows 50000] [--features 10] [--runs 3] [--no-stock] [--no-memory]
+    python -m benchmarks.materialize --only-memory [--memory-rows 500000,2000000,4000000] [--offline ours,dask]
 
 Two comparisons on the same Valkey, each run into an emptied store, values compared first. The write step: ours is
 `RowWriter.write` with the rule that the newest row wins, stock `FeatureStore.write_to_online_store` of its own Redis
 store, raw is pipelined SET of the very bytes that ours stores, 1,000 a round trip. The whole: Feast's
 `FeatureStore.materialize` over the same Parquet file, with our stores and engine and with Feast's (file, Redis, local).
-Then the peak memory of ours at 1, 10 and 40 times the rows, each in a process of its own.
+Then the peak memory of our engine, over our offline store and over Feast's, each size in a process of its own; every
+row is of another key, and a file holds an hour of 250,000 of them.
 """
 
 import argparse
@@ -37,6 +39,8 @@ from featurestore.online.writer import RowWriter
 from featurestore.plan import Field, Plan, Projection, Source, View
 
 CHUNK = 1_000
+FILE_ROWS = 250_000
+HOUR_US = 3_600_000_000
 
 
 def now_us() -> int:
@@ -111,12 +115,47 @@ def materialize(store: Any) -> None:
         store.materialize(datetime(2000, 1, 1, tzinfo=UTC), datetime.now(UTC))
 
 
-def peak_mb(folder: Path, port: int, names: list[str], path: Path) -> tuple[float, float]:
-    """Peak memory before and after one materialization; for a process of its own."""
-    store = feast_repo(folder, ours_yaml(port), names, path)
+def write_hours(folder: Path, rows: int, names: list[str]) -> None:
+    """So many rows as files, an hour of event time for each."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for start in range(0, rows, FILE_ROWS):
+        count = min(FILE_ROWS, rows - start)
+        first = now_us() - (start // FILE_ROWS + 2) * HOUR_US
+        at = pa.array(first + np.arange(count) * (HOUR_US // FILE_ROWS), pa.timestamp("us", tz="UTC"))
+        columns = {"driver_id": np.arange(start, start + count), "event_timestamp": at}
+        file = folder / f"{start // FILE_ROWS:05}.parquet"
+        pq.write_table(pa.table(columns | {name: rng.random(count) for name in names}), file)
+
+
+def peak_mb(folder: Path, yaml: str, names: list[str], path: Path) -> tuple[float, float, float]:
+    """Peak memory before and after one materialization, and its seconds; for a process of its own."""
+    store = feast_repo(folder, yaml, names, path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
     materialize(store)
-    return before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    took_s = time.perf_counter() - start
+    return before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, took_s
+
+
+def memory(client: StoreClient, folder: Path, port: int, names: list[str], options: argparse.Namespace) -> None:
+    """One line a size and offline store."""
+    spawn = multiprocessing.get_context("spawn")
+    for offline in options.offline.split(","):
+        yaml = ours_yaml(port)
+        if offline != "ours":
+            yaml = yaml.replace("featurestore.plugins.DuckDBOfflineStore", offline)
+        print(f"peak memory, offline store: {offline}")
+        for rows in map(int, options.memory_rows.split(",")):
+            client.flushall()
+            path = folder / f"rows-{rows}"
+            if not path.exists():
+                write_hours(path, rows, names)
+            with spawn.Pool(1) as pool:
+                before, after, took_s = pool.apply(peak_mb, (folder / f"{offline}-{rows}", yaml, names, path))
+            if (held := client.dbsize()) < rows:
+                raise SystemExit(f"{held} keys were written, {rows} expected; no figure is taken")
+            print(f"  {rows:9} rows: {after:5.0f} MB, {before:.0f} MB before it, {took_s:.1f} s")
 
 
 def compare(contenders: dict[str, Callable[[], object]], client: StoreClient, options: argparse.Namespace) -> None:
@@ -150,6 +189,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--no-stock", action="store_true")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--only-memory", action="store_true")
+    parser.add_argument("--memory-rows", default="500000,2000000,4000000")
+    parser.add_argument("--offline", default="ours,dask")
     options = parser.parse_args()
     names = [f"f{i}" for i in range(options.features)]
     table = table_of(options.rows, names)
@@ -166,6 +208,9 @@ def main() -> None:
         port = free_port()
         connect(OnlineSettings(url=f"unix://{server.address}"), Path(name)).config_set("port", port)
         client = connect(OnlineSettings(url=f"redis://127.0.0.1:{port}/0"), Path(name))
+        if options.only_memory:
+            memory(client, Path(name), port, names, options)
+            return
         writer = RowWriter(client, PROJECT, view, clock=now_us)
         pairs = pairs_of(view, table)
         contenders: dict[str, Callable[[], object]] = {
@@ -190,14 +235,7 @@ def main() -> None:
         print("Feast's materialize")
         compare(whole, client, options)
         if not options.no_memory:
-            spawn = multiprocessing.get_context("spawn")
-            for times in (1, 10, 40):
-                client.flushall()
-                path = folder / f"rows{times}.parquet"
-                pq.write_table(table_of(times * options.rows, names), path)
-                with spawn.Pool(1) as pool:
-                    before, after = pool.apply(peak_mb, (folder / f"memory{times}", port, names, path))
-                print(f"  {times * options.rows:9} rows: peak memory {after:5.0f} MB, {before:.0f} MB before it")
+            memory(client, folder, port, names, options)
 
 
 if __name__ == "__main__":

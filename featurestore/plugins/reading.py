@@ -22,7 +22,7 @@ from featurestore.plugins.requested import limits_of, scan_of
 from featurestore.plugins.source_contract import SourceContracts
 from validation.contract import Contract
 
-PIECE_ROWS = 1_000_000
+PIECE_ROWS = 500_000
 """Of the source's rows at most in memory at a time."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
