@@ -22,7 +22,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -41,13 +41,11 @@ from streaming.embedded.server import EmbeddedBroker
 from streaming.event_profiler import EventProfiler, profiling
 from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_plan
-from streaming.shard_state import ShardState
 from streaming.sinks import FLUSH_ROWS, EventLog, RangeSink
 from streaming.source import kafka
 from streaming.source.publisher import Publisher
-from streaming.source.records import Batch, Record, Source
+from streaming.source.records import Assigned, Batch, Rebalance, Record, Source, TopicPartition
 from streaming.source.scripted import ScriptedLog, ScriptedSource
-from streaming.view_pipeline import ViewPipeline
 from streaming.worker import Pace, Worker
 from validation.profile.store import ProfileStore
 
@@ -124,43 +122,87 @@ def decode(values: list[bytes]) -> None:
         print(f"{name}: {len(records) / (time.process_time() - start):,.0f} events per CPU-second")
 
 
+class NewKeys:
+    """A Source that makes up events as they are asked for, each of a key of its own, and holds none."""
+
+    def __init__(self, keys: int, size: int) -> None:
+        self._per_partition, self._size = keys // PARTITIONS, size
+        self._partitions = tuple(TopicPartition(TOPIC, "id", number) for number in range(PARTITIONS))
+        self._positions = dict.fromkeys(self._partitions, 0)
+        self._rebalances: list[Rebalance] = [Assigned(self._partitions)]
+        self._rng = random.Random(0)
+
+    def drain_rebalances(self) -> list[Rebalance]:
+        """See Source."""
+        drained, self._rebalances = self._rebalances, []
+        return drained
+
+    def poll(self, timeout_ms: int) -> list[Batch]:  # noqa: ARG002 - the protocol's signature
+        """See Source: a batch of the partition that is least far."""
+        partition = min(self._partitions, key=self._positions.__getitem__)
+        first = self._positions[partition]
+        after = self._positions[partition] = min(first + self._size, self._per_partition)
+        values = [shop_event(self._rng, number, START_US, 1) for number in range(first, after)]
+        keys = [partition.partition + PARTITIONS * number for number in range(first, after)]
+        records = [
+            Record(
+                partition.partition, number, b"%d" % key, value.replace(b'"user_id":0', b'"user_id":%d' % key), START_US
+            )
+            for number, key, value in zip(range(first, after), keys, values, strict=True)
+        ]
+        return [Batch(TOPIC, "id", partition.partition, records, first, after)] if records else []
+
+    def partitions_of(self, topic: str) -> tuple[TopicPartition, ...]:  # noqa: ARG002 - the protocol's signature
+        """See Source."""
+        return self._partitions
+
+    def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """See Source."""
+        return dict.fromkeys(partitions, 0)
+
+    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """See Source."""
+        return dict.fromkeys(partitions, self._per_partition)
+
+    def known_end(self, partition: TopicPartition) -> int | None:  # noqa: ARG002 - the protocol's signature
+        """See Source."""
+        return self._per_partition
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """See Source."""
+        self._positions[partition] = offset
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """See Source."""
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        """See Source."""
+
+    def close(self) -> None:
+        """See Source."""
+
+
 def memory(keys: int, folder: Path, url: str) -> None:
-    """Events of ever new keys through four shards of one process: what it and the store come to hold."""
+    """A worker over events of ever new keys, with its files: what it and the store come to hold."""
     plan = shop_plan()
-    topic = TopicPipeline(tuple(plan.views.values()), plan.contracts[TOPIC])
-    pipeline = ViewPipeline(plan.view("user_orders"))
     client = connect(OnlineSettings(url=url), folder)
-    store = ShardStore(client, lambda: START_US)
-    shards = [Shard(plan.project, "user_orders", 1, "id", partition) for partition in range(PARTITIONS)]
-    states = [ShardState(shard) for shard in shards]
-    claims = [store.claim(shard, token="t", plan_version=1, start=0, complete_from_us=0) for shard in shards]
-    rng, size, before = random.Random(0), 5_000, _held_mb()
-    for first in range(0, keys, size):
-        values = [shop_event(rng, number, START_US, 1) for number in range(first, first + size)]
-        records = tuple(
-            Record(0, number, b"", value.replace(b'"user_id":0', b'"user_id":%d' % (first + number)), START_US)
-            for number, value in enumerate(values)
-        )
-        partition = first // size % PARTITIONS
-        claim = claims[partition]
-        assert claim is not None  # a shard with a start is claimed
-        judged = topic.judge(Batch(TOPIC, "id", partition, records, claim.offset, claim.offset + size))
-        partials = pipeline.partials(judged, now_us=START_US)
-        change = states[partition].merge(partials, store.read, slack_us=pipeline.slack_us)
-        claims[partition] = store.commit(
-            claim,
-            change.writes,
-            offset=claim.offset + size,
-            watermark_us=None,
-            complete_from_us=0,
-            plan_version=1,
-        )
-        states[partition].advance(change)
-        if (first + size) % max(size, keys // 10 // size * size) == 0:
-            used = int(client.info("memory")["used_memory"]) / 2**20
-            cached = sum(map(len, states))
-            grown = _held_mb() - before
-            print(f"{first + size} keys: {cached} slots cached, process +{grown:.0f} MB, store {used:.0f} MB")
+    worker = Worker(
+        NewKeys(keys, 5_000),
+        ShardStore(client, lambda: START_US),
+        [RangeSink(EventLog(folder / "event_log"), lambda: START_US)],
+        plan,
+        views=tuple(plan.views.values()),
+        record=ClaimRecord(folder / "event_log"),
+        clock=lambda: START_US,
+        new_token=lambda: "benchmark",
+    )
+    before, done = _held_mb(), 0
+    for tenth in range(1, 11):
+        while done < keys * tenth // 10:
+            done += worker.turn(0)
+        used = int(client.info("memory")["used_memory"]) / 2**20
+        print(f"{worker.counters['accepted']:,} keys: process +{_held_mb() - before:.0f} MB, store {used:.0f} MB")
+    worker.leave()
 
 
 def _held_mb() -> float:
