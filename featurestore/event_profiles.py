@@ -54,8 +54,12 @@ FIRST_ROWS: Final = 1_000
 """A baseline is made of so many events at least, or of all that there are where no more come for a while."""
 FIRST_WAIT_S: Final = 600.0
 GRACE_S: Final = 900.0
-_BATCH: Final = 65_536
+_BATCH: Final = 32_768
 _NULLS: Final[Mapping[Kind, pa.DataType]] = {"number": pa.float64(), "category": pa.string()}
+
+
+def _no_rest(took_s: float) -> None:
+    """Goes on at once."""
 
 
 class Profiled(msgspec.Struct, frozen=True):
@@ -85,8 +89,10 @@ class EventProfiles:
         ids = {view.source.topic.event_id for view in views if view.source.topic is not None}
         self._left_out = {*PROVENANCE.names, self._timestamp, *ids}
         self._segments = tuple(segments)
-        self._schemas: dict[Path, pa.Schema] = {}
+        self._footers: dict[Path, pq.FileMetaData] = {}
         """Of the files of this pass."""
+        self._baselines: dict[str, Baseline] = {}
+        self._rest: Callable[[float], object] = _no_rest
 
     def run(
         self,
@@ -95,11 +101,13 @@ class EventProfiles:
         strangers: bool = False,
         last: bool = False,
         stop: Callable[[], bool] = lambda: False,
+        rest: Callable[[float], object] = _no_rest,
         now_s: float | None = None,
     ) -> Profiled:
         """Profile what is new of these (topic id, partition) pairs, of all without them.
 
         `strangers` adds the topic ids that none of `own` has: a former topic's, files'. `last` waits for nothing.
+        `rest` is told how many seconds of the processor each piece of the work took, and may let others have it.
         """
         files = event_files(self._folder)
         complete = complete_ranges(files)
@@ -108,7 +116,8 @@ class EventProfiles:
             if file.range in complete:
                 found.setdefault((file.range.topic_id, file.range.partition), []).append(file)
         known = {topic_id for topic_id, _ in own or ()}
-        self._schemas.clear()
+        self._footers.clear()
+        self._rest = rest
         done = Profiled()
         now_s = time.time() if now_s is None else now_s
         for place, there in sorted(found.items()):
@@ -142,7 +151,7 @@ class EventProfiles:
         baseline = self._baseline(stretches, first, after, make=True)
         assert baseline is not None
         made: list[Profile] = []
-        rows = 0
+        rows, began_s = 0, time.thread_time()
         for table in _gathered(self._rows(stretches, first, after, self._kinds(stretches, first, after))):
             many = max(len(made), _slices(table, self._segments) * len(baseline.features)) > MOST_HELD
             if many and after - first > SMALLEST:
@@ -151,6 +160,8 @@ class EventProfiles:
                 return sum(count for count, _ in parts), sum(files for _, files in parts)
             made = added(made, by_segment(table, baseline, BOUNDARY, self._segments, time_column=AT, threads=1))
             rows += len(table)
+            self._rest(time.thread_time() - began_s)
+            began_s = time.thread_time()
         self._store.put(range_name(log, first, after - 1), made, boundary=BOUNDARY, baseline=baseline)
         return rows, 1
 
@@ -162,8 +173,9 @@ class EventProfiles:
         kinds = self._kinds(stretches, first, after)
         digest = hashlib.sha256(repr(sorted(kinds.items())).encode()).hexdigest()[:8]
         name = f"{self._folder.name} {digest}"
-        if (known := kept_baseline(self._store, BOUNDARY, name)) is not None:
-            return known
+        known = self._baselines.get(name) or kept_baseline(self._store, BOUNDARY, name)
+        if known is not None:
+            return self._baselines.setdefault(name, known)
         rows, parts = 0, []
         # Of whole files: the events of a block may all have been set aside.
         begin = next(each.first for each in stretches if each.after > first)
@@ -185,15 +197,15 @@ class EventProfiles:
         kinds: dict[str, Kind] = {}
         for each in stretches:
             if each.first < after and first < each.after:
-                for field in self._schema(each.files[-1].path):
+                for field in self._footer(each.files[-1].path).schema.to_arrow_schema():
                     if (kind := kind_of(field.type)) is not None and field.name not in self._left_out:
                         kinds[field.name] = kind
         return kinds
 
-    def _schema(self, path: Path) -> pa.Schema:
-        if path not in self._schemas:
-            self._schemas[path] = pq.read_schema(path)
-        return self._schemas[path]
+    def _footer(self, path: Path) -> pq.FileMetaData:
+        if path not in self._footers:
+            self._footers[path] = pq.read_metadata(path)
+        return self._footers[path]
 
     def _rows(
         self, stretches: Sequence[_Stretch], first: int, after: int, kinds: Mapping[str, Kind]
@@ -209,12 +221,13 @@ class EventProfiles:
                     raise SourceError(f"the event log's file {file.path} cannot be profiled: {error}") from error
 
     def _part(self, file: EventFile, first: int, after: int, kinds: Mapping[str, Kind]) -> Iterator[pa.Table]:
-        schema = self._schema(file.path)
+        footer = self._footer(file.path)
+        schema = footer.schema.to_arrow_schema()
         there = [each.name for each in schema if kind_of(each.type) == kinds.get(each.name, "")]
         columns = [*there, *({self._timestamp} & {*schema.names}), ARRIVAL, OFFSET]
         # Texts as dictionaries, which is how they lie there: half the time.
         texts = [name for name in there if kinds[name] == "category"]
-        with pq.ParquetFile(file.path, read_dictionary=texts) as stored:
+        with pq.ParquetFile(file.path, metadata=footer, read_dictionary=texts) as stored:
             groups = _groups(stored, first, after)
             for batch in stored.iter_batches(_BATCH, row_groups=groups, columns=columns, use_threads=False):
                 table = pa.Table.from_batches([batch])

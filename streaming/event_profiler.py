@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -27,6 +27,8 @@ from validation.profile.store import ProfileStore
 
 _LOG = logging.getLogger(__name__)
 EVERY_S: Final = 60.0
+RESTS: Final = 4
+"""How many times as long as it works the thread rests."""
 LEAVE_S: Final = 5.0
 """A worker that ends takes so long at most for the last events; what is left is the next one's."""
 
@@ -63,6 +65,7 @@ class EventProfiler:
         *,
         last: bool = False,
         stop: Callable[[], bool] = lambda: False,
+        rest: Callable[[float], object] = lambda took_s: None,  # noqa: ARG005 - no rest
     ) -> list[ProfiledTopic]:
         """Profile what is new of these partitions, of all without them; raises OSError, PlatformError, Arrow's errors.
 
@@ -77,7 +80,7 @@ class EventProfiler:
                     continue
                 own = {(each.topic_id, each.partition) for each in mine}
                 first = any(each.partition == 0 and not is_replay(each.topic_id) for each in mine)
-            done: Profiled = profiles.run(own, strangers=first, last=last, stop=stop)
+            done: Profiled = profiles.run(own, strangers=first, last=last, stop=stop, rest=rest)
             told.append(ProfiledTopic(topic, done.events, done.written, done.deleted))
         return told
 
@@ -96,17 +99,18 @@ def profiling(
     """
     stopping = threading.Event()
 
-    def look(partitions: Sequence[TopicPartition] | None, stop: Callable[[], bool], *, last: bool) -> None:
+    def look(partitions: Sequence[TopicPartition] | None, **how: Any) -> None:
         found = profiler()
         try:
-            for each in found.run(partitions, last=last, stop=stop) if found is not None else ():
+            for each in found.run(partitions, **how) if found is not None else ():
                 profiled(each.topic, each.events)
         except (OSError, PlatformError, pa.ArrowException) as error:
             _LOG.warning("events are not profiled yet, and will be the next time: %s", error)
 
     def loop() -> None:
         while not stopping.wait(every_s):
-            look(held(), stopping.is_set, last=False)
+            # The stream has the interpreter for most of the time: a pass in one go would be seen in its slowest events.
+            look(held(), stop=stopping.is_set, rest=lambda took_s: stopping.wait(RESTS * took_s))
 
     if not every_s:
         yield
@@ -119,4 +123,4 @@ def profiling(
         stopping.set()
         thread.join()
         until_s = time.monotonic() + LEAVE_S
-        look(None, lambda: time.monotonic() >= until_s, last=True)
+        look(None, stop=lambda: time.monotonic() >= until_s, last=True)
