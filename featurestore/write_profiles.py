@@ -1,13 +1,17 @@
 """What did the rows look like that were written online, hour by hour?
 
-Of every view's rows that the API or Feast's SDK has written, profiles by the hour of writing, kept at the boundary
-`online_write` beside those of sources, events, training sets and answers. Rows are held until there are some, so that
-their profile is cheap and the baseline, which is of the first of them, means something; a profile is of constant size,
-however many rows there are. Each process keeps files of its own; an hour is the sum of them all.
+Of every view's rows that became their key's value, whether the API, Feast's SDK or a materialization wrote them,
+profiles by the hour of writing, kept at the boundary `online_write` beside those of sources, events, training sets and
+answers. Rows are held until there are some, so that their profile is cheap and the baseline, which is of the first of
+them, means something; a profile is of constant size, however many rows there are. Each process keeps files of its own;
+an hour is the sum of them all.
 """
 
 import logging
 import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final
 
 import pyarrow as pa
@@ -78,6 +82,27 @@ class WriteProfiles:
             elif held.loose >= _LOOSE:
                 self._pack(held)
 
+    @contextmanager
+    def beside(self, plan: Plan, view: View) -> Iterator[Callable[[pa.Table], None]]:
+        """Takes rows as `written` does, on a thread of its own: their profiles take time that the store works in.
+
+        The rows of one call wait at most, so that memory does not grow. In the end all are profiled.
+        """
+        running: list[Future[None]] = []
+        with ThreadPoolExecutor(1) as pool:
+
+            def take(table: pa.Table) -> None:
+                while running:
+                    running.pop().result()
+                running.append(pool.submit(self.written, plan, view, table))
+
+            try:
+                yield take
+            finally:
+                for each in running:
+                    each.result()
+                self.finish()
+
     def share(self, plan: Plan, service: str | None) -> float:  # noqa: ARG002 - the protocol's signature
         """See Look: no answers."""
         return 0.0
@@ -116,7 +141,10 @@ class WriteProfiles:
         name = held.view.name
         try:
             table = pa.concat_tables(tables, promote_options="permissive")
-            baseline = first_baseline(self._store, BOUNDARY, name, table)
+            # Keys name rows: they may be a million different words, and no model sees them.
+            keys = {key.name for key in held.view.join_keys}
+            seen = table.select([each for each in table.column_names if each not in keys])
+            baseline = first_baseline(self._store, BOUNDARY, name, seen)
             # What the plan says of the view: Feast's SDK makes a view of its own object, without tags.
             segments = segments_of(held.plan, [held.plan.views.get(name, held.view)])
             hours: dict[int, list[Profile]] = {}

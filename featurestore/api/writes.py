@@ -5,6 +5,7 @@ values come from events.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,8 +47,15 @@ class WriteRequest(msgspec.Struct, frozen=True):
 class Writer(Protocol):
     """What writes rows of one view to the online store."""
 
-    def write(self, table: pa.Table, *, event_timestamp: str, created: str | None = None) -> WriteResult:
-        """Writes the rows; the greatest (event time, created time) of a key stays."""
+    def write(
+        self,
+        table: pa.Table,
+        *,
+        event_timestamp: str,
+        created: str | None = None,
+        became: Callable[[pa.Table], object] | None = None,
+    ) -> WriteResult:
+        """Writes the rows; the greatest (event time, created time) of a key stays, and `became` is given those."""
         ...
 
 
@@ -72,7 +80,7 @@ class Writes:
         judged: Callable[[Plan, WrittenRows], None] = lambda _plan, _rows: None,
         written: Callable[[Plan, View, pa.Table], None] = lambda _plan, _view, _rows: None,
     ) -> None:
-        """`judged` hears of all rows that a contract was asked about, `written` of all that were written online."""
+        """`judged` hears of rows that a contract was asked about, `written` of those that became their key's value."""
         self._plan = plan
         self._make = writer
         self._append = append
@@ -131,9 +139,8 @@ class Writes:
         if writer is None:
             writer = self._writers[view.name] = self._make(view)
         event, created = timestamp_names(view.source)
-        result = writer.write(table, event_timestamp=event, created=created)
-        self._written(self._plan, view, table)
-        return result
+        became = partial(self._written, self._plan, view)
+        return writer.write(table, event_timestamp=event, created=created, became=became)
 
     def _judge(self, view: View, table: pa.Table, now_us: int) -> None:
         """Raises Refused (422) where a row breaks a rule of the source's contract that sets rows aside or blocks.

@@ -10,7 +10,11 @@ from featurestore.plan import Source
 
 
 def materialize_table(
-    writer: RowWriter, table: pa.Table, *, progress: Callable[[int], object] | None = None
+    writer: RowWriter,
+    table: pa.Table,
+    *,
+    progress: Callable[[int], object] | None = None,
+    became: Callable[[pa.Table], object] | None = None,
 ) -> WriteResult:
     """Write rows whose columns are named as in the view's source; the source's field mapping is applied.
 
@@ -28,7 +32,7 @@ def materialize_table(
     event_timestamp, created = timestamp_names(source)
     if created is not None and created not in named.column_names:
         created = None
-    return writer.write(named, event_timestamp=event_timestamp, created=created, progress=progress)
+    return writer.write(named, event_timestamp=event_timestamp, created=created, progress=progress, became=became)
 
 
 def timestamp_names(source: Source) -> tuple[str, str | None]:

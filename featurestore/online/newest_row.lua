@@ -1,5 +1,6 @@
 -- Of every key keep the greatest row: event time, created time, then bytes, whatever the order of writers.
--- ARGV: ttl_ms (0: rows stay), now_ms, slack_ms, then one row per key. Returns how many rows were written.
+-- ARGV: ttl_ms (0: rows stay), now_ms, slack_ms, then one row per key. Returns a digit per row:
+-- 1 for one that became its key's value, 0 for one that lost to another or was there already.
 -- Rows open with both times as 16 big-endian bytes whose order is the order of time. Strings are never compared
 -- with < here: Lua compares by the server's locale.
 
@@ -14,7 +15,7 @@ local function greater(a, b)
 end
 
 local held = redis.call('MGET', unpack(KEYS))
-local best, order = {}, {}
+local best, order, winner = {}, {}, {}
 
 local function left_ms(row)
   local high, low = struct.unpack('>I4I4', row)
@@ -41,11 +42,11 @@ for i = 1, #KEYS do
   end
   if wins then
     if not best[key] then order[#order + 1] = key end
-    best[key] = row
+    best[key], winner[key] = row, i
   end
 end
 
-if #order == 0 then return 0 end
+if #order == 0 then return string.rep('0', #KEYS) end
 if ttl == 0 then
   local pairs_ = {}
   for i, key in ipairs(order) do
@@ -57,4 +58,8 @@ else
     redis.call('SET', key, best[key], 'PX', left_ms(best[key]))
   end
 end
-return #order
+if #order == #KEYS then return string.rep('1', #KEYS) end
+local won = {}
+for i = 1, #KEYS do won[i] = '0' end
+for _, i in pairs(winner) do won[i] = '1' end
+return table.concat(won)

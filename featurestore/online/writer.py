@@ -82,13 +82,14 @@ class RowWriter:
         event_timestamp: str,
         created: str | None = None,
         progress: Callable[[int], object] | None = None,
+        became: Callable[[pa.Table], object] | None = None,
     ) -> WriteResult:
         """Write the rows of a table whose columns are join keys, features and timestamps, as the view names them.
 
         Without a created column this call's own instant takes its place, so that a correction of an equal event
-        time arrives. `progress` is told how many rows each round took. In order: 1. the layout is recorded; 2. the
-        rows follow. Raises UsageError for a missing or unfit column, before any row of its round is written, and
-        StoreUnavailable.
+        time arrives. `progress` is told how many rows each round took, `became` is given those that became their
+        key's value. In order: 1. the layout is recorded; 2. the rows follow. Raises UsageError for a missing or unfit
+        column, before any row of its round is written, and StoreUnavailable.
         """
         self._schemas.remember()
         now_us = self._clock()
@@ -96,7 +97,7 @@ class RowWriter:
         ahead = []
         for start in range(0, table.num_rows, _ROWS_PER_ROUND):
             part = table.slice(start, _ROWS_PER_ROUND)
-            result = self._write_round(part, event_timestamp, created, now_us)
+            result = self._write_round(part, event_timestamp, created, now_us, became)
             written, superseded = written + result.written, superseded + result.superseded
             unkeyed += result.unkeyed
             ahead.append(result.ahead)
@@ -104,7 +105,14 @@ class RowWriter:
                 progress(part.num_rows)
         return WriteResult(written, superseded, unkeyed, pa.concat_tables(ahead) if ahead else table)
 
-    def _write_round(self, table: pa.Table, event_timestamp: str, created: str | None, now_us: int) -> WriteResult:
+    def _write_round(
+        self,
+        table: pa.Table,
+        event_timestamp: str,
+        created: str | None,
+        now_us: int,
+        became: Callable[[pa.Table], object] | None,
+    ) -> WriteResult:
         event_us, dated = _instants(table, event_timestamp)
         keys = self._keys.encode_columns({name: table.column(name) for name in table.column_names}, table.num_rows)
         keyed = dated & np.fromiter((key is not None for key in keys), np.bool_, len(keys))
@@ -120,38 +128,48 @@ class RowWriter:
             keys = [key for key, take in zip(keys, taken.tolist(), strict=True) if take]
         columns = {name: table.column(name) for name in table.column_names}
         rows = self._schemas.declared.encode(columns, event_us, created_us)
-        written = self._send([key for key in keys if key is not None], rows, now_us)
+        won = self._send([key for key in keys if key is not None], rows, now_us)
+        written = int(won.sum())
+        if became is not None and written:
+            became(table if written == len(won) else table.filter(pa.array(won)))
         unkeyed = len(keyed) - int(keyed.sum())
         return WriteResult(written, len(rows) - written, unkeyed, ahead)
 
-    def _send(self, keys: Sequence[bytes], rows: Sequence[bytes], now_us: int) -> int:
+    def _send(self, keys: Sequence[bytes], rows: Sequence[bytes], now_us: int) -> npt.NDArray[np.bool_]:
+        """Which rows became their key's value."""
         times = (self.view.ttl_us // 1000, now_us // 1000, self._slack_ms)
         chunks = list(self._chunks(keys, rows))
         for attempt in (1, 2):
             if self._sha is None:
                 self._sha = str(self._client.script_load(_SCRIPT))
             pipeline = self._client.pipeline(transaction=False)
-            for names, values in chunks:
+            for _, names, values in chunks:
                 # Not `evalsha`: the library's pipeline of a cluster lacks it, and takes the command.
                 pipeline.execute_command("EVALSHA", self._sha, len(names), *names, *times, *values)  # type: ignore[no-untyped-call]
             try:
-                return sum(pipeline.execute())
+                told = np.frombuffer(b"".join(pipeline.execute()), np.uint8) == ord("1")
             except redis.exceptions.NoScriptError:
                 # The server was restarted without its scripts. Chunks already written stay: writing is repeatable.
                 self._sha = None
                 if attempt == 2:
                     raise
+            else:
+                won = np.zeros(len(rows), np.bool_)
+                won[[place for places, _, _ in chunks for place in places]] = told
+                return won
         raise AssertionError("unreachable")
 
-    def _chunks(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> Iterator[tuple[list[bytes], list[bytes]]]:
-        """Keys and rows, at most 256 of one hash tag at a time."""
+    def _chunks(
+        self, keys: Sequence[bytes], rows: Sequence[bytes]
+    ) -> Iterator[tuple[list[int], list[bytes], list[bytes]]]:
+        """Places, keys and rows, at most 256 of one hash tag at a time."""
         tags = np.fromiter(map(zlib.crc32, keys), np.int64, len(keys)) % ROW_TAGS
         order = np.argsort(tags, kind="stable").tolist()
         bounds = np.searchsorted(tags[order], np.arange(ROW_TAGS + 1)).tolist()
         for tag, prefix in enumerate(self._prefixes):
             for start in range(bounds[tag], bounds[tag + 1], _KEYS_PER_SCRIPT):
                 these = order[start : min(start + _KEYS_PER_SCRIPT, bounds[tag + 1])]
-                yield [prefix + keys[i] for i in these], [rows[i] for i in these]
+                yield these, [prefix + keys[i] for i in these], [rows[i] for i in these]
 
 
 def _instants(table: pa.Table, name: str) -> tuple[Ints, npt.NDArray[np.bool_]]:

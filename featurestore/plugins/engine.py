@@ -124,20 +124,25 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
             created=columns.created is not None,
         )
         writer, told = self.online_store.writer(self.repo_config, latest_view(table)), _Told()
-        with reading(
-            table,
-            columns,
-            run,
-            last_us=last_us,
-            now_us=started_us,
-            config=self.repo_config,
-            offline_store=self.offline_store,
-            contracts=SourceContracts(self.repo_config, client),
-        ) as found:
+        contracts = SourceContracts(self.repo_config, client)
+        with (
+            contracts.profiling(writer.view) as became,
+            reading(
+                table,
+                columns,
+                run,
+                last_us=last_us,
+                now_us=started_us,
+                config=self.repo_config,
+                offline_store=self.offline_store,
+                contracts=contracts,
+            ) as found,
+        ):
             for rows in found.pieces:
                 bar = task.tqdm_builder(rows.num_rows) if task.tqdm_builder else None
                 try:
-                    told.add(materialize_table(writer, rows, progress=bar.update if bar is not None else None))
+                    update = bar.update if bar is not None else None
+                    told.add(materialize_table(writer, rows, progress=update, became=became))
                 finally:
                     if bar is not None:
                         bar.close()

@@ -5,6 +5,7 @@ import atexit
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,9 +100,12 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
         contracts = self._kept_by(config)
         self._judge(contracts, table, view, rows)
         result = self.writer(config, view).write(
-            rows, event_timestamp=_EVENT, created=_CREATED if created else None, progress=progress
+            rows,
+            event_timestamp=_EVENT,
+            created=_CREATED if created else None,
+            progress=progress,
+            became=partial(contracts.profiled, view),
         )
-        contracts.profiled(view, rows)
         if result.ahead.num_rows:
             raise UsageError(
                 f"view {view.name!r}: {result.ahead.num_rows} of {len(data)} rows are dated ahead of the clock and "

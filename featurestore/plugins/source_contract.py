@@ -7,6 +7,8 @@ anything is written, what quarantines sets rows aside, and what fails is told an
 import hashlib
 import logging
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,12 @@ class SourceContracts:
         """Gathers rows that the SDK has written, and profiles them when it is due; `finish` profiles the rest."""
         self._profiles.written(self._plan(), view, rows)
         self._profiles.rest()
+
+    @contextmanager
+    def profiling(self, view: View) -> Iterator[Callable[[pa.Table], None]]:
+        """Takes rows that a materialization has written, and profiles them beside it; in the end all of them are."""
+        with self._profiles.beside(self._plan(), view) as take:
+            yield take
 
     def _plan(self) -> Plan:
         try:

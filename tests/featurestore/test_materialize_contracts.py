@@ -264,9 +264,7 @@ def test_what_feasts_own_writes_break_is_told(repo, mode, held):
     (contracts,) = store._provider.online_store._contracts.values()
     contracts.finish()
     written = read_kept(ProfileStore(settings.data_dir / "profiles"), "online_write", "owner", 0, 2**62)
-    assert [(one.feature, one.rows, one.high) for one in written] == (
-        [] if mode == "block" else [("age", 2, 500.0), ("card_id", 2, 2.0)]
-    )
+    assert [(one.feature, one.rows, one.high) for one in written] == ([] if mode == "block" else [("age", 2, 500.0)])
     (told,) = ViolationStore(settings.data_dir / "violations").find()
     found = (told.boundary, told.rule_id, told.mode, told.rows, told.evaluated)
     assert found == ("online_write", "age_range", mode, 1, 2)
@@ -286,4 +284,17 @@ def test_a_long_running_script_profiles_what_it_writes_meanwhile(repo):
     contracts._profiles._since_us -= PROFILE_AGE_US
     store.write_to_online_store("owner", rows.head(1))
     written = read_kept(ProfileStore(settings.data_dir / "profiles"), "online_write", "owner", 0, 2**62)
-    assert [(one.feature, one.rows) for one in written] == [("age", FIRST_ROWS + 1), ("card_id", FIRST_ROWS + 1)]
+    assert [(one.feature, one.rows) for one in written] == [("age", FIRST_ROWS + 1)]
+
+
+def test_what_a_materialization_writes_is_profiled(repo):
+    """Under the view's names, by the hour it is written in: the rows that became their key's value."""
+    settings = repo("observe")
+    list(materialize(settings, [], None, None))
+    store = ProfileStore(settings.data_dir / "profiles")
+    found = {
+        (view, one.feature): (one.rows, one.low, one.high)
+        for view in ("owner", "second")
+        for one in read_kept(store, "online_write", view, int(NOW.timestamp() - 3_600) * 1_000_000, 2**62)
+    }
+    assert found == {("owner", "age"): (2, 30.0, 410.0), ("second", "limit"): (2, 2.0, 3.0)}

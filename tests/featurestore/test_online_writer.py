@@ -198,6 +198,20 @@ def test_counts_add_up(store: StoreClient) -> None:
     assert (again.written, again.superseded) == (0, 3)
 
 
+def test_those_that_became_their_keys_value_are_told(store: StoreClient) -> None:
+    """Each key's greatest row, once: neither what lost within the write or to the store, nor what was there."""
+    of, told = view(), []
+
+    def became(rows: pa.Table) -> None:
+        told.append(sorted(zip(rows["driver_id"].to_pylist(), rows["x"].to_pylist(), strict=True)))
+
+    first = [(1, NOW, NOW, 10), (2, NOW, NOW, 20), (1, NOW, NOW + 1, 11), (None, NOW, NOW, 0)]
+    many = [(driver, NOW, NOW, driver) for driver in range(2, 2_000)]
+    for rows in (first, first, many):
+        writer(store, of).write(table(rows), event_timestamp="event_timestamp", created="created", became=became)
+    assert told == [[(1, 11), (2, 20)], [(driver, driver) for driver in range(3, 2_000)]]
+
+
 def test_a_row_outlives_its_ttl_by_a_day_of_the_writers_clock(store: StoreClient) -> None:
     """The key goes a day after the ttl; a clock in another year changes nothing."""
     of = view(ttl_us=60 * SECOND)

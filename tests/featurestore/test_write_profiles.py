@@ -1,5 +1,6 @@
 """Are rows that are written online profiled, each once, by the hour, whoever writes them?"""
 
+import contextlib
 import threading
 
 import numpy as np
@@ -139,6 +140,26 @@ def test_memory_is_bounded(store, clock):
     assert writer._views["weather"].rows < 65_536
     writer.finish()
     assert counted(store) == [(150_000, 0.0)]
+
+
+def test_what_is_profiled_beside_a_write_is_all_there_in_the_end(store, clock):
+    """Many rows in a few pieces; memory holds two of them at most. A write that broke off wrote what it gave."""
+    writer, most = WriteProfiles(store, clock, writer="w1"), 0
+    with contextlib.suppress(OSError), writer.beside(PLAN, VIEW) as take:
+        for number in range(6):
+            take(rows(np.full(50_000, float(number))))
+            most = max(most, sum(held.rows for held in writer._views.values()))
+        raise OSError("the store went away")
+    assert counted(store) == [(300_000, 5.0)]
+    assert most <= 100_000
+
+
+def test_keys_are_no_features(store, clock):
+    """They name rows: a million different words would be a profile that takes longer than the write."""
+    writer = WriteProfiles(store, clock, writer="w1")
+    writer.written(PLAN, VIEW, rows([1.0, 2.0]))
+    writer.finish()
+    assert {one.feature for one in read_kept(store, BOUNDARY, "weather", NOW, NOW + HOUR_US)} == {"temp"}
 
 
 def test_writes_of_one_row_lie_together(store, clock):
