@@ -1,7 +1,8 @@
 """What was refused, what was written, by whom? An append-only log, one JSON object a line.
 
-Every worker appends whole lines with one call to a file opened for appending, so that lines never mix. A write whose
-line cannot be kept does not happen.
+Every worker appends whole lines with one call to a file opened for appending, so that lines never mix and nothing is
+ever written over. A line that a crash or a full disk cut short stays as it is, and the next one begins on a line of
+its own. A write whose line cannot be kept does not happen.
 """
 
 import os
@@ -95,13 +96,18 @@ class AuditLog:
             if os.write(self._open(), line) != len(line):
                 raise OSError("the disk is full")  # noqa: TRY301 - told like every other failure
         except OSError as error:
+            self.close()  # The next line looks again at how the file ends.
             raise FeatureStoreError(f"the audit log {self._path} cannot be written: {error}") from error
 
     def _open(self) -> int:
         with self._opening:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                size = os.fstat(file).st_size
+                if size and os.pread(file, 1, size - 1) != b"\n":
+                    os.write(file, b"\n")
+                self._file = file
             return self._file
 
     def close(self) -> None:

@@ -1,7 +1,13 @@
 """Who is let in, with what, to do what; and what of it is kept in the audit log."""
 
+import fcntl
 import json
+import os
+import resource
+import signal
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -402,6 +408,74 @@ def test_the_log_says_where_it_is(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "file" / "audit.jsonl", lambda: 0)
     with pytest.raises(FeatureStoreError, match=r"audit\.jsonl cannot be written"):
         log.record("write", caller="c", address="", route="/push")
+
+
+def recorded(log: AuditLog, *details: str) -> None:
+    for detail in details:
+        log.record("write", caller="c", address="", route="/push", detail=detail)
+
+
+def test_a_torn_line_costs_no_other(tmp_path: Path) -> None:
+    """What was cut short stays, byte for byte; the next line, of whichever worker, begins on a line of its own."""
+    path = tmp_path / "audit.jsonl"
+    recorded(AuditLog(path, lambda: 0), "one", "two")
+    torn = path.read_bytes()[:-20]
+    path.write_bytes(torn)
+    recorded(AuditLog(path, lambda: 0), "three")
+    recorded(AuditLog(path, lambda: 0), "four")
+    assert path.read_bytes().startswith(torn + b"\n")
+    whole = [json.loads(line)["detail"] for line in path.read_bytes().splitlines() if line.endswith(b"}")]
+    assert whole == ["one", "three", "four"]
+    assert len(path.read_bytes().splitlines()) == 4
+
+
+def test_a_full_disk_refuses_the_write_and_the_log_goes_on(tmp_path: Path) -> None:
+    """Half a line is an error to whoever wanted it kept; once there is room again, lines are whole again."""
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path, lambda: 0)
+    recorded(log, "one")
+    size = path.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))
+    try:
+        with pytest.raises(FeatureStoreError, match="cannot be written"):
+            recorded(log, "two")
+        with pytest.raises(FeatureStoreError, match="cannot be written"):
+            recorded(log, "three")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    recorded(log, "four")
+    lines = path.read_bytes().splitlines()
+    assert [json.loads(line)["detail"] for line in (lines[0], lines[-1])] == ["one", "four"]
+
+
+def test_the_log_is_only_ever_appended_to(tmp_path: Path) -> None:
+    """A process that is told to write at the beginning still writes at the end; others cannot read it."""
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path, lambda: 0)
+    recorded(log, "one")
+    before = path.read_bytes()
+    os.lseek(log._file, 0, os.SEEK_SET)
+    recorded(log, "two")
+    assert path.read_bytes().startswith(before)
+    assert fcntl.fcntl(log._file, fcntl.F_GETFL) & os.O_APPEND
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_workers_append_beside_each_other(tmp_path: Path) -> None:
+    """Two processes that write at once: every line is there and whole."""
+    path, count = tmp_path / "audit.jsonl", 200
+    code = (
+        "import sys; from pathlib import Path; from featurestore.api.audit import AuditLog\n"
+        "log = AuditLog(Path(sys.argv[1]), lambda: 0)\n"
+        f"for n in range({count}): log.record('write', caller=sys.argv[2], address='', route='/push', detail='x' * n)"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in "ab"]
+    assert [each.wait(60) for each in running] == [0, 0]
+    callers = [json.loads(line)["caller"] for line in path.read_text().splitlines()]
+    assert sorted(callers) == ["a"] * count + ["b"] * count
 
 
 def test_keys_from_the_command_line(online_url, store, tmp_path: Path, monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """The Python client against the real API, and against one that fails."""
 
 import asyncio
+import time
 from datetime import UTC, datetime
 
 import httpx
@@ -8,6 +9,11 @@ import orjson
 import pyarrow as pa
 import pytest
 
+from featurestore.api.access import ApiKeys
+from featurestore.api.audit import AuditLog
+from featurestore.api.gate import Gate
+from featurestore.api.key_store import KeyRing, KeyStore
+from featurestore.api.rate import RateLimit
 from featurestore.client import AsyncFeatureClient, FeatureClient, RequestRefused
 from featurestore.errors import StoreUnavailable, UnknownName, UsageError
 
@@ -100,7 +106,46 @@ def test_a_busy_service_is_asked_again() -> None:
     assert orjson.loads(seen[0].content)["entities"] == {"x": ["NaN", "/w=="]}
 
 
-@pytest.mark.parametrize("status", [400, 401, 422, 500])
+@pytest.mark.parametrize(
+    ("told", "waited"), [("7", 7.0), ("3600", 10.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 1.0), (None, 1.0)]
+)
+def test_a_rate_limit_is_waited_for(told: str | None, waited: float) -> None:
+    """429 is repeated after Retry-After, ten seconds at most; a caller that is refused again and again is told."""
+    body = orjson.dumps({"code": "rate_limited", "message": "slower", "exists": []})
+    limited = httpx.Response(429, content=body, headers={} if told is None else {"Retry-After": told})
+    client, seen, slept = failing(limited, limited, limited)
+    with pytest.raises(RequestRefused, match="slower") as caught:
+        ask(client)
+    assert (caught.value.status, len(seen), slept) == (429, 3, [waited] * 2)
+
+
+def test_a_rate_limit_of_the_api_itself_is_waited_for(landed, project, tmp_path) -> None:
+    """More calls than one a second: all are answered, after the time that the API names; a reading is all that the
+    client can repeat, for it has no other call."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        time.sleep(seconds)
+
+    keys = KeyStore(landed, project.name)
+    gate = Gate(
+        keys=ApiKeys(()),
+        ring=KeyRing(keys),
+        rate=RateLimit(None, monotonic_s=time.monotonic),
+        audit=AuditLog(tmp_path / "audit.jsonl", lambda: project.NOW_US),
+    )
+    with project.serve(project.make_app(landed, gate=gate)) as api:
+        secret, _ = keys.create("test", ("reader",), clock=lambda: project.NOW_US, rate_per_s=1.0)
+        gate.look()
+        with FeatureClient(str(api.base_url), api_key=secret, sleep=sleep) as client:
+            for _ in range(4):
+                assert client.get_online_features(["planes:seats"], {"plane": [7]}).to_dict()["seats"] == [55]
+    assert set(slept) == {1.0}
+    assert [name for name in vars(FeatureClient) if not name.startswith("_")] == ["close", "get_online_features"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 413, 422, 500, 502])
 def test_what_cannot_change_is_not_repeated(status: int) -> None:
     """A refusal and a defect stay what they are however often they are asked for."""
     client, seen, _ = failing(httpx.Response(status, content=b"<html>"))
