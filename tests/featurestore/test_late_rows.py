@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,10 +23,11 @@ from featurestore.materialize import materialize
 from featurestore.online.connection import StoreClient, connect
 from featurestore.online.keys import loaded_key
 from featurestore.online.loaded import Loaded, LoadedStore, Run, after_run, run_of
+from featurestore.online.materialize import materialize_table
 from featurestore.online.reader import OnlineReader
 from featurestore.plan import Projection
 from featurestore.plan_store import load_plan_file
-from featurestore.plugins import engine
+from featurestore.plugins import engine, reading
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("feast")]
 
@@ -214,6 +216,73 @@ def test_a_row_ahead_of_the_clock_hides_nothing_and_comes_when_its_time_has_come
     list(materialize(shop, ["plain"], (NOW + 2 * DAY).isoformat(), (NOW + 3 * DAY).isoformat()))
     by_sdk(shop, NOW + DAY)
     assert online(shop, "plain", [1]) == online(shop, "stamped", [1]) == [50]
+
+
+def test_a_run_that_was_broken_off_is_taken_up_again(shop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken off between two pieces, it is not taken for done; the next run loads what was missing."""
+    for card in range(2, 40):
+        land(shop, "plain", card, age=card, dated=NOW - 2 * HOUR, made=None)
+    written = []
+
+    def breaks(writer: Any, rows: pa.Table, **options: Any) -> Any:
+        if written:
+            raise KeyboardInterrupt
+        written.append(rows.num_rows)
+        return materialize_table(writer, rows, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "PIECE_ROWS", 10)
+        patch.setattr(engine, "materialize_table", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            by_sdk_of(shop, ["plain"], NOW)
+    cards = list(range(1, 40))
+    assert 0 < written[0] == sum(value is not None for value in online(shop, "plain", cards)) < len(cards)
+    by_sdk_of(shop, ["plain"], NOW)
+    assert online(shop, "plain", cards) == [10, *range(2, 40)]
+
+
+def by_sdk_of(settings: Settings, views: list[str], end: datetime) -> None:
+    from feast import FeatureStore
+
+    with contextlib.chdir(settings.repo):
+        FeatureStore(str(settings.repo)).materialize(NOW - DAY, end, feature_views=views)
+
+
+def test_reads_and_training_go_on_meanwhile(shop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While pieces are written every read gives an old value or its new one, and training reads the source.
+
+    By the command: Feast's own `materialize` marks its view, and Feast's SDK refuses to read that until it ends.
+    """
+    from feast import FeatureStore
+
+    cards = list(range(1, 200))
+    when = pa.timestamp("us", "UTC")
+
+    def land_all(name: str, age: int, dated: datetime) -> None:
+        table = {"card_id": cards, "age": [age] * len(cards), "ts": pa.array([dated] * len(cards), when)}
+        pq.write_table(pa.table(table), shop.data_dir / "plain" / name)
+
+    land_all("old.parquet", 1, NOW - 2 * HOUR + timedelta(seconds=1))
+    by_sdk_of(shop, ["plain"], NOW - HOUR)
+    land_all("new.parquet", 2, NOW - HOUR / 2)
+    monkeypatch.setattr(reading, "PIECE_ROWS", 20)
+    feast = FeatureStore(str(shop.repo))
+    seen: list[list[Any]] = []
+    asked = pd.DataFrame({"card_id": cards, "event_timestamp": [NOW] * len(cards)})
+
+    def watched(writer: Any, rows: pa.Table, **options: Any) -> Any:
+        seen.append(online(shop, "plain", cards))
+        trained = feast.get_historical_features(asked, ["plain:age"]).to_df()["age"]
+        assert set(trained) == {2}
+        return materialize_table(writer, rows, **options)
+
+    monkeypatch.setattr(engine, "materialize_table", watched)
+    by_command(shop, NOW)
+    assert len(seen) > 10
+    assert [set(values) <= {1, 2} for values in seen] == [True] * len(seen)
+    renewed = [values.count(2) for values in seen]
+    assert renewed == sorted(renewed)
+    assert renewed[0] == 0 < renewed[-1]
 
 
 def test_what_is_loaded_goes_with_its_view(shop: Settings, store: StoreClient) -> None:

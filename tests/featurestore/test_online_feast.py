@@ -255,6 +255,17 @@ def test_a_deleted_view_takes_its_rows_along_and_nothing_else(repo: FeatureStore
     assert store.keys("fs:*") == [b"fs:row:{7:team_ml 5:rides 0}:k"]
 
 
+def test_teardown_takes_the_project_s_own_rows_and_nothing_else(repo: FeatureStore, store: StoreClient) -> None:
+    """Rows, layouts and what is known of them go; what other projects hold under the same names stays."""
+    repo.materialize(NOW - timedelta(days=10), NOW)
+    theirs = [b"fs:row:{7:team_ml 5:rides 0}:k", b"fs:loaded:{7:team_ml 5:rides}", b"fs:row:{2:ml 6:rides2 0}:k"]
+    for key in theirs:
+        store.set(key, "theirs")
+    assert len(store.keys("fs:*{2:ml 5:rides*")) == 4
+    repo.teardown()
+    assert sorted(store.keys("fs:*")) == sorted(theirs)
+
+
 VALUES: dict[str, list[Value]] = {
     "INT32": [Value(int32_val=-5)],
     "INT64": [Value(int64_val=1 << 60)],

@@ -1,6 +1,7 @@
 """The Python client against the real API, and against one that fails."""
 
 import asyncio
+import contextlib
 import time
 from datetime import UTC, datetime
 
@@ -152,6 +153,24 @@ def test_what_cannot_change_is_not_repeated(status: int) -> None:
     with pytest.raises(Exception, match=f"answered {status} without saying why"):
         ask(client)
     assert len(seen) == 1
+
+
+def test_connections_are_reused(api) -> None:
+    """Calls one after another go over one connection; a refusal does not close it."""
+    opened: list[object] = []
+
+    class Counting(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            response = super().handle_request(request)
+            opened.append(response.extensions["network_stream"].get_extra_info("client_addr"))
+            return response
+
+    with FeatureClient(str(api.base_url), transport=Counting()) as client:
+        for service in ("delay", "delays", "delay", "delay"):
+            with contextlib.suppress(RequestRefused):
+                client.get_online_features(service, ROWS)
+    assert len(opened) == 4
+    assert len(set(opened)) == 1
 
 
 def test_a_time_out_is_not_repeated() -> None:
