@@ -3,17 +3,19 @@
 Of every view's rows that became their key's value, whether the API, Feast's SDK or a materialization wrote them,
 profiles by the hour of writing, kept at the boundary `online_write` beside those of sources, events, training sets and
 answers. Rows are held until there are some, so that their profile is cheap and the baseline, which is of the first of
-them, means something; a profile is of constant size, however many rows there are. Each process keeps files of its own;
-an hour is the sum of them all.
+them, means something; a profile is of constant size, however many rows there are. Each process keeps files of its own,
+folded into one a day when their hours are over; an hour is the sum of them all.
 """
 
 import logging
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from featurestore.clock import Clock
@@ -21,7 +23,8 @@ from featurestore.monitor.kept_profiles import AT, added, by_segment, first_base
 from featurestore.plan import Plan, View
 from featurestore.segments import segments_of
 from validation.errors import PlatformError
-from validation.profile.baseline import kind_of
+from validation.profile.baseline import Baseline, kind_of
+from validation.profile.fold import alone, fold, stands
 from validation.profile.profile import Profile
 from validation.profile.store import ProfileStore
 
@@ -35,6 +38,9 @@ _HELD_ROWS: Final = 65_536
 _LOOSE: Final = 256
 """Of tables that were written so many at most lie singly: one of a single row takes 11 KB."""
 _HOURS: Final = 2
+SETTLED_US: Final = HOUR_US
+"""An hour's files are folded so long after its end."""
+_HOUR_FILE: Final = re.compile(r"(?P<view>.+)-(?P<hour>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2})-[^T]+")
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -47,8 +53,8 @@ class _Written:
         self.loose = 0
         """How many of the last tables lie singly."""
         self.rows = 0
-        self.hours: dict[int, list[Profile]] = {}
-        """By hour, one a feature and segment."""
+        self.hours: dict[int, tuple[int, bool, Sequence[Profile]]] = {}
+        """By hour: the number of its file, whether it is there, and what is in it, one a feature and segment."""
 
 
 class WriteProfiles:
@@ -150,11 +156,47 @@ class WriteProfiles:
             hours: dict[int, list[Profile]] = {}
             for profile in by_segment(table, baseline, BOUNDARY, segments, time_column=AT, threads=1):
                 hours.setdefault((profile.hour_us or 0) // HOUR_US, []).append(profile)
-            for hour, made in sorted(hours.items()):
-                held.hours[hour] = added(held.hours.get(hour, ()), made)
-                source_id = f"{safe_name(name)}-{hour_name(hour)}-{self._writer}"
-                self._store.put(source_id, held.hours[hour], boundary=BOUNDARY, baseline=baseline)
+            with alone(self._store, BOUNDARY):
+                for hour, made in sorted(hours.items()):
+                    self._put(held, hour, made, baseline)
             for hour in sorted(held.hours)[:-_HOURS]:
                 del held.hours[hour]
         except (PlatformError, OSError, pa.ArrowException) as error:
             _LOG.warning("rows written to view %r are not profiled: %s", name, error)
+
+    def _put(self, held: _Written, hour: int, made: Sequence[Profile], baseline: Baseline) -> None:
+        """Adds to this process's file of an hour; to a new one where the last was folded with others of its day."""
+        part, stored, known = held.hours.get(hour, (0, False, ()))
+        name = f"{safe_name(held.view.name)}-{hour_name(hour)}-{self._writer}"
+        if stored and not stands(self._store, BOUNDARY, baseline.id, f"{name}.{part}", _day_file(f"{name}.{part}")):
+            part, known = part + 1, ()
+        profiles = added(known, made)
+        held.hours[hour] = part, False, profiles
+        self._store.put(f"{name}.{part}", profiles, boundary=BOUNDARY, baseline=baseline)
+        held.hours[hour] = part, True, profiles
+
+
+def fold_hours(store: ProfileStore, now_us: int) -> None:
+    """Makes one file a view and day of what all processes wrote in hours that ended a while ago.
+
+    Safe beside writers and readers, and where it is killed; raises ProfileError, OSError.
+    """
+    by_day: dict[tuple[str, str], list[str]] = {}
+    for path in store.paths(BOUNDARY):
+        named = _HOUR_FILE.fullmatch(path.stem)
+        if named and int(np.datetime64(named["hour"], "us").astype(np.int64)) + HOUR_US + SETTLED_US <= now_us:
+            by_day.setdefault((path.parent.name, _day_file(path.stem)), []).append(path.stem)
+    for (baseline_id, into), names in by_day.items():
+        with alone(store, BOUNDARY):
+            fold(store, BOUNDARY, store.baseline(baseline_id), into, names)
+
+
+def _day_file(name: str) -> str:
+    """The file of a day that a process's file of an hour is folded into.
+
+    >>> _day_file("weather-2023-11-14T22-17-1700000000.0")
+    'weather-2023-11-14'
+    """
+    named = _HOUR_FILE.fullmatch(name)
+    assert named is not None, name
+    return f"{named['view']}-{named['hour'][:10]}"

@@ -1,5 +1,6 @@
 """Under which names do the profiles of a boundary lie, and on which baseline?"""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -72,7 +73,9 @@ def read_kept(store: ProfileStore, boundary: str, name: str, start_us: int, end_
     path = _named(store, boundary, name)
     if not path.exists():
         return []
-    return store.read(boundary=boundary, baseline=path.read_text(), start_us=start_us, end_us=end_us)
+    # Two views of the same rows have the same baseline, and lie in one folder.
+    of = re.compile(re.escape(safe_name(name)) + r"-[0-9]{4}-[0-9]{2}-[0-9]{2}(T.*)?").fullmatch
+    return store.read(boundary=boundary, baseline=path.read_text(), start_us=start_us, end_us=end_us, of=of)
 
 
 def read_all_kept(store: ProfileStore, boundary: str, prefix: str, start_us: int, end_us: int) -> list[Profile]:

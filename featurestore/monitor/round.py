@@ -34,6 +34,7 @@ from featurestore.offline.connection import Limits
 from featurestore.plan import Plan, Service, View
 from featurestore.segments import segments_of
 from featurestore.timeliness import look_and_tell
+from featurestore.write_profiles import fold_hours
 from validation.errors import PlatformError
 from validation.profile.store import ProfileStore
 from validation.violations import ViolationStore
@@ -110,6 +111,7 @@ class Monitor:
         news += self.book.look(SLO_SCOPE, findings(budgets))
         self._attempt("promises of time and volume", partial(self._promises, plan, now_us))
         self._attempt("profiles of sources", partial(self._profile, plan, now_us))
+        self._attempt("files of written rows' profiles", partial(fold_hours, self._profiles, now_us))
         drifted: list[Finding] = []
         broke = False
         for service in plan.services.values():

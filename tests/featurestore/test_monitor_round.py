@@ -16,6 +16,7 @@ from featurestore.dataset.rebuild import retriever
 from featurestore.errors import SourceError
 from featurestore.monitor.alerts import Alert, Finding
 from featurestore.monitor.causes import Cause
+from featurestore.monitor.kept_profiles import read_kept
 from featurestore.monitor.metrics import MonitorMetrics
 from featurestore.monitor.model_drift import last_check
 from featurestore.monitor.profiles import read_arrived
@@ -25,6 +26,7 @@ from featurestore.monitor.skew_history import SkewHistory
 from featurestore.monitor.workspace import workspace
 from featurestore.plan import Plan
 from featurestore.promises_kept import kept
+from featurestore.write_profiles import WriteProfiles
 from validation.contract import Column, Contract
 from validation.profile.store import ProfileStore
 from validation.promise import Promise
@@ -234,3 +236,15 @@ def test_cohorts_are_kept_at_each_boundary(settings: Settings, made: Plan) -> No
     trained = kept("training")
     assert len(trained) == 257  # of 300 drivers 256, and all
     assert all(each == "" or each.startswith("driver=") for each in trained)
+
+
+def test_files_of_written_rows_profiles_become_few(settings: Settings, made: Plan) -> None:
+    """What processes wrote hours ago lies in one file a view and day after the next round."""
+    store = ProfileStore(workspace(settings).profiles)
+    for number in range(3):
+        writer = WriteProfiles(store, lambda: NOW - 3 * HOUR_US, writer=f"w{number}")
+        writer.written(made, made.views["rides"], pa.table({"driver": [1], "speed": [10.0]}))
+        writer.finish()
+    monitor(settings, Collected()).round(made)
+    assert [path.stem for path in store.paths("online_write")] == ["rides-2023-11-14"]
+    assert [one.rows for one in read_kept(store, "online_write", "rides", 0, NOW)] == [3]

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 from msgspec.structs import replace
 
+from featurestore import write_profiles
 from featurestore.monitor import kept_profiles
-from featurestore.monitor.kept_profiles import AT, first_baseline, read_kept
+from featurestore.monitor.kept_profiles import AT, first_baseline, hour_name, read_kept
 from featurestore.plan import Field, JoinKey, Plan, Projection, Service, Source, View
-from featurestore.write_profiles import BOUNDARY, FIRST_ROWS, HOUR_US, PROFILE_AGE_US, WriteProfiles
+from featurestore.write_profiles import BOUNDARY, FIRST_ROWS, HOUR_US, PROFILE_AGE_US, WriteProfiles, fold_hours
 from validation.profile.store import ProfileStore
 from validation.whole_file import replace_file
 
@@ -194,6 +195,47 @@ def test_what_cannot_be_profiled_is_told_and_the_rows_are_written(store, clock, 
     writer.finish()
     assert "are not profiled" in caplog.text
     assert counted(store) == [(1, 1.0)]
+
+
+def test_files_of_hours_that_are_over_become_one_a_day(store, clock):
+    """Of all processes; the hour that is not over yet keeps its files, and each row counts once, by its hour."""
+    views = [VIEW, replace(VIEW, name="weather-2")]
+    for hour in range(3):
+        for name in ("7-1", "sdk-9-2"):
+            writer = WriteProfiles(store, clock, writer=name)
+            for view in views:
+                writer.written(PLAN, view, rows([float(hour)]))
+            writer.finish()
+        clock.now_us += HOUR_US
+    fold_hours(store, clock.now_us)
+    day = str(np.datetime64(NOW, "us"))[:10]
+    assert [path.stem for path in store.paths(BOUNDARY)] == sorted(
+        name
+        for view in ("weather", "weather-2")
+        for name in (
+            f"{view}-{day}",
+            *(f"{view}-{hour_name(NOW // HOUR_US + 2)}-{each}.0" for each in ("7-1", "sdk-9-2")),
+        )
+    )
+    assert [counted(store, hour) for hour in range(3)] == [[(2, float(hour))] for hour in range(3)]
+
+
+def test_a_process_goes_on_after_its_file_was_folded(store, clock, monkeypatch):
+    """A clock that is behind another's: what it adds is in another file, and what it had put is not put again."""
+    writer = WriteProfiles(store, clock, writer="w1")
+    for number in range(1, 4):
+        writer.written(PLAN, VIEW, rows([float(number)] * number))
+        writer.finish()
+        fold_hours(store, clock.now_us + 2 * HOUR_US)
+        if number == 2:
+            writer.written(PLAN, VIEW, rows([0.0]))
+            writer.finish()
+    assert counted(store) == [(7, 3.0)]
+    # Planted fault: a process that takes its file for granted puts again what was folded.
+    monkeypatch.setattr(write_profiles, "stands", lambda *_: True)
+    writer.written(PLAN, VIEW, rows([3.0]))
+    writer.finish()
+    assert counted(store) != [(8, 3.0)]
 
 
 def first_baselines(store, count):

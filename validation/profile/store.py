@@ -10,7 +10,7 @@ that are ranges of a log's offsets (`ranges`) those count that lie within no oth
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +48,8 @@ SCHEMA: Final = pa.schema(
     ],
     metadata={"profiles": "2"},
 )
+_REPLACES: Final = "replaces"
+_ATTEMPTS: Final = 20
 _SAFE: Final = re.compile(r"[A-Za-z0-9._=-]{1,200}")
 
 
@@ -76,8 +78,18 @@ class ProfileStore:
         """The ids of all baselines, by name."""
         return sorted(path.stem for path in (self.folder / "baselines").glob("[!.]*.json"))
 
-    def put(self, source_id: str, profiles: Iterable[Profile], *, boundary: str, baseline: Baseline) -> Path:
+    def put(
+        self,
+        source_id: str,
+        profiles: Iterable[Profile],
+        *,
+        boundary: str,
+        baseline: Baseline,
+        replaces: Sequence[str] = (),
+    ) -> Path:
         """Keeps what one source of rows looked like, instead of what was kept of it before; the file.
+
+        Sources that it `replaces` do not count any more, though their files may still be there (see `fold`).
 
         Of each feature, segment and hour one profile; several are merged. Of a column with very many cohorts some are
         kept, see `cohorts`.
@@ -89,7 +101,8 @@ class ProfileStore:
         path = self.folder / boundary / baseline.id / f"{source_id}.parquet"
         rows = [_row(profile, boundary) for profile in _by_hour(profiles)]
         file = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file, compression="zstd")
+        schema = SCHEMA.with_metadata({**SCHEMA.metadata, _REPLACES: msgspec.json.encode(list(replaces))})
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
         replace_file(path, file.getvalue().to_pybytes())
         return path
 
@@ -99,7 +112,7 @@ class ProfileStore:
 
     def of_file(self, path: Path) -> list[Profile]:
         """What one of the files keeps."""
-        return [_profile(row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
+        return [_profile(row) for row in read_file(path)[1].to_pylist()]
 
     def read(
         self,
@@ -110,12 +123,14 @@ class ProfileStore:
         end_us: int | None = None,
         features: Iterable[str] | None = None,
         segment: str | None = None,
+        of: Callable[[str], object] | None = None,
     ) -> list[Profile]:
-        """The profiles of hours in [start, end), all sources merged: one a feature, segment and hour, in that order."""
+        """The profiles of hours in [start, end), all sources merged: one a feature, segment and hour, in that order.
+
+        `of` says of which source ids; without it, of all.
+        """
         folder = self.folder / boundary / baseline
-        paths = self.paths(boundary)
-        files = [path for path in each_offset_once(paths) if path.parent == folder]
-        if not any(path.parent == folder for path in paths):
+        if not any(path.parent == folder for path in self.paths(boundary)):
             found = sorted(
                 path.relative_to(self.folder).as_posix() for path in self.folder.glob("*/*/") if path.is_dir()
             )
@@ -130,10 +145,34 @@ class ProfileStore:
             keep &= pc.field("feature").isin(list(features))
         if segment == "":
             keep &= pc.field("segment") == segment
-        tables = [pq.read_table(path, schema=SCHEMA, filters=keep) for path in files]
+        tables = self._tables(boundary, folder, keep, of or (lambda _: True))
         read = _by_hour(_profile(row) for table in tables for row in table.to_pylist())
         # Not before: which cohorts are kept depends on those of all files.
         return read if segment is None else [profile for profile in read if profile.segment == segment]
+
+    def _tables(self, boundary: str, folder: Path, keep: pc.Expression, of: Callable[[str], object]) -> list[pa.Table]:
+        """What the files of a folder hold that count, each source once though others fold files meanwhile."""
+        for attempt in range(_ATTEMPTS):
+            paths = self.paths(boundary)
+            files = [path for path in each_offset_once(paths) if path.parent == folder and of(path.stem)]
+            try:
+                read = {path.stem: read_file(path, keep) for path in files}
+            except FileNotFoundError:
+                continue  # it was folded into another
+            # A list of a folder may miss a file that came meanwhile, and those that went for it.
+            if attempt == _ATTEMPTS - 1 or self.paths(boundary) == paths:
+                replaced = {name for names, _ in read.values() for name in names}
+                return [table for stem, (_, table) in read.items() if stem not in replaced]
+        raise ProfileError(f"{folder}: its files vanish while they are read; read again when nobody removes them")
+
+
+def read_file(path: Path, keep: pc.Expression | None = None) -> tuple[Sequence[str], pa.Table]:
+    """The sources that a file replaces, and its rows; of one and the same file. Raises FileNotFoundError."""
+    with pa.memory_map(str(path)) as file:
+        metadata = pq.read_schema(file).metadata or {}
+        names = msgspec.json.decode(metadata.get(_REPLACES.encode(), b"[]"), type=list[str])
+        file.seek(0)
+        return names, pq.read_table(file, schema=SCHEMA, filters=keep)
 
 
 def _by_hour(profiles: Iterable[Profile]) -> list[Profile]:
