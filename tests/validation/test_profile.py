@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import validation.profile.build
 import validation.profile.profile
@@ -22,16 +23,20 @@ from validation.profile.baseline import ProfileError, baseline_of
 from validation.profile.build import HOUR_US, profile_table
 from validation.profile.cohorts import MOST
 from validation.profile.profile import (
+    NEW_CELLS,
     NEW_KEPT,
     UNIT,
     Profile,
     histogram_of,
+    keep_new,
     mean_of,
     merge,
     quantile_of,
     top_of,
     variance_of,
+    word_hash,
 )
+from validation.profile.sketch import no_registers, register
 from validation.profile.store import ProfileStore
 
 STAMP = pa.timestamp("us", "UTC")
@@ -102,7 +107,6 @@ def test_dropping_new_categories_by_count_would_be_caught(monkeypatch: pytest.Mo
 
     rows = [(None, f"n{n % 100}", 0) for n in range(170)]
     assert in_parts([rows[:85], rows[85:]]) == whole(rows)
-    monkeypatch.setattr(validation.profile.build, "keep_new", by_count)
     monkeypatch.setattr(validation.profile.profile, "keep_new", by_count)
     assert in_parts([rows[:85], rows[85:]]) != whole(rows)
 
@@ -224,6 +228,51 @@ def test_short_slices_together_are_those_one_by_one(rows: list[Any], far: bool) 
     assert [(one.segment, one.hour_us) for one in together] == [(one.segment, one.hour_us) for one in alone]
 
 
+def _one_by_one(words: list[str | None], feature: Any, **which: Any) -> Profile:
+    """What is kept of categories, counted as it is described."""
+    found = Counter(word for word in words if word is not None)
+    kept, cells = keep_new(
+        {w: n for w, n in found.items() if w not in feature.categories}, np.zeros(NEW_CELLS, np.int64)
+    )
+    hashes = np.array([word_hash(word) for word in found], np.uint64)
+    return Profile(
+        feature=feature.name,
+        rows=len(words),
+        nulls=words.count(None),
+        counts=np.array([found[word] for word in feature.categories], np.int64),
+        new=kept,
+        cells=cells,
+        registers=register(hashes, no_registers()),
+        **which,
+    )
+
+
+@pytest.mark.parametrize("most", [2, 12, 90, 5_000])
+@pytest.mark.parametrize("length", [1, 40, 300, 6_000])
+def test_categories_of_slices_are_those_counted_one_by_one(most: int, length: int) -> None:
+    """In a table and by sorting, nulls, few and many new ones, hours that lie apart, slices of every length."""
+    rng = np.random.default_rng(most + length)
+    count = min(5 * length, 12_000)
+    words = [None if rng.random() < 0.1 else f"c{n}" for n in rng.integers(0, most, count)]
+    hours = (np.arange(count) // length * 7 % 5 * HOUR_US).tolist()
+    given = pa.table({"c": pa.array(words, pa.string()), "at": pa.array(hours, STAMP)})
+    baseline = baseline_of(REFERENCE, features=["c"])
+    made = profile_table(given, baseline, time_column="at")
+    assert len(made) == len(set(hours))
+    for one in made:
+        part = [word for word, hour in zip(words, hours, strict=True) if hour == one.hour_us]
+        told = _one_by_one(part, baseline.features[0], baseline=baseline.id, hour_us=one.hour_us)
+        assert one.digest() == told.digest()
+
+
+def test_values_of_any_kind_are_words() -> None:
+    """Truth, codes, and text that is encoded already."""
+    encoded = pa.array(["a", None, "b", "a"]).dictionary_encode()
+    given = pa.table({"d": encoded, "b": [True, False, None, True], "k": [7, 8, 7, None]})
+    made = profile_table(given, baseline_of(given, categorical=["k"]))
+    assert [(one.counts.tolist(), one.nulls) for one in made] == [([2, 1], 1)] * 3
+
+
 def test_short_slices_that_run_into_each_other_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault: where slices begin is told before what is missing is left out."""
     rows = [(None if n % 3 else float(n), n // 20, 0) for n in range(60)]
@@ -291,7 +340,7 @@ def test_late_hours_update_history_and_a_repeat_counts_once(tmp_path: Path) -> N
     put("late", late)
     put("first", on_time)
     expected = {
-        (p.feature, p.segment, p.hour_us): Profile(**{**p.__dict__, "boundary": "event"}).digest()
+        (p.feature, p.segment, p.hour_us): replace(p, boundary="event").digest()
         for p in profile_table(table(day), BASELINE, time_column="at", segments=["c"])
     }
     assert history() == expected != before

@@ -8,18 +8,19 @@ included, as long as slices have a thousand rows.
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from msgspec.structs import replace
 
 from validation.errors import did_you_mean
-from validation.profile.baseline import Baseline, FeatureBaseline, ProfileError, as_promised, numbers, words
+from validation.profile.baseline import Baseline, FeatureBaseline, ProfileError, as_promised, numbers
+from validation.profile.categories import profiles_of_words, words_of
 from validation.profile.cohorts import kept_cohorts
 from validation.profile.frequent import nothing_frequent, with_more
-from validation.profile.profile import NEW_CELLS, SMALL, UNIT, Counts, Profile, keep_new, merge, word_hash
+from validation.profile.profile import SMALL, UNIT, Profile, merge
 from validation.profile.short_slices import SHORT, Slice, groups_of, profiles_of
 from validation.profile.sketch import LAST, Floats, codes_of, distances, hashes_of, no_registers, register
 
@@ -60,10 +61,15 @@ def profile_table(
 
     def whole(feature: FeatureBaseline) -> list[Profile]:
         column = as_promised(table.column(feature.name), feature)
+        words = words_of(column, feature) if feature.kind == "category" else None
         found: list[Profile] = []
         for number, (order, slices) in enumerate(parts):
-            arranged = column if order is None else column.take(order)
-            made = _sliced(arranged, slices, feature, baseline_id, boundary)
+            if words is not None:
+                made = profiles_of_words(words, order, slices, feature, baseline_id, boundary)
+            else:
+                made = _sliced(
+                    column if order is None else column.take(pa.array(order)), slices, feature, baseline_id, boundary
+                )
             # All rows are the sum of any one column's segments: merging is cheaper than counting again.
             if segments and number == 0:
                 found += _all_rows(made)
@@ -97,7 +103,7 @@ def _groups(
     name: str,
     *,
     every_cohort: bool = True,
-) -> tuple[pa.Array | None, list[Slice]]:
+) -> tuple[npt.NDArray[np.int64] | None, list[Slice]]:
     """The order in which rows of one segment and hour lie together (None: as they are), and the slices."""
     if column is None and hours is None:
         return None, [("", None, 0, count)]
@@ -124,7 +130,7 @@ def _groups(
         for start, end in zip(starts, ends, strict=True)
     ]
     in_order = bool((order[1:] > order[:-1]).all())
-    return (None if in_order else pa.array(order)), sorted(slices, key=lambda one: (one[0], one[1] or 0))
+    return (None if in_order else order), sorted(slices, key=lambda one: (one[0], one[1] or 0))
 
 
 def _kept(labels: list[str], codes: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -149,23 +155,14 @@ def _all_rows(made: list[Profile]) -> list[Profile]:
 def _sliced(
     column: pa.ChunkedArray, slices: Sequence[Slice], feature: FeatureBaseline, baseline: str, boundary: str
 ) -> list[Profile]:
-    """One profile a slice, in their order; short ones of numbers are made together."""
+    """One profile of numbers a slice, in their order; short ones are made together."""
     together: dict[Slice, Profile] = {}
-    if feature.kind == "number":
-        for group in groups_of([one for one in slices if one[3] - one[2] <= SHORT]):
-            together.update(zip(group, profiles_of(column, group, feature, baseline, boundary) or (), strict=False))
+    for group in groups_of([one for one in slices if one[3] - one[2] <= SHORT]):
+        together.update(zip(group, profiles_of(column, group, feature, baseline, boundary) or (), strict=False))
     return [
-        together.get(one) or _profile(column.slice(one[2], one[3] - one[2]), feature, baseline, *one[:2], boundary)
+        together.get(one) or _number(column.slice(one[2], one[3] - one[2]), feature, baseline, *one[:2], boundary)
         for one in slices
     ]
-
-
-def _profile(
-    column: pa.ChunkedArray, feature: FeatureBaseline, baseline: str, segment: str, hour_us: int | None, boundary: str
-) -> Profile:
-    if feature.kind == "category":
-        return _category(column, feature, baseline, segment, hour_us, boundary)
-    return _number(column, feature, baseline, segment, hour_us, boundary)
 
 
 def _number(
@@ -255,33 +252,3 @@ def _whole(value: float, feature: FeatureBaseline) -> int:
     unit_top, unit_bottom = (feature.scale * UNIT).as_integer_ratio()
     numerator = (top * centre_bottom - centre_top * bottom) * unit_bottom
     return numerator // (bottom * centre_bottom * unit_top)
-
-
-def _category(
-    column: pa.ChunkedArray, feature: FeatureBaseline, baseline: str, segment: str, hour_us: int | None, boundary: str
-) -> Profile:
-    texts, found, nulls = words(column)
-    counts: Counts = np.zeros(len(feature.categories), np.int64)
-    places = {text: place for place, text in enumerate(feature.categories)}
-    new: dict[str, int] = {}
-    for text, count in zip(texts, found, strict=True):
-        place = places.get(text)
-        if place is None:
-            new[text] = count
-        else:
-            counts[place] = count
-    kept, cells = keep_new(new, np.zeros(NEW_CELLS, np.int64))
-    hashes = np.array([word_hash(text) for text in texts], np.uint64)
-    return Profile(
-        feature=feature.name,
-        baseline=baseline,
-        segment=segment,
-        hour_us=hour_us,
-        boundary=boundary,
-        rows=len(column),
-        nulls=nulls,
-        counts=counts,
-        new=kept,
-        cells=cells,
-        registers=register(hashes, no_registers()),
-    )

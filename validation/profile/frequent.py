@@ -29,6 +29,8 @@ BITS: Final = 27
 """Of a hash's 32; the others are the cell's number."""
 CLEAR: Final = 4.0
 """So many times above what its cell's others make by chance a number is told."""
+_NO_KEYS: Final[Keys] = np.zeros(0, np.uint32)
+_NO_COUNTS: Final[Counts] = np.zeros(0, np.int64)
 _FEW: Final = 8_192
 _FIRST, _SECOND, _STEP = 0x85EBCA6B, 0xC2B2AE35, 0x9E3779B9
 
@@ -48,7 +50,7 @@ _NARROW: Final = _parts(7, 7, 7, 6)
 
 def no_keys() -> Keys:
     """The keys of no number."""
-    return np.zeros(0, np.uint32)
+    return _NO_KEYS
 
 
 def keys_of(values: Floats) -> Keys:
@@ -81,7 +83,7 @@ def nothing_frequent() -> Frequent:
 
 
 def _no_places() -> Counts:
-    return np.zeros(0, np.int64)
+    return _NO_COUNTS
 
 
 def seen_or_sums(keys: Keys, counts: Counts) -> Frequent:

@@ -8,12 +8,14 @@ the centre was taken off first. (The exact partials of windowed features live in
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import field
+from msgspec.structs import replace
 
 from validation.profile.baseline import FeatureBaseline, ProfileError
 from validation.profile.frequent import (
@@ -34,6 +36,7 @@ SMALL: Final = float(2**11)
 NEW_KEPT: Final = 64
 NEW_CELLS: Final = 64
 Counts = npt.NDArray[np.int64]
+_NONE: Final[Counts] = np.zeros(0, np.int64)
 
 
 def _no_codes() -> Codes:
@@ -41,11 +44,10 @@ def _no_codes() -> Codes:
 
 
 def _no_counts() -> Counts:
-    return np.zeros(0, np.int64)
+    return _NONE
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Profile:
+class Profile(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """The values of one feature, segment, hour and boundary. `hour_us` is the hour's start; None is all time."""
 
     feature: str

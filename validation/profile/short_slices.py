@@ -2,8 +2,8 @@
 
 An hour of one segment may be a hundred rows; looking at them alone costs ten times as much a value as looking at a
 million. So what is computed value by value (distance, bucket, hash) is computed for many slices together, and what is
-counted is counted in one table with a row for each slice. Everything that is added is an integer, so that the bits are
-those of the one by one way.
+counted is counted in one table with a row for each slice, or by one sort. Everything that is added is an integer, so
+that the bits are those of the one by one way.
 """
 
 import itertools
@@ -21,8 +21,10 @@ from validation.profile.sketch import LAST, REGISTERS, codes_of, distances, hash
 
 SHORT: Final = 4_096
 """Slices of so many rows at most are worth it."""
-_AT_ONCE: Final = 16_384
-"""Rows that are looked at together: their tables stay in the processor's cache."""
+_AT_ONCE: Final = 65_536
+"""Rows that are looked at together: enough that what is done once for all of them costs nothing."""
+_TABLE: Final = 4
+"""A table may have so many places for each value that is counted in it."""
 _WIDTH: Final = 2 * LAST + 1
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -67,9 +69,9 @@ def profiles_of(
         return None
     counts = np.diff(edges)
     number = np.repeat(np.arange(len(group)), counts)
-    table = np.bincount(number * _WIDTH + (codes_of(away) + np.int64(LAST)), minlength=len(group) * _WIDTH)
-    held = np.flatnonzero(table)
-    found = np.searchsorted(held, np.arange(len(group) + 1) * _WIDTH)
+    buckets = number * _WIDTH + (codes_of(away) + np.int64(LAST))
+    held, in_bucket = counted(buckets, len(group) * _WIDTH)
+    found = np.searchsorted(held, np.arange(len(group) + 1) * _WIDTH).tolist()
     codes = (held % _WIDTH - LAST).astype(np.int32)
     registers = np.zeros((len(group), REGISTERS), np.uint8)
     place, rank = places_and_ranks(hashes_of(values))
@@ -77,31 +79,50 @@ def profiles_of(
     totals, squares = _sums(away, edges)
     lows, highs = _extremes(values, edges)
     often = _frequent(values, number, len(group))
+    told = zip(
+        group, nulls.tolist(), nans.tolist(), above.tolist(), below.tolist(), lows, highs, counts.tolist(), totals,
+        squares, itertools.pairwise(found), registers, often,
+        strict=True,
+    )  # fmt: skip
     return [
         Profile(
             feature=feature.name,
             baseline=baseline,
-            segment=segment,
-            hour_us=hour_us,
+            segment=one[0],
+            hour_us=one[1],
             boundary=boundary,
-            rows=end - start,
-            nulls=int(nulls[place]),
-            nans=int(nans[place]),
-            above=int(above[place]),
-            below=int(below[place]),
-            low=lows[place] + 0.0 if counts[place] else None,
-            high=highs[place] + 0.0 if counts[place] else None,
-            total=totals[place],
-            squares=squares[place],
-            codes=codes[found[place] : found[place + 1]],
-            counts=table[held[found[place] : found[place + 1]]],
-            registers=registers[place],
-            seen=often[place][0],
-            seen_counts=often[place][1],
-            sums=often[place][2],
+            rows=one[3] - one[2],
+            nulls=null,
+            nans=nan,
+            above=most,
+            below=least,
+            low=low + 0.0 if finite_ones else None,
+            high=high + 0.0 if finite_ones else None,
+            total=total,
+            squares=square,
+            codes=codes[first:last],
+            counts=in_bucket[first:last],
+            registers=registered,
+            seen=seen,
+            seen_counts=seen_counts,
+            sums=sums,
         )
-        for place, (segment, hour_us, start, end) in enumerate(group)
-    ]
+        for (
+            one, null, nan, most, least, low, high, finite_ones, total, square, (first, last), registered,
+            (seen, seen_counts, sums),
+        ) in told
+    ]  # fmt: skip
+
+
+def counted(places: Ints, size: int) -> tuple[Ints, Ints]:
+    """Which of `size` places occur, ascending, and how often: in a table, or sorted where that is mostly empty."""
+    if size <= _TABLE * len(places):
+        table = np.bincount(places, minlength=size)
+        held = np.flatnonzero(table)
+        return held, table[held]
+    arranged = np.sort(places.astype(np.int32) if size < 2**31 else places)
+    starts = np.flatnonzero(np.concatenate([np.ones(1, np.bool_), arranged[1:] != arranged[:-1]])[: len(arranged)])
+    return arranged[starts].astype(np.int64), np.diff(np.append(starts, len(arranged)))
 
 
 def _frequent(values: Floats, number: Ints, slices: int) -> list[Frequent]:
@@ -135,8 +156,10 @@ def _sums(away: Floats, edges: Ints) -> tuple[list[int], list[int]]:
     cut = np.rint(away * (1.0 / UNIT))
     upper = np.floor(cut * 2.0**-16)
     lower = cut - upper * 2.0**16
-    total, high, cross, rest = (
-        np.diff(np.concatenate([np.zeros(1), np.cumsum(part)])[edges]).astype(np.int64).tolist()
-        for part in (cut, upper * upper, upper * lower, lower * lower)
-    )
+    some = np.flatnonzero(np.diff(edges))
+    summed = np.zeros((4, len(edges) - 1), np.int64)
+    if len(some):
+        for row, part in enumerate((cut, upper * upper, upper * lower, lower * lower)):
+            summed[row, some] = np.add.reduceat(part, edges[some])
+    total, high, cross, rest = summed.tolist()
     return total, [(a << 32) + (b << 17) + c for a, b, c in zip(high, cross, rest, strict=True)]
