@@ -97,10 +97,13 @@ def reading(
             scan, note = contracts.accepted(
                 view.name, scan, contract, columns.timestamp, run.start_us, last_us, limits=limits, late=late
             )
-        extent = extent_of(
-            scan, columns.timestamp, columns.created, run.start_us, run.end_us,
-            last_us=last_us, now_us=now_us, limits=limits, late=late,
-        )  # fmt: skip
+        extent = Extent(scan.rows or 0, 0, None)
+        # One more look at a small source would cost a fifth of reading it.
+        if scan.rows is None or scan.rows > PIECE_ROWS or columns.created or last_us > run.end_us:
+            extent = extent_of(
+                scan, columns.timestamp, columns.created, run.start_us, run.end_us,
+                last_us=last_us, now_us=now_us, limits=limits, late=late,
+            )  # fmt: skip
         shares = max(1, -(-extent.rows // PIECE_ROWS)) if columns.keys else 1
 
         def pieces() -> Iterator[pa.Table]:

@@ -80,8 +80,8 @@ def server(folder: Path, *arguments: str) -> Iterator[None]:
         process.wait()
 
 
-def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+def wait_for(what: Callable[[], bool], patience_s: float = 20) -> None:
+    deadline = time.monotonic() + patience_s
     while True:
         with contextlib.suppress(redis.exceptions.RedisError, OSError, StoreUnavailable):
             if what():
@@ -213,6 +213,50 @@ def test_sentinels_name_the_master(tmp_path: Path) -> None:
         proves_itself(client)
         with pytest.raises(StoreUnavailable):
             connect(OnlineSettings(url=f"redis+sentinel://:secret@127.0.0.1:{watch}/nobody"), tmp_path).ping()
+
+
+def test_a_replica_that_becomes_the_master_is_followed(tmp_path: Path) -> None:
+    """The master dies: calls say StoreUnavailable until the sentinel has named another, then the same client, and a new
+    reader on an event loop, go on with the rows that were there."""
+    first, second, watch = free_port(), free_port(), free_port()
+    conf = tmp_path / "sentinel.conf"
+    conf.write_text(
+        f"port {watch}\nsentinel monitor fs 127.0.0.1 {first} 1\n"
+        "sentinel down-after-milliseconds fs 300\nsentinel failover-timeout fs 2000\n"
+    )
+    wanted = [Projection(view="b", features=("b",))]
+    when = pa.array([NOW], pa.timestamp("us", tz="UTC"))
+
+    def write(client: StoreClient, driver: int) -> bool:
+        row = pa.table({"driver_id": [driver], "b": [driver * 10], "event_timestamp": when})
+        return (
+            RowWriter(client, "ml", VIEWS["b"], clock=lambda: NOW).write(row, event_timestamp="event_timestamp").written
+            == 1
+        )
+
+    def read(client: StoreClient) -> list[object]:
+        [column] = OnlineReader(client, PLAN, lambda: NOW).read(wanted, {"driver_id": [1, 2]}).columns
+        return column.to_python()
+
+    with contextlib.ExitStack() as rest, contextlib.ExitStack() as master:
+        master.enter_context(server(tmp_path / "first", "--port", str(first)))
+        rest.enter_context(server(tmp_path / "second", "--port", str(second), "--replicaof", f"127.0.0.1 {first}"))
+        replica = rest.enter_context(redis.Redis(port=second, protocol=2))
+        wait_for(lambda: replica.info("replication")["master_link_status"] == "up")
+        # Only now: a sentinel that finds no replica looks again after ten seconds.
+        rest.enter_context(server(tmp_path / "sentinel", str(conf), "--sentinel"))
+        client = rest.enter_context(connect(OnlineSettings(url=f"redis+sentinel://127.0.0.1:{watch}/fs"), tmp_path))
+        sentinel = rest.enter_context(redis.Redis(port=watch, protocol=2))
+        wait_for(lambda: int(sentinel.sentinel_master("fs")["num-slaves"]) == 1)
+        wait_for(lambda: write(client, 1))
+        assert read(client) == [10, None]
+        wait_for(lambda: bool(replica.keys("fs:row:*")))
+        master.close()
+        with pytest.raises(StoreUnavailable):
+            read(client)
+        wait_for(lambda: write(client, 2), patience_s=60)
+        assert read(client) == [10, 20]
+        assert on_a_loop(client, wanted, [1, 2]) == [[10, 20]]
 
 
 def test_an_acl_user_needs_no_more_than_its_keys(tmp_path: Path) -> None:
