@@ -186,6 +186,23 @@ def test_new_categories_are_found_and_named() -> None:
     assert measure(finding, "new").effect == 0.04
 
 
+@pytest.mark.parametrize("different", [20_000, 300])
+def test_numbers_that_became_frequent_are_named(different: int) -> None:
+    """A reading of -99999 that means none, among very many and among few different numbers; not what always was."""
+    rng = np.random.default_rng(8)
+
+    def side(rows: int, missing: float) -> pa.Table:
+        values = np.round(rng.standard_normal(rows) * different / 8)
+        values[rng.random(rows) < 0.04] = 7.0
+        values[rng.random(rows) < missing] = -99_999.0
+        return pa.table({"x": values})
+
+    finding = by_name(compare_tables(side(20_000, 0.0), side(5_000, 0.06), seed=0), "x")
+    assert (finding.verdict, finding.new) == ("drift", ("-99999",))
+    same = by_name(compare_tables(side(20_000, 0.0), side(5_000, 0.0), seed=0), "x")
+    assert (same.verdict, same.new) == ("none", ())
+
+
 def test_a_long_tail_of_rare_categories_is_no_drift() -> None:
     """Where every window has categories nobody has seen before, unseen ones are expected."""
     rng = np.random.default_rng(9)

@@ -17,12 +17,15 @@ from validation.drift.null import Deals, redrawn
 from validation.errors import PlatformError
 from validation.profile.baseline import Baseline, baseline_of
 from validation.profile.build import HOUR_US, profile_table
-from validation.profile.profile import Profile, merge
+from validation.profile.profile import Profile, merge, top_of
 
 Verdict = Literal["drift", "too small", "none", "cannot tell", "no data"]
 FAMILIES: Final = 400
 MOST_FAMILIES: Final = 9_999
 FAMILY_RATE: Final = 0.05
+FREQUENT: Final = 0.005
+"""A number that makes so large a share of values, and at least twice the reference's, is told by name."""
+_NAMED: Final = 10
 
 
 class DriftError(PlatformError):
@@ -61,7 +64,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     mean_reference: float | None = None
     mean_current: float | None = None
     new: tuple[str, ...] = ()
-    """Categories of the current side that the reference has not seen; the most frequent first, at most 10."""
+    """Categories of the current side that the reference has not seen; of numbers that drift those that became frequent
+    (see FREQUENT). The most frequent first, at most 10."""
     bars: tuple[Bar, ...] = ()
 
 
@@ -161,6 +165,12 @@ def compare(
         )
         for place, (one, window) in enumerate(zip(contrasts, windows, strict=True))
     ]
+    findings = [
+        msgspec.structs.replace(one, new=_became_frequent(one, reference, current, baseline))
+        if one.verdict == "drift" and one.kind == "number"
+        else one
+        for one in findings
+    ]
     order: dict[Verdict, int] = {"drift": 0, "too small": 1, "none": 2, "cannot tell": 2, "no data": 3}
     ranked_findings = sorted([*findings, *empty], key=lambda f: (order[f.verdict], -f.strength, f.feature, f.segment))
     return msgspec.structs.replace(
@@ -194,6 +204,21 @@ def _contrasts(
             continue
         contrasts.append(contrast_of(found[0], found[1], baseline.feature(key[0]), block_us=block_us))
     return contrasts, empty
+
+
+def _became_frequent(
+    finding: Finding, reference: Sequence[Profile], current: Sequence[Profile], baseline: Baseline
+) -> tuple[str, ...]:
+    feature, place = baseline.feature(finding.feature), (finding.feature, finding.segment)
+    before, now = (merge(one for one in side if (one.feature, one.segment) == place) for side in (reference, current))
+    known, rest = top_of(before, 1_024, feature)
+    counts = dict(known)
+    found = [
+        text
+        for text, count in top_of(now, _NAMED, feature)[0]
+        if count >= FREQUENT * now.values and count / now.values >= 2 * counts.get(text, rest) / max(before.values, 1)
+    ]
+    return tuple(found)
 
 
 def _nothing(feature: str, segment: str, kind: str, rows: Sequence[int]) -> Finding:
@@ -246,7 +271,7 @@ def _new(contrast: Contrast) -> tuple[str, ...]:
         return ()
     reference, current = (side.sum(0)[: contrast.cells] for side in (contrast.reference, contrast.current))
     fresh = [place for place in np.argsort(-current, kind="stable") if reference[place] == 0 and current[place] > 0]
-    return tuple(contrast.labels[place] for place in fresh[:10])
+    return tuple(contrast.labels[place] for place in fresh[:_NAMED])
 
 
 def _bars(contrast: Contrast, most: int = 24) -> tuple[Bar, ...]:
