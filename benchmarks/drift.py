@@ -2,6 +2,7 @@
 
     python -m benchmarks.drift --parts speed,alarms,power,flights --families 100 --null 4000 --draws 1000
     python -m benchmarks.drift --peer-python PYTHON
+    python -m benchmarks.drift --parts power --power-sizes 10000/100 --power-kinds category --peer-python PYTHON
 
 PYTHON has Evidently (the extra `bench-drift`, best in an environment of its own); without it SciPy is the only peer.
 
@@ -125,11 +126,11 @@ def our_p(x: np.ndarray, y: np.ndarray) -> float:
     return float(one_p(contrast, contrast.reference.sum(0), contrast.current.sum(0)))
 
 
-def power(null: int, draws: int, level: float, sizes: str, python: str | None) -> bool:
+def power(null: int, draws: int, level: float, sizes: str, kinds: str, python: str | None) -> bool:
     """How often a shift is seen at the same rate of false alarms; False where a peer sees more than chance allows."""
     worst: list[float] = []
     for reference, current in (tuple(map(int, size.split("/"))) for size in sizes.split(",")):
-        for kind in KINDS:
+        for kind in kinds.split(","):
             unchanged: dict[str, np.ndarray] = {}
             for shift in (0.0, *((0.05,) if kind == "category" else (0.2, 0.5))):
                 seeds = list(range(null if shift == 0 else draws))
@@ -200,12 +201,15 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--level", type=float, default=0.005, help="False alarms of one test in the part power.")
     parser.add_argument("--power-sizes", default="10000/100,500/500")
+    parser.add_argument("--power-kinds", default=",".join(KINDS))
     parser.add_argument("--peer-python", default=sys.executable if find_spec("evidently") else None)
     given = parser.parse_args()
     parts = {
         "speed": speed,
         "alarms": lambda: false_alarms(given.families, given.peer_python),
-        "power": lambda: power(given.null, given.draws, given.level, given.power_sizes, given.peer_python),
+        "power": lambda: power(
+            given.null, given.draws, given.level, given.power_sizes, given.power_kinds, given.peer_python
+        ),
         "flights": flights,
     }
     held = {name: parts[name]() for name in given.parts.split(",")}

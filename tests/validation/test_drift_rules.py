@@ -116,9 +116,10 @@ def test_contract_test_blocks_a_drifted_file_and_tells_what_drifted(folder: Path
     assert told["violations"][0]["observed"]["false_alarm_rate"] <= 0.05
 
 
-def test_a_rule_that_observes_stops_nothing(folder: Path) -> None:
+@pytest.mark.parametrize("mode", ["observe", "warn"])
+def test_a_rule_that_observes_or_warns_stops_nothing(folder: Path, mode: str) -> None:
     """The mode decides what a drift does, as for any rule."""
-    verdict = compile_batch(load_contract(contract(folder, ALL, mode="observe"))).run(BATCHES["shifted"])
+    verdict = compile_batch(load_contract(contract(folder, ALL, mode=mode))).run(BATCHES["shifted"])
     assert (verdict.outcome, verdict.blocked) == ("failed", ())
 
 

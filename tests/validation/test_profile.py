@@ -114,9 +114,10 @@ def test_dropping_new_categories_by_count_would_be_caught(monkeypatch: pytest.Mo
 @given(values=st.lists(st.floats(min_value=-1e12, max_value=1e12), min_size=2, max_size=50))
 @settings(max_examples=60, deadline=None)
 def test_moments_are_those_of_exact_fractions(values: list[float]) -> None:
-    """Mean and variance are within the stated cut of the exact ones."""
+    """Mean and variance are within the stated cut of the exact ones; least and greatest are exact."""
     feature = BASELINE.feature("x")
     profile = profile_table(pa.table({"x": values}), baseline_of(REFERENCE, features=["x"]), threads=1)[0]
+    assert (profile.low, profile.high) == (min(values), max(values))
     exact = [Fraction(value) for value in values]
     mean = sum(exact) / len(exact)
     variance = sum((value - mean) ** 2 for value in exact) / (len(exact) - 1)
