@@ -69,7 +69,7 @@ def materialize(
     start: Annotated[str | None, typer.Option(help="First instant (ISO 8601); default: all history.")] = None,
     end: Annotated[str | None, typer.Option(help="Last instant (ISO 8601); default: now.")] = None,
     incremental: Annotated[
-        bool, typer.Option("--incremental", help="Start each view where its last run ended.")
+        bool, typer.Option("--incremental", help="Start each view where its last run ended; late rows come too.")
     ] = False,
 ) -> None:
     """Load the latest offline values into the online store."""

@@ -90,7 +90,7 @@ def reading(
                 late = Late(columns.created, run.created_since_us)
         else:
             limits = Limits()
-            instants = sorted({run.start_us, run.end_us, max(last_us, run.end_us)})
+            instants = sorted({min(run.start_us, run.end_us) - 1, run.end_us, max(last_us, run.end_us)})
             source = _pulled(view, columns, contract, instants, config, offline_store, Path(folder))
         scan, note = source.scan, ""
         if contract is not None:

@@ -63,14 +63,14 @@ def row(
     return {"driver": driver, "ts": NOW - age, "made": made, "fare_usd": fare, "n": n, "who": f"d{driver}"}
 
 
-def config_of(folder: Path, online_url: str, offline: str) -> RepoConfig:
+def config_of(folder: Path, online_url: str, offline: str, overlap_s: float = 3600) -> RepoConfig:
     return RepoConfig(
         project="ml",
         provider="local",
         registry=str(folder / "data" / "registry.db"),
         online_store={"type": "featurestore.plugins.RedisOnlineStore", "connection": online_url},
         offline_store={"type": offline},
-        batch_engine={"type": "featurestore.plugins.ArrowEngine", "overlap_s": 3600},
+        batch_engine={"type": "featurestore.plugins.ArrowEngine", "overlap_s": overlap_s},
         entity_key_serialization_version=3,
         repo_path=folder,
     )
@@ -199,6 +199,19 @@ def test_late_rows_of_another_offline_store_are_loaded_within_the_overlap(repo: 
     late = [row(4, timedelta(hours=3, minutes=50)), row(5, timedelta(hours=4, minutes=10))]
     rides(tmp_path / "rides.parquet", late)
     repo.materialize_incremental(NOW)
+    assert statuses(repo, [4, 5]) == [(1.0, "PRESENT"), (None, "NOT_FOUND")]
+
+
+def test_a_range_of_no_length_of_another_offline_store_is_read(
+    repo: FeatureStore, online_url: str, tmp_path: Path
+) -> None:
+    """Without an overlap, a run that ends where the last one did reads that instant, or nothing, and is no error."""
+    exact = FeatureStore(config=config_of(tmp_path, online_url, "dask", overlap_s=0))
+    exact.materialize(NOW - timedelta(days=10), NOW - timedelta(hours=3))
+    rides(tmp_path / "rides.parquet", [row(4, timedelta(hours=3)), row(5, timedelta(hours=3, seconds=1))])
+    exact.materialize_incremental(NOW - timedelta(hours=3))
+    assert statuses(repo, [4, 5]) == [(1.0, "PRESENT"), (None, "NOT_FOUND")]
+    exact.materialize_incremental(NOW - timedelta(hours=4))
     assert statuses(repo, [4, 5]) == [(1.0, "PRESENT"), (None, "NOT_FOUND")]
 
 
