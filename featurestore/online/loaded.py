@@ -66,9 +66,12 @@ def after_run(loaded: Loaded | None, run: Run, *, created_us: int | None, ahead_
     """What is loaded after a run that saw rows created up to `created_us`, and ahead ones up to `ahead_until_us`.
 
     >>> before = Loaded(start_us=0, end_us=50, created_us=48)
-    >>> part = Run(start_us=60, end_us=90, whole=False)
+    >>> part = Run(start_us=40, end_us=90, whole=False)
     >>> after_run(before, part, created_us=88, ahead_until_us=None)
     Loaded(start_us=0, end_us=90, created_us=48, ahead_until_us=None)
+    >>> apart = Run(start_us=60, end_us=90, whole=False)
+    >>> after_run(before, apart, created_us=88, ahead_until_us=None).end_us
+    50
     """
     if loaded is None:
         return Loaded(start_us=run.start_us, end_us=run.end_us, created_us=created_us, ahead_until_us=ahead_until_us)
@@ -76,7 +79,8 @@ def after_run(loaded: Loaded | None, run: Run, *, created_us: int | None, ahead_
     waiting = [each for each in (loaded.ahead_until_us, ahead_until_us) if each is not None and each > run.end_us]
     return Loaded(
         start_us=min(loaded.start_us, run.start_us) if run.whole else loaded.start_us,
-        end_us=max(loaded.end_us, run.end_us),
+        # A range that begins later leaves a gap, which the next run that goes on fills.
+        end_us=loaded.end_us if run.start_us > loaded.end_us else max(loaded.end_us, run.end_us),
         created_us=max(seen, default=None),
         ahead_until_us=max(waiting, default=None),
     )
