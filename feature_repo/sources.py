@@ -1,13 +1,16 @@
 """Where do the rows and events come from?
 
 Paths start at this folder. The batch source of a topic is its event log: what the stream worker accepted, as Parquet,
-with the instant of arrival in `_arrival`.
+with the instant of arrival in `_arrival`. FEATURESTORE_EVENTS_URL moves it into an object store.
 """
+
+import os
 
 from feast import FileSource, KafkaSource
 from feast.data_format import JsonFormat
 
 BOOTSTRAP_SERVERS = "localhost:9092"  # KAFKA_BOOTSTRAP_SERVERS overrides it
+EVENTS = os.environ.get("FEATURESTORE_EVENTS_URL") or "../data"
 
 weather_readings = FileSource(
     name="weather",
@@ -44,7 +47,7 @@ departures = KafkaSource(
     ),
     batch_source=FileSource(
         name="departures_log",
-        path="../data/event_log/departures",
+        path=f"{EVENTS}/event_log/departures",
         timestamp_field="event_timestamp",
         created_timestamp_column="_arrival",
     ),
@@ -64,7 +67,7 @@ arrivals = KafkaSource(
     ),
     batch_source=FileSource(
         name="arrivals_log",
-        path="../data/event_log/arrivals",
+        path=f"{EVENTS}/event_log/arrivals",
         timestamp_field="event_timestamp",
         created_timestamp_column="_arrival",
     ),

@@ -14,6 +14,7 @@ import msgspec
 import yaml
 
 from featurestore.errors import ConfigurationError
+from validation.place import Place, is_address, place_of
 
 FILE_NAME = "feature_store.yaml"
 EMBEDDED = "embedded"
@@ -21,6 +22,7 @@ SCHEMES = (
     *("redis", "rediss", "unix"),
     *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
 )
+EVENTS_URL = "FEATURESTORE_EVENTS_URL"
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
 
 
@@ -51,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap_servers: str | None = None
     """KAFKA_BOOTSTRAP_SERVERS; it overrides what the sources declare."""
     clock_offset_us: int = 0
+    events_url: str | None = None
+    """FEATURESTORE_EVENTS_URL: where event log and quarantine live instead of the data folder (`s3://BUCKET/PREFIX`)."""
 
     @property
     def plan_path(self) -> Path:
@@ -58,9 +62,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.data_dir / "plan.json"
 
     @property
-    def event_log(self) -> Path:
+    def event_log(self) -> Place:
         """The folder of the event logs, one folder a topic."""
-        return self.data_dir / "event_log"
+        return self._events / "event_log"
+
+    @property
+    def quarantine(self) -> Place:
+        """The folder of rows that were set aside, one folder a source."""
+        return self._events / "quarantine"
+
+    @property
+    def _events(self) -> Place:
+        return self.data_dir if self.events_url is None else place_of(self.events_url)
 
     @property
     def promises(self) -> Path:
@@ -90,6 +103,7 @@ def load_settings(repo: Path, environ: Mapping[str, str]) -> Settings:
         offline=_offline(path, raw.get("offline_store")),
         bootstrap_servers=environ.get("KAFKA_BOOTSTRAP_SERVERS") or None,
         clock_offset_us=clock_offset_us(environ),
+        events_url=events_url(environ),
     )
 
 
@@ -102,6 +116,20 @@ def online_url(declared: object, environ: Mapping[str, str]) -> object:
     'redis://cache:6379/0'
     """
     return environ.get("FEATURESTORE_REDIS_URL") or declared
+
+
+def events_url(environ: Mapping[str, str]) -> str | None:
+    """FEATURESTORE_EVENTS_URL without a slash at its end; None where it is not set. Raises ConfigurationError.
+
+    >>> events_url({"FEATURESTORE_EVENTS_URL": "s3://bucket/prod/"})
+    's3://bucket/prod'
+    """
+    url = environ.get(EVENTS_URL)
+    if not url:
+        return None
+    if not is_address(url):
+        raise ConfigurationError(f"{EVENTS_URL} is {url!r}; expected s3://BUCKET/PREFIX, or none for the data folder")
+    return url.rstrip("/")
 
 
 def data_dir(repo: Path, registry: object) -> Path:

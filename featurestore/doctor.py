@@ -7,11 +7,13 @@ from typing import Any
 
 import msgspec
 
-from featurestore.config import Settings, load_settings
+from featurestore.config import EVENTS_URL, Settings, load_settings
 from featurestore.errors import ConfigurationError, FeatureStoreError
+from featurestore.offline.sources import place_at
 from featurestore.online.connection import StoreClient, connect, without_password
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore, load_plan_file
+from validation.place import is_address
 
 DIAL_TIMEOUT_S = 2.0
 
@@ -101,6 +103,7 @@ def _eviction(client: StoreClient) -> Iterator[Check]:
 
 
 def _sources(settings: Settings, plan: Plan) -> Iterator[Check]:
+    yield from _event_logs(settings, plan)
     for source in {view.source.name: view.source for view in plan.views.values()}.values():
         path = settings.repo / source.path
         if "://" in source.path or path.exists():
@@ -109,6 +112,17 @@ def _sources(settings: Settings, plan: Plan) -> Iterator[Check]:
             "start `featurestore stream run`, which writes it" if source.topic else "land the data, or mend the path"
         )
         yield Check(name=f"source {source.name}", ok=False, found=f"nothing at {path}", remedy=remedy)
+
+
+def _event_logs(settings: Settings, plan: Plan) -> Iterator[Check]:
+    """Of topics, where either side lies in an object store: whether what is read is what workers write."""
+    for source in {view.source.name: view.source for view in plan.views.values()}.values():
+        if source.topic is None or (settings.events_url is None and not is_address(source.path)):
+            continue
+        written, read = settings.event_log / source.topic.name, place_at(source.path, settings.repo)
+        remedy = f"workers write {written}; set {EVENTS_URL}, or the batch source's path, so that both agree"
+        ok = str(written) == str(read)
+        yield Check(name=f"event log of {source.name}", ok=ok, found=str(read), remedy="" if ok else remedy)
 
 
 def _brokers(settings: Settings, plan: Plan) -> Iterator[Check]:

@@ -12,7 +12,7 @@ import msgspec
 from featurestore.errors import SourceError
 from featurestore.offline.connection import Limits
 from featurestore.offline.event_log import event_files
-from featurestore.offline.sources import local_path, scan_parquet
+from featurestore.offline.sources import place_at, scan_parquet
 from featurestore.offline.stored import scan_of
 from featurestore.offline.timely import facts_of_source
 from featurestore.plan import Plan, View
@@ -103,7 +103,7 @@ def _look(contract: Contract, view: View, reach: Reach, repo: Path, now_us: int,
 def _facts(contract: Contract, view: View, repo: Path, now_us: int, limits: Limits) -> Facts:
     if view.source.topic is None:
         return facts_of_source(scan_of(view, repo=repo), contract, now_us=now_us, limits=limits)
-    if not event_files(local_path(view.source.path, repo)):
+    if not event_files(place_at(view.source.path, repo)):
         return Facts()  # a topic that nothing came through is no data, not a file that is missing
     scan = scan_parquet(view.source.path, repo=repo, name=f"event log of {contract.source!r}")
     return facts_of_source(scan, contract, now_us=now_us, limits=limits)

@@ -8,7 +8,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -21,6 +20,7 @@ from streaming.sinks import Quarantine
 from streaming.source.records import TopicPartition
 from validation.contract import Contract
 from validation.errors import PlatformError
+from validation.place import Place
 from validation.quarantine_compaction import compact_quarantine
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Compactor:
     """Compacts event log and quarantine of the views' topics."""
 
     def __init__(
-        self, event_log: Path, quarantine: Path, views: Sequence[View], contracts: Mapping[str, Contract]
+        self, event_log: Place, quarantine: Place, views: Sequence[View], contracts: Mapping[str, Contract]
     ) -> None:
         self._event_log = event_log
         self._quarantine = Quarantine(quarantine, contracts)

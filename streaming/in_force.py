@@ -16,11 +16,8 @@ Nothing here trusts the online store: one that came back older must not change a
 """
 
 import hashlib
-import os
-import secrets
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -33,6 +30,8 @@ from streaming.pipeline import AHEAD_TOLERANCE_US
 from streaming.sinks import SinkUnavailable
 from streaming.source.records import TopicPartition
 from validation.contract import Contract
+from validation.place import Place
+from validation.whole_file import first_file
 
 _FOLDER: Final = "_in_force"
 
@@ -81,7 +80,7 @@ class _Entry(msgspec.Struct, frozen=True):
 class InForce:
     """What is in force at each offset of one topic. Any number of processes may share the folder."""
 
-    def __init__(self, event_log: Path, topic: str) -> None:
+    def __init__(self, event_log: Place, topic: str) -> None:
         self.topic = topic
         self._folder = event_log / topic / _FOLDER
         self._known: dict[str, Definitions] = {}
@@ -100,17 +99,26 @@ class InForce:
         return self._definitions(self._entries[-1].digest) if self._entries else None
 
     def look(self) -> None:
-        """Read what others decided. To be called after every poll, before its batches are judged."""
+        """Read what others decided. To be called after every poll, before its batches are judged.
+
+        Mostly there is nothing new, and one question tells.
+        """
+        if self._entries and not self._asked(f"{len(self._entries) + 1:06d}.next"):
+            self._pending = None
+            return
+        self._read_all()
+
+    def _read_all(self) -> None:
         names = self._names()
         self._pending = None
         while (name := f"{len(self._entries) + 1:06d}") + ".json" in names:
-            self._entries.append(msgspec.json.decode((self._folder / f"{name}.json").read_bytes(), type=_Entry))
+            self._entries.append(msgspec.json.decode(self._read(f"{name}.json"), type=_Entry))
         if f"{name}.next" in names:
             self._pending = name
         for pin in (each for each in names if each.startswith("of-")):
             topic_id = unquote(pin.removeprefix("of-").removesuffix(".json"))
             if topic_id not in self._pinned:
-                entry = msgspec.json.decode((self._folder / pin).read_bytes(), type=_Entry)
+                entry = msgspec.json.decode(self._read(pin), type=_Entry)
                 self._pinned[topic_id] = entry.digest
 
     def propose(self, definitions: Definitions) -> bool:
@@ -136,7 +144,7 @@ class InForce:
         """Say from which offsets on what is pending is in force: `ends`, asked for after `look` told of it."""
         if self._pending is None:
             return
-        digest = msgspec.json.decode((self._folder / f"{self._pending}.next").read_bytes(), type=_Entry).digest
+        digest = msgspec.json.decode(self._read(f"{self._pending}.next"), type=_Entry).digest
         offsets = {_place(partition): end for partition, end in sorted(ends.items())}
         self._make(f"{self._pending}.json", msgspec.json.encode(_Entry(digest, offsets)))
         self.look()
@@ -146,7 +154,7 @@ class InForce:
         self.look()
         if self.latest is not None:
             self._make(f"of-{quote(topic_id, safe='')}.json", msgspec.json.encode(_Entry(self.latest.digest)))
-        self.look()
+        self._read_all()
 
     def pieces(self, partition: TopicPartition, first: int, after: int) -> tuple[Piece, ...]:
         """The range `first` to before `after`, cut where definitions change. Raises StaleStore where none are known."""
@@ -166,7 +174,7 @@ class InForce:
     def _definitions(self, digest: str) -> Definitions:
         found = self._known.get(digest)
         if found is None:
-            found = msgspec.json.decode((self._folder / f"{digest}.json").read_bytes(), type=Definitions)
+            found = msgspec.json.decode(self._read(f"{digest}.json"), type=Definitions)
             self._known[digest] = found
         return found
 
@@ -178,29 +186,24 @@ class InForce:
         except OSError as error:
             raise SinkUnavailable(f"cannot read {self._folder}: {error}") from error
 
-    def _make(self, name: str, data: bytes) -> bool:
-        """A file that appears whole, unless there is one: then that one counts. Whether it is ours."""
-        ours = True
-        unfinished = self._folder / f".{name}.{secrets.token_hex(4)}"
+    def _asked(self, name: str) -> bool:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(unfinished, self._folder / name)
-            except FileExistsError:
-                ours = False
-            unfinished.unlink()
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            return (self._folder / name).exists()
+        except OSError as error:
+            raise SinkUnavailable(f"cannot read {self._folder}: {error}") from error
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self._folder / name).read_bytes()
+        except OSError as error:
+            raise SinkUnavailable(f"cannot read {self._folder}: {error}") from error
+
+    def _make(self, name: str, data: bytes) -> bool:
+        """A file that appears whole, unless there is one: then that one counts. Whether it says the same."""
+        try:
+            return first_file(self._folder / name, data) == data
         except OSError as error:
             raise SinkUnavailable(f"cannot write to {self._folder}: {error}") from error
-        return ours
 
 
 def definitions_of(

@@ -6,7 +6,6 @@ from Kafka at the offset where the log ended, and one that is interrupted goes o
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -20,6 +19,7 @@ from featurestore.offline.event_log import ARRIVAL, OFFSET, EventFile, event_fil
 from featurestore.plan import View
 from streaming.judged import Judged
 from streaming.source.records import Batch, TopicPartition
+from validation.place import Place, readable
 
 OFFSETS_AT_ONCE: Final = 200_000
 _KEPT_BYTES: Final = 256 << 20
@@ -39,7 +39,7 @@ class EventLogReplay:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         view: View,
         *,
         from_us: int | None = None,
@@ -59,7 +59,7 @@ class EventLogReplay:
         once = topic.event_id if topic is not None else None
         names += [] if once is None else [once]
         self._columns = list(dict.fromkeys([*names, self._timestamp, OFFSET, ARRIVAL]))
-        self._tables: dict[Path, pa.Table] = {}
+        self._tables: dict[Place, pa.Table] = {}
 
     def stretches(self) -> tuple[Stretch, ...]:
         """What the log holds without a gap of each partition that it has, those of former topics and files included."""
@@ -117,11 +117,11 @@ class EventLogReplay:
             events = events.take(pa.array(order))
         return events.combine_chunks()
 
-    def _read(self, path: Path) -> pa.Table:
+    def _read(self, path: Place) -> pa.Table:
         table = self._tables.pop(path, None)
         if table is None:
             try:
-                with pq.ParquetFile(path) as file:
+                with pq.ParquetFile(readable(path)) as file:
                     there = set(file.schema_arrow.names)
                     table = file.read(columns=[name for name in self._columns if name in there])
             except (pa.ArrowInvalid, OSError) as error:

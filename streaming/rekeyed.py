@@ -9,7 +9,6 @@ anything is counted, so that an interrupted run goes on with the same offsets.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
@@ -27,6 +26,7 @@ from streaming.seen_ids import SeenIds
 from streaming.source.records import Batch, TopicPartition
 from streaming.source.replayed import is_replay
 from streaming.view_pipeline import ViewPipeline
+from validation.place import Place
 from validation.whole_file import first_file
 
 
@@ -59,7 +59,7 @@ class History(msgspec.Struct, frozen=True):
 class Rekeying:
     """Finds the history of one version of a view, and deals its events out by key."""
 
-    def __init__(self, view: View, replay: EventLogReplay, folder: Path) -> None:
+    def __init__(self, view: View, replay: EventLogReplay, folder: Place) -> None:
         """`folder` is the topic's of the event log."""
         self._view, self._replay = view, replay
         self._path = folder / "_rekeyed" / f"{quote(view.name, safe='')} {view.version}.json"

@@ -3,13 +3,14 @@
 Rows of files become a file; events go to `<topic>.replay`, from where a running stream takes them.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featurestore.cli.settings import HERE, Repo, settings_of
-from validation.folders import CONTRACTS, QUARANTINE, REPLAYS, here
+from validation.folders import CONTRACTS, QUARANTINE, REPLAYS, here, quarantine_here
 from validation.quarantine_commands import Quarantine, Rule, Source
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def replay_command(
         meant = known[source]
     if meant.source != source:
         raise ContractError(f"{contract}: is the contract of source {meant.source!r}, not of {source!r}")
-    where = here(folder)
+    where = quarantine_here(folder, os.environ)
     events = _redelivery(repo, meant, schema_registry) if of_events(where, source) else None
     run = replay(where, meant, here(output), now_us=time.time_ns() // 1000, rule=rule, events=events)
     typer.echo(

@@ -4,7 +4,7 @@ Tiles want milliseconds, files want minutes: a sink buffers, and has a cursor of
 everything is in its files. A claim starts reading at the lowest cursor of all sinks and shards; each skips what it
 has. A flush has a fixed order:
 
-1. the file is finished under a temporary name, synced, and renamed to the name of its offset range;
+1. the file appears, whole, under the name of its offset range (`validation.whole_file`);
 2. the cursor moves.
 
 A crash before 1 replays the range, a crash between 1 and 2 finds it by the names. The cursor itself is a hint that
@@ -14,10 +14,8 @@ A sink that is given a writer leaves both steps to its thread: no event waits fo
 written at a time, and whoever asks for a flush waits for it.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
-from pathlib import Path
 from typing import ClassVar, Final, ParamSpec, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -32,8 +30,10 @@ from streaming.judged import Judged
 from streaming.source.records import TopicPartition
 from streaming.source.replayed import attempt_of
 from validation.contract import Contract
+from validation.place import Place
 from validation.quarantine import Origin, QuarantineSink
 from validation.quarantine import Rejected as RejectedRow
+from validation.whole_file import hint_file
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Storage(Protocol):
     def cursor(self, partition: TopicPartition) -> int | None:
         """The contiguous end of the ranges stored, None without any."""
 
-    def folder(self, topic: str) -> Path:
+    def folder(self, topic: str) -> Place:
         """Where a topic's files are."""
 
     def rows(self, judged: Judged) -> int:
@@ -147,15 +147,15 @@ class RangeSink:
         return buffer.position - buffer.moved
 
     def cursor(self, partition: TopicPartition) -> int | None:
-        """The offset from which this sink lacks events; None where it never stored any."""
-        known = [end for end in (self._storage.cursor(partition), self._hint(partition)) if end is not None]
+        """The offset from which this sink lacks events; None where it never stored any. Raises SinkUnavailable."""
+        known = [end for end in (self._stored(partition), self._hint(partition)) if end is not None]
         return max(known, default=None)
 
     def open(self, partition: TopicPartition, beginning: int) -> int:
         """Forget what is buffered and go on from the cursor, else from `beginning`; says where that is."""
         self.close(partition)
         position = self.cursor(partition)
-        stored = self._storage.cursor(partition)
+        stored = self._stored(partition)
         if position is None:
             position = beginning
         # What lies between the files' end and the cursor held nothing to store: the next range covers it, so
@@ -253,22 +253,27 @@ class RangeSink:
         if buffer is not None and buffer.under_way is not None:
             wait([buffer.under_way.done])
 
-    def _hint(self, partition: TopicPartition) -> int | None:
+    def _stored(self, partition: TopicPartition) -> int | None:
         try:
-            text = self._hint_path(partition).read_text()
+            return self._storage.cursor(partition)
+        except OSError as error:
+            raise SinkUnavailable(f"{partition}: what sink {self.name} has stored cannot be read: {error}") from error
+
+    def _hint(self, partition: TopicPartition) -> int | None:
+        path = self._hint_path(partition)
+        try:
+            text = path.read_text()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise SinkUnavailable(f"{partition}: {path} cannot be read: {error}") from error
         # A power cut may leave it empty; without it, the files' names tell the cursor.
         return int(text) if text.isdecimal() else None
 
     def _move(self, partition: TopicPartition, position: int) -> None:
-        path = self._hint_path(partition)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.write_text(str(position))
-        fresh.replace(path)
+        hint_file(self._hint_path(partition), str(position).encode())
 
-    def _hint_path(self, partition: TopicPartition) -> Path:
+    def _hint_path(self, partition: TopicPartition) -> Place:
         name = f"{quote(partition.topic_id, safe='')}-{partition.partition}"
         return self._storage.folder(partition.topic) / "_cursors" / name
 
@@ -277,9 +282,9 @@ class EventLog(msgspec.Struct, frozen=True):
     """Accepted events, as `featurestore.offline.event_log` keeps them under `root`."""
 
     name: ClassVar[str] = "event_log"
-    root: Path
+    root: Place
 
-    def folder(self, topic: str) -> Path:
+    def folder(self, topic: str) -> Place:
         """One folder a topic."""
         return self.root / topic
 
@@ -312,11 +317,11 @@ class Quarantine(msgspec.Struct, frozen=True):
     """Rejected events, whole and with their reasons, as `validation.quarantine` keeps them under `root`."""
 
     name: ClassVar[str] = "quarantine"
-    root: Path
+    root: Place
     contracts: Mapping[str, Contract]
     """By topic; a topic without one is kept under its own name."""
 
-    def folder(self, topic: str) -> Path:
+    def folder(self, topic: str) -> Place:
         """One folder a source."""
         return self._sink(topic).folder
 

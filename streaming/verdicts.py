@@ -1,7 +1,6 @@
 """What is the verdict on a batch, each event judged by what is in force at its offset?"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -11,6 +10,7 @@ from streaming.judged import Judged
 from streaming.pipeline import TopicPipeline
 from streaming.schema_registry import SchemaRegistry
 from streaming.source.records import Batch, TopicPartition
+from validation.place import Place
 
 TOGETHER: Final = 1_024
 """Records of several partitions that are judged at once: the next commit waits for all of them."""
@@ -19,7 +19,7 @@ TOGETHER: Final = 1_024
 class Verdicts:
     """The verdicts on one topic's events."""
 
-    def __init__(self, event_log: Path, topic: str, registry: SchemaRegistry | None = None) -> None:
+    def __init__(self, event_log: Place, topic: str, registry: SchemaRegistry | None = None) -> None:
         self._registry = registry
         self._in_force = InForce(event_log, topic)
         self._pipelines: dict[str, TopicPipeline] = {}

@@ -356,7 +356,7 @@ def build_compactor(settings: "Settings", plan: "Plan", views: "Sequence[View]")
     from streaming.in_force import contracts_by_topic
 
     contracts = contracts_by_topic(plan, by_topic(views))
-    return Compactor(settings.event_log, settings.data_dir / "quarantine", views, contracts)
+    return Compactor(settings.event_log, settings.quarantine, views, contracts)
 
 
 def build_profiler(settings: "Settings", plan: "Plan", views: "Sequence[View]") -> "EventProfiler":
@@ -446,7 +446,7 @@ def build_sinks(
     contracts = contracts_by_topic(plan, by_topic(views))
     storages: list[Storage] = [
         EventLog(settings.event_log),
-        Quarantine(settings.data_dir / "quarantine", contracts),
+        Quarantine(settings.quarantine, contracts),
         Reports(ViolationStore(settings.data_dir / "violations"), contracts, reached(plan, views), clock),
     ]
     letters = dead_letter_topics(views)

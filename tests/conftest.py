@@ -1,13 +1,16 @@
-"""Fixtures that several rooms share: an embedded online store and a broker, one per test process."""
+"""Fixtures that several rooms share: an embedded online store, a broker and an object store, one per test process."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from brokers import apache_kafka, broker, chosen_broker, each_broker, embedded_broker, pytest_report_header
+from object_stores import BUCKET, object_store
 
 from featurestore.online.connection import StoreClient, connect
 from featurestore.online.server import EmbeddedServer
+from validation.place import ObjectPath, Place, place_of
 
 __all__ = ["apache_kafka", "broker", "chosen_broker", "each_broker", "embedded_broker", "pytest_report_header"]
 
@@ -37,3 +40,30 @@ def store(online_url: str, tmp_path: Path) -> Iterator[StoreClient]:
     client.flushall()
     yield client
     client.close()
+
+
+_FOLDERS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectPath]:
+    """A bucket of a live object store, to which the environment leads, shared by the tests of one process."""
+    with object_store(tmp_path_factory.mktemp("objects")) as environ, pytest.MonkeyPatch.context() as patch:
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        found = place_of(f"s3://{BUCKET}")
+        assert isinstance(found, ObjectPath)
+        yield found
+
+
+@pytest.fixture
+def in_bucket(bucket: ObjectPath) -> ObjectPath:
+    """An empty folder of the object store."""
+    return bucket / f"tests-{next(_FOLDERS)}"
+
+
+@pytest.fixture(params=["disk", "object store"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """An empty folder, on a disk and in an object store."""
+    found: Place = request.getfixturevalue("tmp_path" if request.param == "disk" else "in_bucket")
+    return found

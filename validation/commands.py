@@ -3,6 +3,7 @@
 Every command imports what it runs inside its own body: `featurestore --help` must not wait for it.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +11,7 @@ import typer
 
 from validation.contract_commands import diff_command, init_command, status_command, violations_command
 from validation.drift_commands import drift_app
-from validation.folders import CONTRACTS, QUARANTINE, here
+from validation.folders import CONTRACTS, QUARANTINE, here, quarantine_here
 from validation.groups import BROKEN_EXIT, NO_DATA_EXIT, contract_app, quarantine_app
 from validation.quarantine_commands import discard_command
 
@@ -24,7 +25,7 @@ app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(drift_app, name="drift")
 
 Contracts = Annotated[Path, typer.Option("--contracts", help="The folder of the contracts.")]
-Quarantine = Annotated[Path, typer.Option("--folder", help="The folder of the quarantine.")]
+Quarantine = Annotated[Path, typer.Option("--folder", help="The folder of the quarantine, or its address (s3://…).")]
 FailOn = Literal["critical", "warning", "info"]
 
 contract_app.command("init")(init_command)
@@ -173,10 +174,10 @@ def list_command(
     from validation.quarantine import summaries
     from validation.replay import open_rows
 
-    folder = here(folder)
-    found = summaries(open_rows(folder, source))
+    place = quarantine_here(folder, os.environ)
+    found = summaries(open_rows(place, source))
     if not found:
-        typer.echo(f"{folder}: nothing is in quarantine")
+        typer.echo(f"{place}: nothing is in quarantine")
         return
     shown = Table("rows", "source", "contract", "reason", "first arrival", "last arrival")
     for one in found:
@@ -200,7 +201,7 @@ def show_command(
     from validation.replay import open_rows
 
     shown = 0
-    for row in open_rows(here(folder), source).to_pylist():
+    for row in open_rows(quarantine_here(folder, os.environ), source).to_pylist():
         if shown == limit:
             break
         if rule is None or rule in row["rule_ids"]:

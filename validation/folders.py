@@ -1,7 +1,10 @@
 """Which folders does a command mean where none is named?"""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+from validation.place import Place, place_of
 
 CONTRACTS: Final = Path("feature_repo/contracts")
 QUARANTINE: Final = Path("data/quarantine")
@@ -23,3 +26,18 @@ def here(folder: Path) -> Path:
     """The folder; run inside the feature repo, a default one is found from there."""
     inside = _INSIDE.get(folder)
     return inside if inside is not None and not folder.exists() and Path("feature_store.yaml").exists() else folder
+
+
+def quarantine_here(folder: Path, environ: Mapping[str, str]) -> Place:
+    """As `here`; the default is in an object store where FEATURESTORE_EVENTS_URL says so.
+
+    >>> quarantine_here(QUARANTINE, {"FEATURESTORE_EVENTS_URL": "s3://bucket/prod"})
+    ObjectPath('s3://bucket/prod/quarantine')
+    >>> quarantine_here(Path("s3://bucket/elsewhere"), {})
+    ObjectPath('s3://bucket/elsewhere')
+    """
+    if folder == QUARANTINE and (url := environ.get("FEATURESTORE_EVENTS_URL")):
+        return place_of(url) / "quarantine"
+    scheme, colon, rest = str(folder).partition(":/")
+    # A Path makes one slash of two.
+    return place_of(f"{scheme}://{rest}") if colon else here(folder)

@@ -9,14 +9,13 @@ same range stored again replaces itself; ranges may overlap after a crash, and r
 offset) once. For a topic the origin id is the topic's id; for a file it is the file's digest, its partition 0 and its
 offsets the row numbers from 0. In = accepted + quarantined: what is not in here was accepted.
 
-A file appears whole or not at all: it is finished under another name and then renamed.
+A file appears whole or not at all (`validation.whole_file`).
 """
 
 import base64
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -26,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from validation.errors import ContractError, PlatformError, did_you_mean
+from validation.place import Place, readable
 from validation.whole_file import replace_file
 
 SCHEMA: Final = pa.schema(
@@ -84,13 +84,13 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 class QuarantineSink:
     """Keeps the rejected rows of one source under one contract."""
 
-    def __init__(self, folder: Path, *, source: str, contract: str = "", version: str = "") -> None:
-        self.folder = Path(folder) / quote(source, safe="")
+    def __init__(self, folder: Place, *, source: str, contract: str = "", version: str = "") -> None:
+        self.folder = folder / quote(source, safe="")
         self._source, self._contract, self._version = source, contract, version
 
     def store(
         self, origin: Origin, first: int, last: int, rejected: Sequence[Rejected], *, partly: bool = False
-    ) -> Path | None:
+    ) -> Place | None:
         """Keeps what was rejected of the offsets `first`..`last`; None, and no file, where nothing was.
 
         Idempotent: the same range stored again replaces itself; `partly` says that not all offsets between the two were
@@ -146,7 +146,7 @@ class QuarantineSink:
         return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
-def put_table(table: pa.Table, path: Path) -> None:
+def put_table(table: pa.Table, path: Place) -> None:
     """Replaces a Parquet file, whole and durably."""
     data = pa.BufferOutputStream()
     pq.write_table(table, data, compression="zstd")
@@ -167,21 +167,19 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     last_us: int | None
 
 
-def read_quarantine(folder: Path, source: str | None = None) -> pa.Table:
+def read_quarantine(folder: Place, source: str | None = None) -> pa.Table:
     """Every row in quarantine (of one source), once, by source, origin, partition and offset.
 
     Empty where nothing is. Of a row stored twice the latest attempt is taken. Raises ContractError for an unknown
     source, PlatformError for a torn file.
     """
-    folder = Path(folder)
     sources = sorted(unquote(path.name) for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if source is not None and source not in sources:
         raise ContractError(f"{folder}: nothing of source {source!r} is in quarantine; {did_you_mean(source, sources)}")
     tables = [
         read_file(path)
         for name in ([source] if source is not None else sources)
-        for path in sorted((folder / quote(name, safe="")).glob("*.parquet"))
-        if FILE_NAME.fullmatch(path.name)
+        for path in _files(folder / quote(name, safe=""))
     ]
     if not tables:
         return SCHEMA.empty_table()
@@ -193,10 +191,15 @@ def read_quarantine(folder: Path, source: str | None = None) -> pa.Table:
     return whole.filter(pa.array(first, pa.bool_()))
 
 
-def read_file(path: Path) -> pa.Table:
+def _files(folder: Place) -> list[Place]:
+    found: list[Place] = [path for path in folder.glob("*.parquet") if FILE_NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.name)
+
+
+def read_file(path: Place) -> pa.Table:
     """The rows of one file; raises PlatformError where it is torn."""
     try:
-        return pq.read_table(path, schema=SCHEMA, partitioning=None)
+        return pq.read_table(readable(path), schema=SCHEMA, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
         raise PlatformError(f"{path}: the quarantine file cannot be read: {error}") from error
 

@@ -4,15 +4,16 @@ Replaying them needs a broker where they are events: `streaming.replay_command`.
 command imports what it runs inside its own body.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from validation.folders import QUARANTINE, here
+from validation.folders import QUARANTINE, quarantine_here
 
 Source = Annotated[str, typer.Argument(help="The source.")]
-Quarantine = Annotated[Path, typer.Option("--folder", help="The folder of the quarantine.")]
+Quarantine = Annotated[Path, typer.Option("--folder", help="The folder of the quarantine, or its address (s3://…).")]
 Rule = Annotated[str | None, typer.Option("--rule", help="Only rows that broke this rule.")]
 
 
@@ -28,6 +29,6 @@ def discard_command(
 
     from validation.replay import counts, discard
 
-    where = here(folder)
+    where = quarantine_here(folder, os.environ)
     run = discard(where, source, reason=reason, now_us=time.time_ns() // 1000, rule=rule)
     typer.echo(f"{source}: {run.discarded} rows discarded; {counts(where, source)['open']} open")

@@ -3,23 +3,20 @@
 Files of adjacent ranges of one origin are written again as one file of the whole range. Readers take each row once,
 however often it is stored, so that old and new may lie side by side. In this order:
 
-1. the file of the whole range is finished, synced, and renamed into its place;
+1. the file of the whole range is finished and put in its place, whole;
 2. a grace later each file within it whose rows it holds, every attempt of them, is deleted.
 """
 
 import math
-import os
-import secrets
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from validation.quarantine import FILE_NAME, read_file
+from validation.place import Place
+from validation.quarantine import FILE_NAME, put_table, read_file
 
 FAN_IN: Final = 8
 LARGE_BYTES: Final = 16 << 20
@@ -31,11 +28,11 @@ class _File(NamedTuple):
     partition: int
     first: int
     last: int
-    path: Path
+    path: Place
 
 
 def compact_quarantine(
-    folder: Path,
+    folder: Place,
     *,
     partitions: Iterable[tuple[str, int]] | None = None,
     fan_in: int = FAN_IN,
@@ -54,7 +51,7 @@ def compact_quarantine(
     return written, _delete_superseded(_files(folder), own, time.time() if now_s is None else now_s, grace_s)
 
 
-def _files(folder: Path) -> list[_File]:
+def _files(folder: Place) -> list[_File]:
     found = [(FILE_NAME.fullmatch(path.name), path) for path in folder.glob("*.parquet")]
     return sorted(
         _File(unquote(name["origin"]), int(name["partition"]), int(name["first"]), int(name["last"]), path)
@@ -85,16 +82,7 @@ def _write(run: list[_File]) -> None:
     table = pa.concat_tables([read_file(file.path) for file in run]).sort_by([("offset", "ascending")])
     first, last = run[0], max(file.last for file in run)
     quoted = first.path.name[: -len(f"-{first.partition}-{first.first}-{first.last}.parquet")]
-    target = first.path.with_name(f"{quoted}-{first.partition}-{first.first}-{last}.parquet")
-    hidden = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with hidden.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(target)
-    finally:
-        hidden.unlink(missing_ok=True)
+    put_table(table, first.path.with_name(f"{quoted}-{first.partition}-{first.first}-{last}.parquet"))
 
 
 def _delete_superseded(files: list[_File], own: set[tuple[str, int]] | None, now_s: float, grace_s: float) -> int:
@@ -118,7 +106,7 @@ def _delete_superseded(files: list[_File], own: set[tuple[str, int]] | None, now
     return deleted
 
 
-def _rows(path: Path) -> set[tuple[int, int, bytes]]:
+def _rows(path: Place) -> set[tuple[int, int, bytes]]:
     table = read_file(path)
     return set(zip(*(table[name].to_pylist() for name in ("offset", "attempt", "row")), strict=True))
 
@@ -132,9 +120,9 @@ def _adjacent(one: _File, other: _File) -> bool:
     return one[:2] == other[:2] and other.first <= one.last + 1
 
 
-def _size(path: Path) -> int:
+def _size(path: Place) -> int:
     return path.stat().st_size if path.exists() else LARGE_BYTES
 
 
-def _written_s(path: Path) -> float:
+def _written_s(path: Place) -> float:
     return path.stat().st_mtime if path.exists() else math.inf

@@ -13,13 +13,19 @@ their topic's replay topic, through whoever was handed in. The order is: 1. the 
 accepted rows; 3. the decisions under their own name. A crash before 1 is done changes nothing; after it the next replay
 finishes the same run first, with the same file and the same events, each under its origin, by which a repetition is
 known: so every row is accepted once.
+
+One run at a time: a lock of the machine's holds the folder; in an object store an object that only one can make, which
+a run that was killed leaves behind, and whoever knows that it is gone deletes.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import re
+import secrets
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -33,7 +39,9 @@ from validation.compiled.rows import RowCheck, compile_rows
 from validation.contract import Contract
 from validation.errors import PlatformError
 from validation.files import UnreadableData, table_of_rows
+from validation.place import ObjectPath, Place, readable
 from validation.quarantine import CONTRACT, SCHEMA, put_table, read_quarantine
+from validation.whole_file import first_file, replace_file
 
 ATTEMPTS: Final = pa.schema(
     [
@@ -94,7 +102,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         assert self.judged == self.accepted + self.rejected + self.discarded, "a row was lost or counted twice"
 
 
-def open_rows(folder: Path, source: str | None = None) -> pa.Table:
+def open_rows(folder: Place, source: str | None = None) -> pa.Table:
     """The rows of `read_quarantine` that are neither accepted nor discarded, with their latest attempt and reason."""
     rows = read_quarantine(folder, source)
     found = rows.to_pylist() if rows.num_rows else []
@@ -111,10 +119,11 @@ def open_rows(folder: Path, source: str | None = None) -> pa.Table:
     return pa.Table.from_pylist([found[number] for number in kept], schema=SCHEMA)
 
 
-def attempts(folder: Path, source: str) -> dict[Identity, dict[str, Any]]:
+def attempts(folder: Place, source: str) -> dict[Identity, dict[str, Any]]:
     """The latest attempt of each row of a source that was judged again."""
     latest: dict[Identity, dict[str, Any]] = {}
-    for path in sorted(_place(folder, source).glob("*.parquet")):
+    runs: list[Place] = [*_place(folder, source).glob("*.parquet")]
+    for path in sorted(runs, key=lambda run: run.name):
         if path.name.startswith("."):
             continue
         for row in _read(path).to_pylist():
@@ -125,7 +134,7 @@ def attempts(folder: Path, source: str) -> dict[Identity, dict[str, Any]]:
 
 
 def replay(
-    folder: Path,
+    folder: Place,
     contract: Contract,
     output: Path,
     *,
@@ -146,7 +155,7 @@ def replay(
         return _commit(folder, contract.source, place, decided, contract, output, now_us, events, finished)
 
 
-def discard(folder: Path, source: str, *, reason: str, now_us: int, rule: str | None = None) -> Run:
+def discard(folder: Place, source: str, *, reason: str, now_us: int, rule: str | None = None) -> Run:
     """Gives up the open rows of a source (that broke a rule), and keeps the reason; idempotent."""
     with _alone(folder, source) as place:
         finished = _finish(folder, source, place, None)
@@ -158,12 +167,12 @@ def discard(folder: Path, source: str, *, reason: str, now_us: int, rule: str | 
         return _commit(folder, source, place, decided, None, None, now_us, None, finished)
 
 
-def of_events(folder: Path, source: str) -> bool:
+def of_events(folder: Place, source: str) -> bool:
     """Whether any row of a source in quarantine is an event of a topic."""
     return any(map(_is_event, read_quarantine(folder, source).select(["origin_id"]).to_pylist()))
 
 
-def _chosen(folder: Path, source: str, rule: str | None) -> list[dict[str, Any]]:
+def _chosen(folder: Place, source: str, rule: str | None) -> list[dict[str, Any]]:
     return [row for row in open_rows(folder, source).to_pylist() if rule is None or rule in row["rule_ids"]]
 
 
@@ -246,9 +255,9 @@ def _attempt(
 
 
 def _commit(
-    folder: Path,
+    folder: Place,
     source: str,
-    place: Path,
+    place: Place,
     decided: Sequence[Mapping[str, Any]],
     contract: Contract | None,
     output: Path | None,
@@ -286,7 +295,7 @@ class _Handed(msgspec.Struct, frozen=True):
     topics: tuple[str, ...] = ()
 
 
-def _finish(folder: Path, source: str, place: Path, events: Events | None) -> _Handed:
+def _finish(folder: Place, source: str, place: Place, events: Events | None) -> _Handed:
     """Steps 2 and 3 of the run that was begun, if one was: the same file and events, whoever hands them on."""
     pending = place / _PENDING
     if not pending.exists():
@@ -307,7 +316,12 @@ def _finish(folder: Path, source: str, place: Path, events: Events | None) -> _H
         if sent:
             topics = (_sender(events).deliver(sent, contract, now_us),)
     # Last: a crash before this line hands the same rows on again, it never leaves one out.
-    pending.replace(place / f"{told['run']}.parquet")
+    done = place / f"{told['run']}.parquet"
+    if isinstance(pending, Path) and isinstance(done, Path):
+        pending.replace(done)
+    else:
+        replace_file(done, pending.read_bytes())
+        pending.unlink(missing_ok=True)
     return _Handed(outputs, topics)
 
 
@@ -330,29 +344,42 @@ def _identity(row: Mapping[str, Any]) -> Identity:
     return row["origin_id"], row["partition"], row["offset"]
 
 
-def _place(folder: Path, source: str) -> Path:
-    return Path(folder) / quote(source, safe="") / "attempts"
+def _place(folder: Place, source: str) -> Place:
+    return folder / quote(source, safe="") / "attempts"
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, source: str) -> Iterator[Path]:
+def _alone(folder: Place, source: str) -> Iterator[Place]:
     """The folder of attempts, held by one process at a time; raises ContractError for an unknown source."""
     read_quarantine(folder, source)
     place = _place(folder, source)
+    if isinstance(place, ObjectPath):
+        lock_object = place / ".lock"
+        mine = f"{socket.gethostname()}, process {os.getpid()}, {secrets.token_hex(8)}".encode()
+        if (holder := first_file(lock_object, mine)) != mine:
+            raise PlatformError(
+                f"{source}: {holder.decode(errors='replace')} judges these rows again; wait for it, or delete "
+                f"{lock_object} where you know that it is gone"
+            )
+        try:
+            yield place
+        finally:
+            lock_object.unlink(missing_ok=True)
+        return
     place.mkdir(parents=True, exist_ok=True)
     with (place / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield place
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Place) -> pa.Table:
     try:
-        return pq.read_table(path, partitioning=None)
+        return pq.read_table(readable(path), partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
         raise PlatformError(f"{path}: what became of rows in quarantine cannot be read: {error}") from error
 
 
-def counts(folder: Path, source: str) -> dict[str, int]:
+def counts(folder: Place, source: str) -> dict[str, int]:
     """How many rows of a source are quarantined, and of these open, accepted and discarded since."""
     rows = read_quarantine(folder, source)
     latest = attempts(folder, source)

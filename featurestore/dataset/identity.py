@@ -8,7 +8,9 @@ from featurestore.dataset.manifest import FileIdentity, SourceIdentity
 from featurestore.errors import SourceError
 from featurestore.offline.event_log import OffsetRange, event_files, pinned, read_events
 from featurestore.offline.lake import snapshot_of
+from featurestore.offline.sources import place_at
 from featurestore.plan import Source
+from validation.place import Place
 
 
 def identify(source: Source, repo: Path, *, like: SourceIdentity | None = None) -> SourceIdentity:
@@ -25,7 +27,9 @@ def identify(source: Source, repo: Path, *, like: SourceIdentity | None = None) 
             name=source.name, path=source.path, kind="table", table=found.table, snapshot=found.snapshot
         )
     if source.topic is not None:
-        return _event_log(source, path, None if like is None or like.kind != "event log" else like.ranges)
+        return _event_log(
+            source, place_at(source.path, repo), None if like is None or like.kind != "event log" else like.ranges
+        )
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not path.exists() or not files:
         raise SourceError(f"source {source.name!r}: nothing at {path}; land the data, or mend the path")
@@ -78,7 +82,7 @@ def merged(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
     return tuple(out)
 
 
-def _event_log(source: Source, path: Path, within: Sequence[OffsetRange] | None) -> SourceIdentity:
+def _event_log(source: Source, path: Place, within: Sequence[OffsetRange] | None) -> SourceIdentity:
     rows = read_events(path)
     ranges = merged(file.range for file in event_files(path)) if within is None else tuple(within)
     if within is not None:

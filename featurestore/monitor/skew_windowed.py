@@ -18,6 +18,7 @@ from featurestore.monitor.parity import comparable
 from featurestore.offline.connection import Limits, connection
 from featurestore.offline.event_log import ARRIVAL, OFFSET, PARTITION, TOPIC_ID, OffsetRange, event_files
 from featurestore.offline.history import historical_features
+from featurestore.offline.sources import place_at
 from featurestore.offline.sql_types import entity_key, identifier, instant, literal
 from featurestore.offline.stored import scan_of, stored_names
 from featurestore.plan import Plan, Projection, View
@@ -70,7 +71,7 @@ class _Reread:
         self.view = view
         self.repo = repo
         self._plan = plan
-        files = event_files(repo / view.source.path) if view.source.topic is not None else ()
+        files = event_files(place_at(view.source.path, repo)) if view.source.topic is not None else ()
         self.partitions = sorted({(file.range.topic_id, file.range.partition) for file in files})
 
     def values(self, cases: Sequence[Case], ends: dict[tuple[str, int], int] | None) -> list[object]:

@@ -15,7 +15,6 @@ later compaction supersedes them. Which offsets are stored, and the multiset of 
 import math
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -42,6 +41,7 @@ from featurestore.offline.event_log import (
     read_part,
     write_whole,
 )
+from validation.place import Place
 
 FAN_IN: Final = 8
 """So many adjacent ranges of about one size become one."""
@@ -62,7 +62,7 @@ class Compacted(msgspec.Struct, frozen=True):
 
 
 def compact(
-    folder: Path,
+    folder: Place,
     *,
     key_column: str | None = None,
     partitions: Iterable[tuple[str, int]] | None = None,
@@ -102,7 +102,7 @@ def bucket_of(values: Any, buckets: int) -> npt.NDArray[np.int64]:
     return found
 
 
-def read_bucket(folder: Path, key_column: str, bucket: int, buckets: int) -> pa.Table:
+def read_bucket(folder: Place, key_column: str, bucket: int, buckets: int) -> pa.Table:
     """The events of one bucket of keys, each offset once; all buckets together are `read_events`.
 
     Files that were cut by buckets are read where they may hold some; others are read and filtered.
@@ -156,14 +156,14 @@ def _adjacent(one: OffsetRange, other: OffsetRange) -> bool:
     return same and other.first <= one.last + 1
 
 
-def _size(path: Path) -> int:
+def _size(path: Place) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
 
 
-def _write(folder: Path, run: list[tuple[OffsetRange, list[EventFile]]], key_column: str | None) -> int:
+def _write(folder: Place, run: list[tuple[OffsetRange, list[EventFile]]], key_column: str | None) -> int:
     """Write the ranges as one; the number of its files."""
     ranges = [each for each, _ in run]
     covered = OffsetRange(ranges[0].topic_id, ranges[0].partition, ranges[0].first, max(each.last for each in ranges))
@@ -190,7 +190,7 @@ def _write(folder: Path, run: list[tuple[OffsetRange, list[EventFile]]], key_col
     return len(places)
 
 
-def _delete_superseded(folder: Path, own: set[tuple[str, int]] | None, now_s: float, grace_s: float) -> int:
+def _delete_superseded(folder: Place, own: set[tuple[str, int]] | None, now_s: float, grace_s: float) -> int:
     files = every_file(folder)
     kept = set(needed(files))
     newest: dict[OffsetRange, float] = {}
@@ -212,7 +212,7 @@ def _within(inner: OffsetRange, outer: OffsetRange) -> bool:
     return same and outer.first <= inner.first and inner.last <= outer.last
 
 
-def _written_s(path: Path) -> float:
+def _written_s(path: Place) -> float:
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

@@ -17,13 +17,10 @@ Rows are the event's columns, untransformed, with `_topic_id` (string), `_partit
 `_arrival` (timestamp[us, UTC]).
 """
 
-import os
 import re
-import secrets
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -35,6 +32,8 @@ import pyarrow.parquet as pq
 
 from featurestore.errors import SourceError, UsageError
 from validation.errors import did_you_mean
+from validation.place import Place, readable
+from validation.whole_file import whole_file
 
 TOPIC_ID: Final = "_topic_id"
 PARTITION: Final = "_partition"
@@ -76,7 +75,7 @@ class EventFile(msgspec.Struct, frozen=True, order=True):
     range: OffsetRange
     part: int
     parts: int
-    path: Path
+    path: Place
     bucket: int = 0
     buckets: int = 1
 
@@ -94,9 +93,10 @@ def file_name(covered: OffsetRange, part: int, parts: int, *, bucket: int = 0, b
     return f"{topic}-{covered.partition}-{covered.first}-{covered.last}-{part}of{parts}{keys}.parquet"
 
 
-def parse_name(path: Path) -> EventFile | None:
+def parse_name(path: Place) -> EventFile | None:
     """What a file's name says; None where it is no name of an event log.
 
+    >>> from pathlib import Path
     >>> parse_name(Path("a-b-3-10-19-1of2.parquet")).range
     OffsetRange(topic_id='a-b', partition=3, first=10, last=19)
     """
@@ -116,12 +116,12 @@ def parse_name(path: Path) -> EventFile | None:
 
 
 def write_events(
-    folder: Path, events: pa.Table, *, topic_id: str, partition: int, first: int, last: int
-) -> tuple[Path, ...]:
+    folder: Place, events: pa.Table, *, topic_id: str, partition: int, first: int, last: int
+) -> tuple[Place, ...]:
     """Store the accepted events among the offsets `first`..`last` of a partition in the topic's folder.
 
     `events` holds the event's columns, `_offset` and `_arrival`, neither null; `_topic_id` and `_partition` are added.
-    Each part is finished and synced under a temporary name, then renamed: readers see whole files or none. After a
+    Each part appears whole or not at all (`validation.whole_file`). After a
     crash between parts the range does not count as stored (`next_offset`), and writing it again is harmless. Without
     events nothing is written, and the paths are empty: let the next write's range start here.
     Raises UsageError where the columns or offsets do not fit.
@@ -131,7 +131,7 @@ def write_events(
     days = pc.cast(table[ARRIVAL], pa.int64()).to_numpy() // _DAY_US
     present = np.unique(days)
 
-    def write_day(part: int) -> Path:
+    def write_day(part: int) -> Place:
         day = present[part - 1]
         target = folder / f"day={np.datetime64(int(day), 'D')}" / file_name(covered, part, len(present))
         write_whole(table if len(present) == 1 else table.filter(pa.array(days == day)), target)
@@ -143,7 +143,7 @@ def write_events(
         return tuple(writers.map(write_day, range(1, len(present) + 1)))
 
 
-def read_events(folder: Path, *, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
+def read_events(folder: Place, *, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
     """The events of a topic's folder, each (topic id, partition, offset) once; in order of range and part.
 
     `columns` names what to read, None everything; provenance columns come only when named. A column that older files
@@ -187,12 +187,12 @@ def pinned(rows: pa.Table, ranges: Sequence[OffsetRange]) -> pa.Table:
     return rows.filter(pa.array(inside))
 
 
-def event_files(folder: Path) -> tuple[EventFile, ...]:
+def event_files(folder: Place) -> tuple[EventFile, ...]:
     """The files that a reader of a topic's folder needs, ordered by range and part; none without the folder."""
     return needed(every_file(folder))
 
 
-def every_file(folder: Path) -> tuple[EventFile, ...]:
+def every_file(folder: Place) -> tuple[EventFile, ...]:
     """All files of a topic's folder, those included that compaction has superseded and not deleted yet."""
     return tuple(sorted(file for path in folder.glob("day=*/*.parquet") if (file := parse_name(path)) is not None))
 
@@ -200,6 +200,7 @@ def every_file(folder: Path) -> tuple[EventFile, ...]:
 def needed(files: Sequence[EventFile]) -> tuple[EventFile, ...]:
     """The files without those of a range that lies within another one whose parts are all there; the order stays.
 
+    >>> from pathlib import Path
     >>> [small, large] = [EventFile(OffsetRange("t", 0, 0, last), 1, 1, Path(str(last))) for last in (9, 99)]
     >>> needed([small, large]) == (large,)
     True
@@ -226,12 +227,12 @@ def complete_ranges(files: Iterable[EventFile]) -> frozenset[OffsetRange]:
     return frozenset(covered for (covered, parts), there in seen.items() if len(there) == parts)
 
 
-def stored_ranges(folder: Path) -> tuple[OffsetRange, ...]:
+def stored_ranges(folder: Place) -> tuple[OffsetRange, ...]:
     """The ranges whose parts are all stored, in order, without those that compaction has made one of."""
     return tuple(sorted(complete_ranges(event_files(folder))))
 
 
-def next_offset(folder: Path, topic_id: str, partition: int) -> int | None:
+def next_offset(folder: Place, topic_id: str, partition: int) -> int | None:
     """The offset a sink goes on from: the contiguous end of the stored ranges, from the lowest on; None without any."""
     end: int | None = None
     for covered in stored_ranges(folder):
@@ -246,6 +247,7 @@ def next_offset(folder: Path, topic_id: str, partition: int) -> int | None:
 def overlaps(files: Iterable[EventFile]) -> bool:
     """Whether two files may hold the same offset: their ranges overlap, or one range is stored in two ways.
 
+    >>> from pathlib import Path
     >>> a, b = (EventFile(OffsetRange("t", 0, f, f + 9), 1, 1, Path(str(f))) for f in (0, 10))
     >>> overlaps([a, b]), overlaps([a, a])
     (False, True)
@@ -262,31 +264,16 @@ def overlaps(files: Iterable[EventFile]) -> bool:
     )
 
 
-def write_whole(table: pa.Table, target: Path) -> None:
-    """A Parquet file that appears at once: written beside its place, synced, then renamed over it."""
+def write_whole(table: pa.Table, target: Place) -> None:
+    """A Parquet file that appears at once, durably, in place of another of that name."""
     write_pieces([table], table.schema, target)
 
 
-def write_pieces(pieces: Iterable[pa.Table], schema: pa.Schema, target: Path) -> None:
+def write_pieces(pieces: Iterable[pa.Table], schema: pa.Schema, target: Place) -> None:
     """As `write_whole`, of rows that come in pieces."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        with unfinished.open("wb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                for piece in pieces:
-                    writer.write_table(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    # The rename itself must outlive a power cut: sync the folder that holds the name.
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with whole_file(target) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for piece in pieces:
+            writer.write_table(piece)
 
 
 def _with_provenance(events: pa.Table, covered: OffsetRange) -> pa.Table:
@@ -312,10 +299,10 @@ def _with_provenance(events: pa.Table, covered: OffsetRange) -> pa.Table:
     return table
 
 
-def read_part(path: Path, wanted: Sequence[str] | None) -> tuple[pa.Table, list[str]]:
+def read_part(path: Place, wanted: Sequence[str] | None) -> tuple[pa.Table, list[str]]:
     """A file's columns among `wanted` (None: all), and the names of all that it has; raises SourceError."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(readable(path)) as file:
             names = file.schema_arrow.names
             table = file.read(columns=None if wanted is None else [name for name in wanted if name in names])
     except (pa.ArrowInvalid, OSError) as error:
@@ -335,7 +322,7 @@ def each_offset_once(table: pa.Table) -> pa.Table:
     return table.take(order.filter(pa.array(first)))
 
 
-def _neighbours(folder: Path) -> str:
+def _neighbours(folder: Place) -> str:
     if not folder.parent.is_dir():
         return f"its parent folder {folder.parent} does not exist either"
     there = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())

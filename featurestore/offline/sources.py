@@ -27,6 +27,7 @@ from featurestore.offline.connection import first_line
 from featurestore.offline.sql_types import identifier, literal
 from validation.compiled.relation import ROW
 from validation.errors import did_you_mean
+from validation.place import Place, is_address, place_of
 
 PART_BITS = 40
 """How many bits of a row's number count within its file."""
@@ -112,14 +113,13 @@ def scan_parquet(
     """
     remote = _remote(str(path), filesystem)
     if remote is not None:
-        return _scan_dataset(*remote, name=name, columns=columns)
+        return _scan_dataset(*remote, name=name, columns=list(columns))
     root = local_path(path, repo)
     files = parquet_files(root, name=name)
-    log = [event for file in files if (event := event_log.parse_name(file)) is not None]
-    is_log = len(log) == len(files)
+    log = _events_in(files)
+    is_log = bool(log)
     if is_log:
-        log = sorted(event_log.needed(log), key=lambda event: event.path)
-        files = tuple(event.path for event in log)
+        files = tuple(Path(str(event.path)) for event in log)
     schemas = _footers(files, name)
     rows = sum(count for _, count in schemas)
     wanted = list(dict.fromkeys(columns))
@@ -138,12 +138,9 @@ def scan_parquet(
     if hive:
         schema = _with_hive_types(schema, sql, hive, name)
     if is_log and event_log.overlaps(log):
-        identity = ", ".join(
-            identifier(column) for column in (event_log.TOPIC_ID, event_log.PARTITION, event_log.OFFSET)
-        )
-        once = f"row_number() OVER (PARTITION BY {identity} ORDER BY {identifier(ROW)}) = 1"
+        once = f"row_number() OVER (PARTITION BY {_identity()} ORDER BY {identifier(ROW)}) = 1"
         numbered = f"(SELECT * FROM {numbered} QUALIFY {once})"
-        sql = f"(SELECT * FROM {sql} QUALIFY row_number() OVER (PARTITION BY {identity}) = 1)"
+        sql = _each_once(sql)
     plain = not hive and not is_log and all(each.equals(schema) for each, _ in schemas)
     return Scan(
         name=name,
@@ -178,6 +175,29 @@ def local_path(path: str | Path, repo: Path) -> Path:
     parsed = urlparse(str(path))
     plain = Path(unquote(parsed.path)) if parsed.scheme == "file" else Path(path)
     return plain if plain.is_absolute() else (repo / plain).absolute()
+
+
+def place_at(path: str | Path, repo: Path) -> Place:
+    """As `local_path`, or the place in an object store that an address names; raises PlatformError.
+
+    >>> place_at("s3://bucket/event_log/departures", Path("/repo"))
+    ObjectPath('s3://bucket/event_log/departures')
+    """
+    return place_of(path) if is_address(str(path)) else local_path(path, repo)
+
+
+def _events_in(files: Sequence[Path]) -> list[event_log.EventFile]:
+    """What of these files is to be read, in order of their names, where all are an event log's; else nothing."""
+    log = [event for file in files if (event := event_log.parse_name(file)) is not None]
+    return sorted(event_log.needed(log), key=lambda event: str(event.path)) if len(log) == len(files) else []
+
+
+def _identity() -> str:
+    return ", ".join(map(identifier, (event_log.TOPIC_ID, event_log.PARTITION, event_log.OFFSET)))
+
+
+def _each_once(sql: str) -> str:
+    return f"(SELECT * FROM {sql} QUALIFY row_number() OVER (PARTITION BY {_identity()}) = 1)"
 
 
 def parquet_files(root: Path, *, name: str) -> tuple[Path, ...]:
@@ -316,14 +336,44 @@ def _remote(path: str, filesystem: pyarrow.fs.FileSystem | None) -> tuple[str, p
     return inside, found
 
 
-def _scan_dataset(path: str, filesystem: pyarrow.fs.FileSystem, *, name: str, columns: Iterable[str]) -> Scan:
+def _scan_dataset(path: str, filesystem: pyarrow.fs.FileSystem, *, name: str, columns: Sequence[str]) -> Scan:
     try:
         dataset = pyarrow.dataset.dataset(path, filesystem=filesystem, format="parquet", partitioning="hive")
+        if not dataset.files:
+            raise SourceError(f"{name}: {path} holds no Parquet files")
+        log = _events_in([Path(file) for file in dataset.files])
+        scan = (
+            _scan_log(log, path, filesystem, name=name)
+            if log
+            else Scan(name=name, schema=dataset.schema, sql="{source}", relation=dataset)
+        )
     except (pa.ArrowInvalid, OSError) as error:
         raise SourceError(f"{name}: {path} cannot be read as Parquet: {first_line(error)}") from error
-    if not dataset.files:
-        raise SourceError(f"{name}: {path} holds no Parquet files")
-    scan = Scan(name=name, schema=dataset.schema, sql="{source}", relation=dataset)
     for column in columns:
         scan.column(column, role="column")
     return scan
+
+
+def _scan_log(log: Sequence[event_log.EventFile], root: str, filesystem: pyarrow.fs.FileSystem, *, name: str) -> Scan:
+    """An event log in another store than a disk, whose files may have more columns than the first."""
+
+    def footer(file: str) -> tuple[pa.Schema, int]:
+        with filesystem.open_input_file(file) as held, pq.ParquetFile(held) as opened:
+            return opened.schema_arrow.remove_metadata(), opened.metadata.num_rows
+
+    files = [str(event.path) for event in log]
+    with ThreadPoolExecutor(8) as pool:
+        footers = list(pool.map(footer, files))
+    day = pa.schema([("day", pa.date32())])
+    schema = pa.unify_schemas([_merged([schema for schema, _ in footers], name), day])
+    dataset = pyarrow.dataset.dataset(
+        files,
+        schema=schema,
+        filesystem=filesystem,
+        format="parquet",
+        partitioning=pyarrow.dataset.partitioning(day, flavor="hive"),
+        partition_base_dir=root,
+    )
+    rows = sum(count for _, count in footers)
+    sql = _each_once("{source}") if event_log.overlaps(log) else "{source}"
+    return Scan(name=name, schema=schema, sql=sql, relation=dataset, empty=rows == 0, rows=rows)

@@ -2,6 +2,7 @@
 
 import random
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -140,7 +141,7 @@ class CrashError(BaseException):
 
 def at_every_step(monkeypatch, look):
     """Call `look` before and after each file is written or deleted."""
-    whole, unlink = compaction.write_whole, type(compaction.Path()).unlink
+    whole, unlink = compaction.write_whole, type(Path()).unlink
 
     def write(table, target):
         look()
@@ -153,7 +154,7 @@ def at_every_step(monkeypatch, look):
             look()
 
     monkeypatch.setattr(compaction, "write_whole", write)
-    monkeypatch.setattr(type(compaction.Path()), "unlink", remove)
+    monkeypatch.setattr(type(Path()), "unlink", remove)
 
 
 def test_readers_see_each_offset_once_at_every_moment(folder, monkeypatch):

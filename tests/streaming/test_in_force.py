@@ -33,18 +33,18 @@ def told(in_force, partition, first=0, after=100):
     ]
 
 
-def test_the_first_definitions_hold_from_the_beginning(tmp_path):
+def test_the_first_definitions_hold_from_the_beginning(place):
     """What was in the topic before the first worker is judged by the first definitions."""
-    in_force = InForce(tmp_path, TOPIC)
+    in_force = InForce(place, TOPIC)
     with pytest.raises(StaleStore, match="does not say"):
         in_force.pieces(P0, 0, 10)
     in_force.propose(definitions(1))
     assert told(in_force, P0) == [(0, 100, 1)]
 
 
-def test_later_definitions_hold_from_the_ends_on(tmp_path):
+def test_later_definitions_hold_from_the_ends_on(place):
     """A range is cut where they come into force; a partition that came later knows the last ones alone."""
-    in_force = InForce(tmp_path, TOPIC)
+    in_force = InForce(place, TOPIC)
     in_force.propose(definitions(1))
     in_force.propose(definitions(2, top=50))
     assert in_force.pending
@@ -57,18 +57,18 @@ def test_later_definitions_hold_from_the_ends_on(tmp_path):
     assert told(in_force, P2) == [(0, 100, 3)]
 
 
-def test_what_changes_no_verdict_changes_nothing(tmp_path):
+def test_what_changes_no_verdict_changes_nothing(place):
     """A new plan whose views and contract of the topic are the same has no offset to take effect at."""
-    in_force = InForce(tmp_path, TOPIC)
+    in_force = InForce(place, TOPIC)
     in_force.propose(definitions(1))
     in_force.propose(definitions(2))
     assert not in_force.pending
     assert told(in_force, P0) == [(0, 100, 1)]
 
 
-def test_an_old_plan_does_not_come_back(tmp_path):
+def test_an_old_plan_does_not_come_back(place):
     """A worker that has not heard of the new plan yet keeps judging by what is in force, and proposes nothing."""
-    in_force, other = InForce(tmp_path, TOPIC), InForce(tmp_path, TOPIC)
+    in_force, other = InForce(place, TOPIC), InForce(place, TOPIC)
     in_force.propose(definitions(1))
     in_force.propose(definitions(2, top=50))
     in_force.settle({P0: 10})
@@ -76,9 +76,9 @@ def test_an_old_plan_does_not_come_back(tmp_path):
     assert told(other, P0) == told(in_force, P0) == [(0, 10, 1), (10, 100, 2)]
 
 
-def test_whoever_settles_first_decides(tmp_path):
+def test_whoever_settles_first_decides(place):
     """Two that found the same pending definitions have asked for different ends: the first ones count, for both."""
-    one, other = InForce(tmp_path, TOPIC), InForce(tmp_path, TOPIC)
+    one, other = InForce(place, TOPIC), InForce(place, TOPIC)
     one.propose(definitions(1))
     one.propose(definitions(2, top=50))
     other.look()
@@ -88,10 +88,10 @@ def test_whoever_settles_first_decides(tmp_path):
     assert told(one, P0) == told(other, P0) == [(0, 10, 1), (10, 100, 2)]
 
 
-def test_definitions_are_as_they_were_when_they_are_read_again(tmp_path):
+def test_definitions_are_as_they_were_when_they_are_read_again(place):
     """A replay years later needs the old contract, not its name."""
-    InForce(tmp_path, TOPIC).propose(definitions(1, top=33))
-    again = InForce(tmp_path, TOPIC)
+    InForce(place, TOPIC).propose(definitions(1, top=33))
+    again = InForce(place, TOPIC)
     again.look()
     [piece] = again.pieces(P0, 0, 1)
     assert piece.definitions == definitions(1, top=33)

@@ -13,6 +13,7 @@ from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event, shop
 from streaming.sinks import EventLog, Quarantine, RangeSink, SinkUnavailable
 from streaming.source.records import Batch, Record, TopicPartition
 from validation.quarantine import read_quarantine
+from validation.whole_file import replace_file
 
 PARTITION = TopicPartition(TOPIC, "id-1", 0)
 PIPELINE = TopicPipeline(tuple(shop_plan().views.values()), shop_contract())
@@ -54,19 +55,19 @@ def offsets(folder):
     return sorted(read_events(folder / TOPIC, schema=PIPELINE.event_schema)[OFFSET].to_pylist())
 
 
-def test_nothing_is_stored_before_it_is_due(tmp_path, clock):
+def test_nothing_is_stored_before_it_is_due(place, clock):
     """Buffered events are in no file, and the cursor says so."""
-    sink = event_log(tmp_path, clock)
+    sink = event_log(place, clock)
     assert sink.open(PARTITION, 0) == 0
     sink.add(judged(0, 10))
     sink.flush_due()
-    assert (sink.cursor(PARTITION), offsets(tmp_path)) == (None, [])
+    assert (sink.cursor(PARTITION), offsets(place)) == (None, [])
 
 
 @pytest.mark.parametrize("due", ["rows", "age", "asked"])
-def test_a_flush_moves_the_cursor_past_what_it_stored(tmp_path, clock, due):
+def test_a_flush_moves_the_cursor_past_what_it_stored(place, clock, due):
     """By rows, by age, or at the end: the next life goes on behind it."""
-    sink = event_log(tmp_path, clock, flush_rows=10 if due == "rows" else 11, flush_age_us=1_000)
+    sink = event_log(place, clock, flush_rows=10 if due == "rows" else 11, flush_age_us=1_000)
     sink.open(PARTITION, 0)
     sink.add(judged(0, 10))
     if due == "age":
@@ -75,13 +76,13 @@ def test_a_flush_moves_the_cursor_past_what_it_stored(tmp_path, clock, due):
         sink.flush(PARTITION)
     else:
         sink.flush_due()
-    assert offsets(tmp_path) == list(range(10))
-    assert event_log(tmp_path, clock).open(PARTITION, 0) == 10
+    assert offsets(place) == list(range(10))
+    assert event_log(place, clock).open(PARTITION, 0) == 10
 
 
-def test_one_file_at_a_time_and_none_later_than_twice_its_time(tmp_path, clock):
+def test_one_file_at_a_time_and_none_later_than_twice_its_time(place, clock):
     """Events wait for one file; with more partitions than rounds, what is due twice over is stored all the same."""
-    sink = event_log(tmp_path, clock, flush_rows=1_000, flush_age_us=1_000)
+    sink = event_log(place, clock, flush_rows=1_000, flush_age_us=1_000)
     partitions = [TopicPartition(TOPIC, "id-1", number) for number in range(4)]
     for partition in partitions:
         sink.open(partition, 0)
@@ -104,73 +105,73 @@ def test_one_file_at_a_time_and_none_later_than_twice_its_time(tmp_path, clock):
     assert stored() == [0, 1, 2, 3]
 
 
-def test_a_sink_skips_what_it_has(tmp_path, clock):
+def test_a_sink_skips_what_it_has(place, clock):
     """A replay from a lower offset adds only what is new."""
-    sink = event_log(tmp_path, clock)
+    sink = event_log(place, clock)
     sink.open(PARTITION, 0)
     sink.add(judged(0, 10))
     sink.flush(PARTITION)
-    later = event_log(tmp_path, clock)
+    later = event_log(place, clock)
     assert later.open(PARTITION, 0) == 10
     later.add(judged(0, 8))
     later.add(judged(8, 15))
     later.flush(PARTITION)
-    assert offsets(tmp_path) == list(range(15))
-    assert [(each.first, each.last) for each in stored_ranges(tmp_path / TOPIC)] == [(0, 9), (10, 14)]
+    assert offsets(place) == list(range(15))
+    assert [(each.first, each.last) for each in stored_ranges(place / TOPIC)] == [(0, 9), (10, 14)]
 
 
-def test_the_files_alone_tell_the_cursor(tmp_path, clock):
+def test_the_files_alone_tell_the_cursor(place, clock):
     """The hint may be lost, torn or behind: names are enough."""
-    sink = event_log(tmp_path, clock)
+    sink = event_log(place, clock)
     sink.open(PARTITION, 0)
     sink.add(judged(0, 10))
     sink.flush(PARTITION)
-    [hint] = (tmp_path / TOPIC / "_cursors").iterdir()
+    [hint] = (place / TOPIC / "_cursors").iterdir()
     for content in ("", "7", None):
-        hint.unlink() if content is None else hint.write_text(content)
-        assert event_log(tmp_path, clock).cursor(PARTITION) == 10
+        hint.unlink() if content is None else replace_file(hint, content.encode())
+        assert event_log(place, clock).cursor(PARTITION) == 10
 
 
-def test_ranges_with_nothing_to_store_are_not_replayed_and_leave_no_gap(tmp_path, clock):
+def test_ranges_with_nothing_to_store_are_not_replayed_and_leave_no_gap(place, clock):
     """A quarantine that stays empty moves its cursor all the same; its next file covers the silence."""
-    sink = RangeSink(Quarantine(tmp_path, {TOPIC: shop_contract()}), clock)
+    sink = RangeSink(Quarantine(place, {TOPIC: shop_contract()}), clock)
     sink.open(PARTITION, 0)
     sink.add(judged(0, 10, broken=[3]))
     sink.flush(PARTITION)
     sink.add(judged(10, 50))
     sink.flush(PARTITION)
-    later = RangeSink(Quarantine(tmp_path, {TOPIC: shop_contract()}), clock)
+    later = RangeSink(Quarantine(place, {TOPIC: shop_contract()}), clock)
     assert later.open(PARTITION, 0) == 50
     later.add(judged(50, 60, broken=[55]))
     later.flush(PARTITION)
-    names = sorted(path.name for path in (tmp_path / TOPIC).glob("*.parquet"))
+    names = sorted(path.name for path in (place / TOPIC).glob("*.parquet"))
     assert names == ["id-1-0-0-9.parquet", "id-1-0-10-59.parquet"]
-    assert read_quarantine(tmp_path)["offset"].to_pylist() == [3, 55]
+    assert read_quarantine(place)["offset"].to_pylist() == [3, 55]
 
 
-def test_a_full_disk_stores_nothing_and_loses_nothing(tmp_path, clock):
+def test_a_full_disk_stores_nothing_and_loses_nothing(place, clock):
     """The cursor stays; what was buffered is read again."""
 
     class Full(EventLog, frozen=True):
         def store(self, partition, batches, first, last):
             raise OSError(28, "No space left on device")
 
-    sink = RangeSink(Full(tmp_path), clock)
+    sink = RangeSink(Full(place), clock)
     sink.open(PARTITION, 0)
     sink.add(judged(0, 10))
     with pytest.raises(SinkUnavailable, match="No space left"):
         sink.flush(PARTITION)
     assert sink.cursor(PARTITION) is None
-    assert event_log(tmp_path, clock).open(PARTITION, 0) == 0
+    assert event_log(place, clock).open(PARTITION, 0) == 0
 
 
-def test_a_rejected_event_is_kept_whole_with_its_reason(tmp_path, clock):
+def test_a_rejected_event_is_kept_whole_with_its_reason(place, clock):
     """Enough to repair and replay it, and to tell its producer."""
-    sink = RangeSink(Quarantine(tmp_path, {TOPIC: shop_contract()}), clock)
+    sink = RangeSink(Quarantine(place, {TOPIC: shop_contract()}), clock)
     sink.open(PARTITION, 0)
     sink.add(judged(0, 3, broken=[1]))
     sink.flush(PARTITION)
-    [row] = read_quarantine(tmp_path).to_pylist()
+    [row] = read_quarantine(place).to_pylist()
     assert (row["row"], row["key"], row["reason"], row["offset"], row["origin"]) == (
         b"torn",
         b"1",
@@ -181,25 +182,25 @@ def test_a_rejected_event_is_kept_whole_with_its_reason(tmp_path, clock):
     assert (row["contract"], row["contract_version"], row["attempt"]) == (TOPIC, "1.0.0", 1)
 
 
-def test_a_record_without_a_possible_arrival_can_be_kept(tmp_path, clock):
+def test_a_record_without_a_possible_arrival_can_be_kept(place, clock):
     """Its time is no instant: quarantine keeps the rest of it."""
-    sink = RangeSink(Quarantine(tmp_path, {}), clock)
+    sink = RangeSink(Quarantine(place, {}), clock)
     sink.open(PARTITION, 0)
     records = (Record(0, 0, None, b"torn", (2**63 - 1) * 1000),)
     sink.add(PIPELINE.judge(Batch(TOPIC, "id-1", 0, records, 0, 1)))
     sink.flush(PARTITION)
-    [row] = read_quarantine(tmp_path).to_pylist()
+    [row] = read_quarantine(place).to_pylist()
     assert (row["row"], row["arrival"]) == (b"torn", None)
 
 
-def test_a_closed_partition_is_forgotten(tmp_path, clock):
+def test_a_closed_partition_is_forgotten(place, clock):
     """What another owner will replay is not stored here as well."""
-    sink = event_log(tmp_path, clock)
+    sink = event_log(place, clock)
     sink.open(PARTITION, 0)
     sink.add(judged(0, 10))
     sink.close(PARTITION)
     sink.flush(PARTITION)
-    assert offsets(tmp_path) == []
+    assert offsets(place) == []
 
 
 class Slow(EventLog, frozen=True):
