@@ -16,7 +16,6 @@ counts once after a crash between any two steps, beside a zombie, and when sever
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -36,6 +35,7 @@ from featurestore.monitor.kept_profiles import (
 )
 from featurestore.offline.event_log import ARRIVAL, OFFSET, PROVENANCE, EventFile, complete_ranges, event_files
 from featurestore.plan import View
+from validation.place import Place, readable
 from validation.profile.baseline import Baseline, Kind, kind_of
 from validation.profile.build import HOUR_US
 from validation.profile.profile import Profile
@@ -81,7 +81,7 @@ class _Stretch(msgspec.Struct, frozen=True):
 class EventProfiles:
     """The profiles of one topic's events. Raises SourceError, OSError, ProfileError and Arrow's errors."""
 
-    def __init__(self, folder: Path, store: ProfileStore, views: Sequence[View], segments: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Place, store: ProfileStore, views: Sequence[View], segments: Sequence[str] = ()) -> None:
         """`folder` is the topic's event log, `views` read the topic; `segments` are columns as producers name them."""
         self._folder = folder
         self._store = store
@@ -89,7 +89,7 @@ class EventProfiles:
         ids = {view.source.topic.event_id for view in views if view.source.topic is not None}
         self._left_out = {*PROVENANCE.names, self._timestamp, *ids}
         self._segments = tuple(segments)
-        self._footers: dict[Path, pq.FileMetaData] = {}
+        self._footers: dict[Place, pq.FileMetaData] = {}
         """Of the files of this pass."""
         self._baselines: dict[str, Baseline] = {}
         self._rest: Callable[[float], object] = _no_rest
@@ -202,9 +202,9 @@ class EventProfiles:
                         kinds[field.name] = kind
         return kinds
 
-    def _footer(self, path: Path) -> pq.FileMetaData:
+    def _footer(self, path: Place) -> pq.FileMetaData:
         if path not in self._footers:
-            self._footers[path] = pq.read_metadata(path)
+            self._footers[path] = pq.read_metadata(readable(path))
         return self._footers[path]
 
     def _rows(
@@ -227,7 +227,7 @@ class EventProfiles:
         columns = [*there, *({self._timestamp} & {*schema.names}), ARRIVAL, OFFSET]
         # Texts as dictionaries, which is how they lie there: half the time.
         texts = [name for name in there if kinds[name] == "category"]
-        with pq.ParquetFile(file.path, metadata=footer, read_dictionary=texts) as stored:
+        with pq.ParquetFile(readable(file.path), metadata=footer, read_dictionary=texts) as stored:
             groups = _groups(stored, first, after)
             for batch in stored.iter_batches(_BATCH, row_groups=groups, columns=columns, use_threads=False):
                 table = pa.Table.from_batches([batch])

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +22,7 @@ from streaming.judged import producer_name
 from streaming.source.records import TopicPartition
 from streaming.source.replayed import is_replay
 from validation.errors import PlatformError
+from validation.place import Place
 from validation.profile.store import ProfileStore
 
 _LOG = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class EventProfiler:
     """Profiles the events of the views' topics."""
 
     def __init__(
-        self, event_log: Path, store: ProfileStore, views: Sequence[View], segments: Mapping[str, Sequence[str]]
+        self, event_log: Place, store: ProfileStore, views: Sequence[View], segments: Mapping[str, Sequence[str]]
     ) -> None:
         """`segments` names the columns of each view whose values are cohorts, as the view calls them."""
         self._topics = {
