@@ -53,6 +53,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectPath]:
             patch.setenv(name, value)
         found = place_of(f"s3://{BUCKET}")
         assert isinstance(found, ObjectPath)
+        (found / "first").put(b"")  # this store makes the bucket with its first object
         yield found
 
 

