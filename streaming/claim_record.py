@@ -28,11 +28,10 @@ class ClaimRecord:
 
     def add(self, topic: str, shard: Shard) -> None:
         """Remember the shard; repeating it changes nothing. Raises SinkUnavailable."""
-        if self.holds(topic, shard):
-            return
         path = self._path(topic, shard)
         try:
-            hint_file(path, b"")
+            if not path.exists():
+                hint_file(path, b"")
         except OSError as error:
             raise SinkUnavailable(f"{path} cannot be made: {error}") from error
 
