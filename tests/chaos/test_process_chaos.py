@@ -1,5 +1,6 @@
 """Does a real worker process that is asked to leave leave nothing undone?"""
 
+import itertools
 import os
 import random
 import signal
@@ -35,13 +36,14 @@ def broker():
 class Deployment:
     """A feature repo with the shop's plan in force, its topic, and worker processes."""
 
-    def __init__(self, folder, online_url, store, servers):
+    def __init__(self, folder, online_url, store, servers, environ=None):
+        self.environ = environ or {}
         self.repo = folder / "feature_repo"
         self.repo.mkdir()
         (self.repo / "feature_store.yaml").write_text(
             f"project: shop\nregistry: ../data/registry.db\nonline_store:\n  connection: {online_url}\n"
         )
-        self.settings = load_settings(self.repo, {})
+        self.settings = load_settings(self.repo, self.environ)
         self.client = store
         self.servers = servers
         self.plan = shop_plan(second_view=True, keyed=True)
@@ -60,7 +62,7 @@ class Deployment:
         command = [sys.executable, "-m", "featurestore.cli.main", "stream", "run", "--repo", str(self.repo)]
         command += ["--flush-s", "0.3", "--flush-rows", "200", "--batch", "100", *more]
         command += ["--clock-offset-s", str(self.offset_s), "--instance-id", name]
-        environ = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.servers}
+        environ = {**os.environ, **self.environ, "KAFKA_BOOTSTRAP_SERVERS": self.servers}
         with (self.repo.parent / f"{name}.log").open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=environ)
 
@@ -77,7 +79,7 @@ class Deployment:
         events = read_events(self.settings.event_log / TOPIC)
         held = Counter(zip(events[PARTITION].to_pylist(), events[OFFSET].to_pylist(), strict=True))
         assert set(held.values()) == {1}
-        kept = read_quarantine(self.settings.data_dir / "quarantine", TOPIC)
+        kept = read_quarantine(self.settings.quarantine, TOPIC)
         assert len(events) + len(kept) == self.sent
         compared = 0
         for view in self.plan.views.values():
@@ -120,3 +122,25 @@ def test_a_worker_that_is_asked_to_leave_commits_stores_and_leaves(deployment):
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(PATIENCE_S) == 0
     assert deployment.verify() > 100
+
+
+def test_workers_that_are_killed_leave_an_object_store_without_gap_or_repeat(
+    tmp_path, online_url, store, broker, in_bucket
+):
+    """kill -9, over and over, while files are put and compacted there: each offset is there once."""
+    deployment = Deployment(tmp_path, online_url, store, broker, {"FEATURESTORE_EVENTS_URL": str(in_bucket)})
+    dice = random.Random(5)
+    events = shop_events(dice, 1_500, start_us=START_US - 20_000 * 500_000)
+    for _ in range(3):
+        deployment.produce(itertools.islice(events, 500))
+        worker = deployment.start("a", "--compact-s", "0.5")
+        deadline = time.monotonic() + PATIENCE_S
+        while not list(in_bucket.glob("event_log/*/*/*.parquet")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(dice.random())
+        worker.kill()
+        worker.wait()
+    deployment.finish("a")
+    assert deployment.verify() > 1_000
+    assert not (deployment.settings.data_dir / "event_log").exists()
+    deployment.publisher.close()
