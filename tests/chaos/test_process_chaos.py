@@ -10,6 +10,7 @@ import time
 from collections import Counter
 
 import pytest
+from cutting_proxy import CuttingProxy
 
 from featurestore.config import load_settings
 from featurestore.offline.event_log import OFFSET, PARTITION, read_events
@@ -144,3 +145,72 @@ def test_workers_that_are_killed_leave_an_object_store_without_gap_or_repeat(
     assert deployment.verify() > 1_000
     assert not (deployment.settings.data_dir / "event_log").exists()
     deployment.publisher.close()
+
+
+def test_a_store_that_answers_slowly_costs_time_alone(tmp_path, embedded_server, store, broker):
+    """Each reply 200 ms late: nobody dies, commits twice, or is put out of the group, whose session is 6 s."""
+    proxy = CuttingProxy(embedded_server.address)
+    deployment = Deployment(tmp_path, f"redis://127.0.0.1:{proxy.port}/0", store, broker)
+    deployment.produce(shop_events(random.Random(3), 120, start_us=START_US - 20_000 * 500_000))
+    try:
+        proxy.delay_s = 0.2
+        worker = deployment.start("a", "--session-timeout-s", "6")
+        deadline = time.monotonic() + PATIENCE_S
+        while sum(offsets_of(deployment)) < deployment.sent:
+            assert worker.poll() is None, (tmp_path / "a.log").read_text()[-3000:]
+            assert time.monotonic() < deadline, (tmp_path / "a.log").read_text()[-3000:]
+            time.sleep(0.1)
+        epochs = [control.epoch for control in controls_of(deployment)]
+        deployment.produce(shop_events(random.Random(4), 40, start_us=START_US))
+        while sum(offsets_of(deployment)) < deployment.sent:
+            assert worker.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert [control.epoch for control in controls_of(deployment)] == epochs, "somebody claimed again"
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(PATIENCE_S) == 0
+        assert deployment.verify() > 80
+    finally:
+        proxy.delay_s = 0.0
+        worker.kill()
+        worker.wait()
+        proxy.close()
+        deployment.publisher.close()
+
+
+def controls_of(deployment, view="page_orders"):
+    shards = ShardStore(deployment.client, lambda: 0)
+    found = [Shard("shop", view, 1, each.topic_id, each.partition) for each in shards.registered("shop", view, 1)]
+    return [control for shard in sorted(found, key=lambda each: each.partition) if (control := shards.control(shard))]
+
+
+def offsets_of(deployment):
+    return [control.offset for control in controls_of(deployment)]
+
+
+@pytest.mark.parametrize(("delay_ms", "least_s", "most_s"), [(0, 0.0, 1.5), (1_000, 0.3, 2.5)])
+def test_a_lone_event_is_readable_within_the_delay_that_was_allowed(deployment, delay_ms, least_s, most_s):
+    """At once without one; held back for a fuller batch with one, but no longer than it says, and a margin."""
+    events = shop_events(random.Random(6), 40, start_us=START_US - 20_000 * 500_000)
+    deployment.produce(itertools.islice(events, 20))
+    worker = deployment.start("a", "--max-delay-ms", str(delay_ms))
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while sum(offsets_of(deployment)) < deployment.sent:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(2 * delay_ms / 1000)  # the fetch that is under way begins anew
+        took = []
+        for _ in range(3):
+            deployment.produce(itertools.islice(events, 1))
+            sent = time.monotonic()
+            while sum(offsets_of(deployment)) < deployment.sent:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            took.append(time.monotonic() - sent)
+        assert max(took) <= most_s
+        # A fetch may have waited already when an event comes: not each one is held back for as long.
+        assert max(took) >= least_s
+    finally:
+        worker.kill()
+        worker.wait()

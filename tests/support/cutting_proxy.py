@@ -1,8 +1,9 @@
-"""A proxy before the online store whose address stays, whatever happens behind it, and that cuts replies on demand."""
+"""A proxy before the online store whose address stays, whatever happens behind it; on demand it cuts or delays replies."""
 
 import contextlib
 import socket
 import threading
+import time
 from pathlib import Path
 
 
@@ -17,6 +18,8 @@ class CuttingProxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self.cuts = 0
+        self.delay_s = 0.0
+        """So much later every reply goes on."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self, after_bytes: int) -> None:
@@ -50,6 +53,8 @@ class CuttingProxy:
     def _pump(self, source: socket.socket, sink: socket.socket, replies: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                if replies and self.delay_s:
+                    time.sleep(self.delay_s)
                 sink.sendall(self._shortened(data) if replies else data)
                 if replies and self._was_cut:
                     self._was_cut = False
