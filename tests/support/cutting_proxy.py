@@ -1,4 +1,4 @@
-"""A proxy before the online store whose address stays, whatever happens behind it; on demand it cuts or delays replies."""
+"""A proxy before the online store whose address stays, whatever happens behind it; it cuts or delays replies."""
 
 import contextlib
 import socket
