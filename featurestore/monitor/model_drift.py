@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.clock import Clock
 from featurestore.dataset.manifest import Manifest
@@ -30,6 +31,8 @@ from validation.profile.store import ProfileStore
 from validation.whole_file import replace_file
 
 SCOPE: Final = "drift:"
+LATE_US: Final = 3 * HOUR_US
+"""So long after an hour files of its answers may come."""
 _SEED: Final = 0
 
 
@@ -65,15 +68,21 @@ class ModelDrift:
         manifest = max(sets, key=lambda each: each.created_us)
         now_us = self._clock()
         start_us = now_us - round(options.window_h * HOUR_US)
-        served = profiles.served_rows(self._log, service.name, start_us, now_us, options.segments)
-        if served is None:
+        # Profiles are kept of whole hours, also of the one in which the window begins, and of those that files come
+        # late to.
+        first_us = min(start_us, now_us - LATE_US) // HOUR_US * HOUR_US
+        whole = profiles.served_rows(self._log, service.name, first_us, now_us, options.segments)
+        if whole is None:
             return None
         trained = profiles.training_rows(self._datasets / manifest.name, manifest, service, options.segments)
-        features = [name for name in trained.column_names if name in served.column_names and ":" in name]
+        features = [name for name in trained.column_names if name in whole.column_names and ":" in name]
         baseline = baseline_of(trained.select(features))
         kept = by_segment(trained, baseline, "training", options.segments)
         self._store.put(manifest.name, kept, boundary="training", baseline=baseline)
-        profiles.put_served(self._store, service.name, served, baseline, options.segments)
+        profiles.put_served(self._store, service.name, whole, baseline, options.segments)
+        served = whole.filter(pc.greater_equal(whole[AT].cast(pa.int64()), start_us))
+        if not len(served):
+            return None
         sides = [_side(table, baseline, options) for table in (trained, served)]
         report = compare(
             sides[0],

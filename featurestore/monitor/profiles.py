@@ -63,7 +63,7 @@ def training_rows(folder: Path, manifest: Manifest, service: Service, segments: 
 def put_served(
     store: ProfileStore, service: str, table: pa.Table, baseline: Baseline, segments: tuple[str, ...] = ()
 ) -> None:
-    """Profiles the answers of whole hours, all and by segment, each an own source that is replaced."""
+    """Profiles answers, all and by segment: all answers of their hours, whose profiles are replaced."""
     hours = table[AT].cast(pa.int64()).to_numpy() // HOUR_US
     for hour in np.unique(hours).tolist():
         rows = table.filter(pa.array(hours == hour))

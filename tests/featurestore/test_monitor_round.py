@@ -183,6 +183,46 @@ def test_answers_are_held_to_the_training_set(settings: Settings, made: Plan, sh
     assert (checked.dataset, checked.rows) == ("first", 200)
 
 
+def served_by_hour(settings: Settings) -> dict[int | None, int]:
+    """How many answers the kept profiles count, by hour."""
+    store = ProfileStore(workspace(settings).profiles)
+    [baseline] = {path.parent.name for path in store.paths("served")}
+    return {each.hour_us: each.rows for each in store.read(boundary="served", baseline=baseline)}
+
+
+def test_an_hour_keeps_its_answers_while_the_window_moves_past_it(settings: Settings, made: Plan) -> None:
+    """The window begins within an hour: what it has left is not all that there was."""
+    train(settings, made)
+    hour_us = NOW // HOUR_US * HOUR_US
+    for minute in range(0, 60, 10):
+        keep(settings, made, hour_us + minute * 60_000_000, [10.0] * 5, hour_us)
+    now_us = hour_us + HOUR_US
+    watch = Monitor(workspace(settings), settings.repo, lambda: now_us, sinks=[Collected()])
+    for _ in range(4):
+        watch.round(made)
+        assert served_by_hour(settings) == {hour_us: 30}
+        now_us += 24 * HOUR_US - 25 * 60_000_000 if now_us == hour_us + HOUR_US else 10 * 60_000_000
+    checked = last_check(workspace(settings).drift, "eta")
+    assert checked is not None
+    assert 0 < checked.rows < 30
+
+
+def test_answers_whose_file_comes_late_change_the_history_of_their_hour(settings: Settings, made: Plan) -> None:
+    """A process that could not write its file for hours; also where the window is shorter than that."""
+    made = plan(rides(), drift_window_h="1")
+    train(settings, made)
+    hour_us = NOW // HOUR_US * HOUR_US
+    keep(settings, made, NOW, [10.0] * 5, NOW)
+    now_us = hour_us + HOUR_US
+    watch = Monitor(workspace(settings), settings.repo, lambda: now_us, sinks=[Collected()])
+    watch.round(made)
+    assert served_by_hour(settings) == {hour_us: 5}
+    now_us += 2 * HOUR_US
+    keep(settings, made, NOW + 1, [11.0] * 3, NOW)
+    watch.round(made)
+    assert served_by_hour(settings) == {hour_us: 8}
+
+
 def test_what_arrived_is_profiled_by_the_hour_and_late_rows_change_it(settings: Settings, made: Plan) -> None:
     """The source's rows of the last hours; a row that is there in the next round counts too."""
     watch, store = monitor(settings, Collected()), ProfileStore(workspace(settings).profiles)
