@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 
 from featurestore.dataset.manifest import Manifest
@@ -64,10 +63,11 @@ def put_served(
     store: ProfileStore, service: str, table: pa.Table, baseline: Baseline, segments: tuple[str, ...] = ()
 ) -> None:
     """Profiles answers, all and by segment: all answers of their hours, whose profiles are replaced."""
-    hours = table[AT].cast(pa.int64()).to_numpy() // HOUR_US
-    for hour in np.unique(hours).tolist():
-        rows = table.filter(pa.array(hours == hour))
-        made = by_segment(rows, baseline, "served", segments, time_column=AT)
+    by_hour: dict[int, list[Profile]] = {}
+    # Threads would wait for each other at slices of an hour.
+    for profile in by_segment(table, baseline, "served", segments, time_column=AT, threads=1):
+        by_hour.setdefault((profile.hour_us or 0) // HOUR_US, []).append(profile)
+    for hour, made in by_hour.items():
         store.put(f"{safe_name(service)}-{hour_name(hour)}", made, boundary="served", baseline=baseline)
 
 
