@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from featurestore.dataset.manifest import Manifest
 from featurestore.monitor.kept_profiles import AT, added, by_segment, first_baseline, hour_name, read_kept, safe_name
-from featurestore.monitor.served import HOUR_US, REQUESTED, given_column, read_served
+from featurestore.monitor.served import HOUR_US, REQUESTED, Shape, given_column, read_served
 from featurestore.offline.connection import Limits, connection
 from featurestore.offline.sql_types import earliest, identifier, instant, latest
 from featurestore.offline.stored import scan_of, stored_names
@@ -35,8 +35,13 @@ _AT_ONCE: Final = 131_072
 
 def served_rows(log: Path, service: str, start_us: int, end_us: int, segments: tuple[str, ...] = ()) -> pa.Table | None:
     """The sampled answers of a service as `view:feature` columns, with the instant of the request; None without any."""
+
+    def wanted(shape: Shape) -> list[str]:
+        given = (name.partition(":") for name in shape.given)
+        return [*(given_column(view, feature) for view, _, feature in given), *(f"key {name}" for name in segments)]
+
     tables = []
-    for shape, table in read_served(log, start_us, end_us, service=service):
+    for shape, table in read_served(log, start_us, end_us, service=service, columns=wanted):
         columns = {AT: table[REQUESTED].cast(pa.timestamp("us", "UTC"))}
         for name in shape.given:
             view, _, feature = name.partition(":")

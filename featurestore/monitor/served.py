@@ -8,7 +8,7 @@ under a temporary name and renamed; readers see whole files or none.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -182,24 +182,31 @@ class ServeLog:
 
 
 def read_served(
-    folder: Path, start_us: int, end_us: int, *, service: str | None = None
+    folder: Path,
+    start_us: int,
+    end_us: int,
+    *,
+    service: str | None = None,
+    columns: Callable[[Shape], Collection[str]] | None = None,
 ) -> Iterator[tuple[Shape, pa.Table]]:
     """The answers requested at start <= t < end, a table a shape and hour, hours in order.
 
-    Raises SourceError for a file that is none of the serve log's.
+    Without `columns`, which names those that are wanted of a shape beside the request's instant, all are read. Raises
+    SourceError for a file that is none of the serve log's.
     """
     for place in sorted(folder.glob("hour=*")):
         hour_us = int(np.datetime64(place.name.removeprefix("hour="), "us").astype(np.int64))
         if hour_us + HOUR_US <= start_us or hour_us >= end_us:
             continue
-        found: dict[bytes, list[pa.Table]] = {}
+        found: dict[bytes, tuple[Shape, list[pa.Table]]] = {}
         for path in sorted(place.glob("[!.]*.parquet")):
-            table = _read(path)
-            found.setdefault(table.schema.metadata[_META], []).append(table)
-        for raw, tables in found.items():
-            shape = msgspec.json.decode(raw, type=Shape)
-            if service is not None and shape.service != service:
-                continue
+            with _opened(path) as file:
+                raw = file.schema_arrow.metadata[_META]
+                shape = found[raw][0] if raw in found else msgspec.json.decode(raw, type=Shape)
+                if service is None or shape.service == service:
+                    wanted = None if columns is None else [*columns(shape), REQUESTED]
+                    found.setdefault(raw, (shape, []))[1].append(_read(file, path, wanted))
+        for shape, tables in found.values():
             table = pa.concat_tables(tables)
             at = table[REQUESTED].to_numpy()
             inside = table.filter(pa.array((at >= start_us) & (at < end_us)))
@@ -246,14 +253,26 @@ def given_column(view: str, feature: str) -> str:
     return f"given {view}:{feature}"
 
 
-def _read(path: Path) -> pa.Table:
+def _opened(path: Path) -> pq.ParquetFile:
     try:
-        table = pq.read_table(path, partitioning=None)
+        file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise SourceError(f"{path} of the serve log cannot be read: {error}; remove it to go on without") from error
-    if _META not in (table.schema.metadata or {}):
+        raise _unreadable(path, error) from error
+    if _META not in (file.schema_arrow.metadata or {}):
+        file.close()
         raise SourceError(f"{path} is no file of a serve log; move it elsewhere")
-    return table
+    return file
+
+
+def _read(file: pq.ParquetFile, path: Path, columns: Sequence[str] | None) -> pa.Table:
+    try:
+        return file.read(columns=columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> SourceError:
+    return SourceError(f"{path} of the serve log cannot be read: {error}; remove it to go on without")
 
 
 def _shape_of(answer: Answer) -> Shape:
