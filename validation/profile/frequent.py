@@ -31,7 +31,7 @@ CLEAR: Final = 4.0
 """So many times above what its cell's others make by chance a number is told."""
 _NO_KEYS: Final[Keys] = np.zeros(0, np.uint32)
 _NO_COUNTS: Final[Counts] = np.zeros(0, np.int64)
-_FEW: Final = 8_192
+_FEW: Final = 16_384
 _FIRST, _SECOND, _STEP = 0x85EBCA6B, 0xC2B2AE35, 0x9E3779B9
 
 
