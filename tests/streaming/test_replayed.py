@@ -11,6 +11,7 @@ import time
 import msgspec
 import pytest
 import yaml
+from shop_contracts import lenient, odcs
 from topics import read_topic
 from typer.testing import CliRunner
 
@@ -54,17 +55,6 @@ def plan_of(topic, contract):
     return msgspec.structs.replace(
         plan, views={view.name: msgspec.structs.replace(view, source=source)}, contracts={topic: contract}
     )
-
-
-def lenient():
-    """The next version: an order may give money back."""
-    rules = [
-        msgspec.structs.replace(rule, arguments={"column": "amount", "min_value": -1000, "max_value": 1e6})
-        if rule.id == "amount_range"
-        else rule
-        for rule in shop_contract().rules
-    ]
-    return msgspec.structs.replace(shop_contract(), version="1.1.0", rules=tuple(rules))
 
 
 class Deployment:
@@ -265,24 +255,6 @@ def test_the_commands_replay_events(deploy, tmp_path):
     assert "nothing is in quarantine" in listed.output
     unknown = run.invoke(app, ["quarantine", "replay", "no-such", *options])
     assert "no contract of source 'no-such'" in str(unknown.exception)
-
-
-def odcs(contract, topic):
-    """A contract as an ODCS file's content."""
-    quality = [
-        {
-            "id": rule.id,
-            "type": "custom",
-            "engine": "great-expectations",
-            "implementation": {"type": rule.expectation, "kwargs": rule.arguments},
-            "customProperties": [{"property": "mode", "value": rule.mode}],
-        }
-        for rule in contract.rules
-    ]
-    properties = [{"name": each.name, "logicalType": each.logical_type} for each in contract.columns]
-    head = {"apiVersion": "v3.1.0", "kind": "DataContract", "id": topic, "status": "active"}
-    schema = [{"name": topic, "properties": properties, "quality": quality}]
-    return {**head, "version": contract.version, "schema": schema}
 
 
 def headers(record):
