@@ -5,21 +5,20 @@ once. What fails is logged and tried again the next time: files stay as they are
 """
 
 import logging
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from threading import Event
 from typing import Final
 
 import msgspec
 
-from featurestore.errors import SourceError
 from featurestore.offline.compaction import FAN_IN, GRACE_S, compact
 from featurestore.plan import View
+from featurestore.repeated import Failed, nobody, repeated
 from streaming.decode import by_topic
 from streaming.sinks import Quarantine
 from streaming.source.records import TopicPartition
 from validation.contract import Contract
-from validation.errors import PlatformError
 from validation.place import Place
 from validation.quarantine_compaction import compact_quarantine
 
@@ -71,31 +70,19 @@ class Compactor:
         return told
 
 
-@contextmanager
 def compacting(
-    compactor: Callable[[], Compactor | None], held: Callable[[], Sequence[TopicPartition]], *, every_s: float = EVERY_S
-) -> Iterator[None]:
+    compactor: Callable[[], Compactor | None],
+    held: Callable[[], Sequence[TopicPartition]],
+    *,
+    every_s: float = EVERY_S,
+    failed: Failed = nobody,
+) -> AbstractContextManager[None]:
     """Compact what is held, over and over, meanwhile; 0 seconds: never."""
-    stopping = threading.Event()
 
-    def loop() -> None:
-        while not stopping.wait(every_s):
-            try:
-                found = compactor()
-                if found is not None:
-                    for each in found.run(held()):
-                        if each.written:
-                            _LOG.info("compacted %s: %d files written, %d deleted", *msgspec.structs.astuple(each))
-            except (OSError, SourceError, PlatformError) as error:
-                _LOG.warning("compaction failed and will be tried again: %s", error)
+    def look(stopping: Event) -> None:  # noqa: ARG001 - a compaction under way is finished
+        found = compactor()
+        for each in found.run(held()) if found is not None else ():
+            if each.written:
+                _LOG.info("compacted %s: %d files written, %d deleted", *msgspec.structs.astuple(each))
 
-    if not every_s:
-        yield
-        return
-    thread = threading.Thread(target=loop, name="compaction", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        thread.join()
+    return repeated("compaction", look, every_s=every_s, failed=failed)

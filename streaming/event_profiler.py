@@ -5,27 +5,25 @@ more before it ends; the command does all at once. No commit waits for it. What 
 time: the events are in their files, and which of them are profiled is what the profiles' names say.
 """
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Event
 from typing import Any, Final
 
 import msgspec
-import pyarrow as pa
 
 from featurestore.event_profiles import EventProfiles, Profiled
 from featurestore.plan import View
+from featurestore.repeated import Failed, attempt, nobody, repeated
 from streaming.decode import by_topic
 from streaming.judged import producer_name
 from streaming.source.records import TopicPartition
 from streaming.source.replayed import is_replay
-from validation.errors import PlatformError
 from validation.place import Place
 from validation.profile.store import ProfileStore
 
-_LOG = logging.getLogger(__name__)
+_NAME: Final = "profiling"
 EVERY_S: Final = 60.0
 RESTS: Final = 4
 """How many times as long as it works the thread rests."""
@@ -92,35 +90,24 @@ def profiling(
     *,
     every_s: float = EVERY_S,
     profiled: Callable[[str, int], object] = lambda topic, events: None,  # noqa: ARG005 - nobody counts
+    failed: Failed = nobody,
 ) -> Iterator[None]:
     """Profile what is held, over and over, meanwhile, and all that is left in the end; 0 seconds: never.
 
     `profiled` is told of every pass: the topic, and how many events.
     """
-    stopping = threading.Event()
 
-    def look(partitions: Sequence[TopicPartition] | None, **how: Any) -> None:
+    def pass_over(partitions: Sequence[TopicPartition] | None, **how: Any) -> None:
         found = profiler()
-        try:
-            for each in found.run(partitions, **how) if found is not None else ():
-                profiled(each.topic, each.events)
-        except (OSError, PlatformError, pa.ArrowException) as error:
-            _LOG.warning("events are not profiled yet, and will be the next time: %s", error)
+        for each in found.run(partitions, **how) if found is not None else ():
+            profiled(each.topic, each.events)
 
-    def loop() -> None:
-        while not stopping.wait(every_s):
-            # The stream has the interpreter for most of the time: a pass in one go would be seen in its slowest events.
-            look(held(), stop=stopping.is_set, rest=lambda took_s: stopping.wait(RESTS * took_s))
+    def look(stopping: Event) -> None:
+        # The stream has the interpreter for most of the time: a pass in one go would be seen in its slowest events.
+        pass_over(held(), stop=stopping.is_set, rest=lambda took_s: stopping.wait(RESTS * took_s))
 
-    if not every_s:
+    with repeated(_NAME, look, every_s=every_s, failed=failed):
         yield
-        return
-    thread = threading.Thread(target=loop, name="profiles", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        thread.join()
+    if every_s:
         until_s = time.monotonic() + LEAVE_S
-        look(None, stop=lambda: time.monotonic() >= until_s, last=True)
+        attempt(_NAME, lambda: pass_over(None, stop=lambda: time.monotonic() >= until_s, last=True), failed)

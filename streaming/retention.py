@@ -6,9 +6,9 @@ sink lacks, against how long its topic keeps one. Beyond half of that it is said
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from threading import Event
 from typing import Final
 
 import msgspec
@@ -17,8 +17,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from featurestore.config import Settings
-from featurestore.errors import FeatureStoreError
 from featurestore.plan import View
+from featurestore.repeated import Failed, nobody, repeated
 from streaming.cluster import servers_of
 from streaming.sinks import RangeSink
 from streaming.source.kafka import KafkaSettings, security_from, topic_configs
@@ -161,27 +161,19 @@ class RetentionMetrics(Collector):
         yield behind
 
 
-@contextmanager
 def watched(
-    look_now: Callable[[], Sequence[Exposure]], metrics: RetentionMetrics, *, every_s: float = EVERY_S
-) -> Iterator[None]:
-    """Look over and over meanwhile, on a thread of its own; what is exposed is said each time, until it is mended."""
-    stopping = threading.Event()
+    look_now: Callable[[], Sequence[Exposure]],
+    metrics: RetentionMetrics,
+    *,
+    every_s: float = EVERY_S,
+    failed: Failed = nobody,
+) -> AbstractContextManager[None]:
+    """Look over and over meanwhile; what is exposed is said each time, until it is mended."""
 
-    def loop() -> None:
-        while not stopping.wait(every_s):
-            try:
-                metrics.found = look_now()
-            except (FeatureStoreError, OSError) as error:
-                _LOG.warning("whether retention outlasts the sinks is not known: %s", error)
-                continue
-            for line in filter(None, (each.line for each in metrics.found)):
-                _LOG.warning("%s", line)
+    def look_again(stopping: Event) -> None:  # noqa: ARG001 - asks the broker once
+        metrics.found = look_now()
+        for line in filter(None, (each.line for each in metrics.found)):
+            _LOG.warning("%s", line)
 
-    thread = threading.Thread(target=loop, name="retention", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        thread.join(_LEAVE_S)  # a broker that does not answer must not keep a worker from leaving
+    # A broker that does not answer must not keep a worker from leaving.
+    return repeated("retention_check", look_again, every_s=every_s, failed=failed, leave_s=_LEAVE_S)

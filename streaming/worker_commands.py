@@ -179,9 +179,15 @@ def run(
     with (
         stop_on_signals() as stop,
         _served(metrics_host, metrics_port, registry, pulse, metrics),
-        compacting(lambda: compactor, metrics.held, every_s=compact_s),
-        profiling(lambda: profiler, metrics.held, every_s=profile_s, profiled=metrics.profiled),
-        watched(exposed, kept),
+        compacting(lambda: compactor, metrics.held, every_s=compact_s, failed=metrics.look_failed),
+        profiling(
+            lambda: profiler,
+            metrics.held,
+            every_s=profile_s,
+            profiled=metrics.profiled,
+            failed=metrics.look_failed,
+        ),
+        watched(exposed, kept, failed=metrics.look_failed),
         writer,
     ):
         while again:

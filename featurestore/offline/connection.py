@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event, Thread
+from threading import Event
 
 import duckdb
 import msgspec
 import pyarrow as pa
 
 from featurestore.errors import ConfigurationError, SourceError, UsageError
+from featurestore.repeated import repeated
 
 _BATCH_ROWS = 1_000_000
 WATCH_S = 5.0
@@ -87,21 +88,14 @@ def watched(session: duckdb.DuckDBPyConnection, say: Callable[[float], None] | N
     if say is None:
         yield
         return
-    done = Event()
 
-    def watch(say: Callable[[float], None]) -> None:
-        while not done.wait(WATCH_S):
-            percent = session.query_progress()
-            if percent >= 0:
-                say(percent / 100)
+    def look(stopping: Event) -> None:  # noqa: ARG001 - takes no time
+        percent = session.query_progress()
+        if percent >= 0:
+            say(percent / 100)
 
-    watcher = Thread(target=watch, args=(say,), daemon=True)
-    watcher.start()
-    try:
+    with repeated("join_progress", look, every_s=WATCH_S):
         yield
-    finally:
-        done.set()
-        watcher.join()
 
 
 def batches_of(found: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:

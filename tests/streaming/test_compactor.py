@@ -89,11 +89,13 @@ def test_a_thread_compacts_what_is_held_as_it_comes(files):
         return files.compactor()
 
     many = files.count()
-    with compacting(compactor, lambda: [PARTITION], every_s=0.01):
+    failed = []
+    with compacting(compactor, lambda: [PARTITION], every_s=0.01, failed=failed.append):
         deadline = time.monotonic() + 30
         while len(asked) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
     assert len(asked) >= 3
+    assert failed == ["compaction"]
     assert files.count() != many
     assert files.held() == before
 
