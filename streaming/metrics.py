@@ -66,7 +66,6 @@ class StreamMetrics(Collector):
         self._broken: Counter[tuple[str, ...]] = Counter()
         self._windows: Counter[tuple[str, ...]] = Counter()
         self._profiled: Counter[tuple[str, ...]] = Counter()
-        self._failed_looks: Counter[tuple[str, ...]] = Counter()
         self._delays = np.zeros(len(_DELAYS_S) + 1, np.int64)
         self._delays_sum_s = 0.0
         self._commits = Histogram(
@@ -132,10 +131,6 @@ class StreamMetrics(Collector):
         """Count events that went into profiles; those of a block that was not whole go in again with the rest."""
         self._profiled[topic,] += events
 
-    def look_failed(self, name: str) -> None:
-        """Count a look that failed of what is done beside the stream."""
-        self._failed_looks[name,] += 1
-
     def describe(self) -> Iterable[Metric]:
         """Nothing is promised ahead of the first question: a registry need not ask."""
         return ()
@@ -155,12 +150,6 @@ class StreamMetrics(Collector):
             dict(self._windows),
         )
         yield _counter("profiled", "Accepted events that went into profiles", ["topic"], dict(self._profiled))
-        yield _counter(
-            "looks_failed",
-            "Looks beside the stream that failed and are tried again: compaction, profiles, retention",
-            ["look"],
-            dict(self._failed_looks),
-        )
         counters = self.counters
         for name, text in _COUNTED.items():
             yield _counter(name, text, [], {(): counters.get(name, 0)})

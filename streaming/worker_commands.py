@@ -135,6 +135,7 @@ def run(
     from featurestore.plan_store import PlanStore
     from featurestore.plan_users import PlanUsers
     from featurestore.promises_kept import PromiseMetrics
+    from streaming.beside import counted
     from streaming.cluster import kafka_source, outbox_of, waited_for
     from streaming.compactor import Compactor, compacting
     from streaming.event_profiler import EventProfiler, profiling
@@ -173,21 +174,21 @@ def run(
         # By the true clock: the broker's, whatever time is replayed here.
         return look(settings, known, sinks(held, known), metrics.assigned(), now_us=system_clock()())
 
-    again = True
+    failed, again = counted(registry), True
     compactor: Compactor | None = None
     profiler: EventProfiler | None = None
     with (
         stop_on_signals() as stop,
         _served(metrics_host, metrics_port, registry, pulse, metrics),
-        compacting(lambda: compactor, metrics.held, every_s=compact_s, failed=metrics.look_failed),
+        compacting(lambda: compactor, metrics.held, every_s=compact_s, failed=failed),
         profiling(
             lambda: profiler,
             metrics.held,
             every_s=profile_s,
             profiled=metrics.profiled,
-            failed=metrics.look_failed,
+            failed=failed,
         ),
-        watched(exposed, kept, failed=metrics.look_failed),
+        watched(exposed, kept, failed=failed),
         writer,
     ):
         while again:

@@ -152,15 +152,6 @@ def test_failures_make_a_worker_unready_until_a_good_round(shop):
     worker.leave()
 
 
-def test_what_fails_beside_the_stream_is_counted(shop):
-    """By name, so that an alert can say what is not done."""
-    for name in ("compaction", "compaction", "profiling"):
-        shop.metrics.look_failed(name)
-    found = shop.exposed()
-    assert total(found, "featurestore_stream_looks_failed_total", look="compaction") == 2
-    assert total(found, "featurestore_stream_looks_failed_total", look="profiling") == 1
-
-
 def ask(address, path):
     connection = http.client.HTTPConnection(address, timeout=10)
     try:
