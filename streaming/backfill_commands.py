@@ -213,7 +213,7 @@ class _Run:
             taken = set_aside = 0
             while (batches := source.poll(0)) and not stop():
                 for batch in batches:
-                    for judged, _ in verdicts.judge([batch]):
+                    for [judged], _ in verdicts.judge([batch]):
                         for sink in sinks:
                             sink.add(judged)
                         taken, set_aside = taken + len(judged.events), set_aside + len(judged.rejected)

@@ -14,6 +14,7 @@ epoch and offset, writes absolute slots and the ids that counted, and advances t
 Whatever goes wrong, the caller drops what it cached of the shard and claims again.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -119,6 +120,18 @@ class Claim(msgspec.Struct, frozen=True):
     """The spans of arrival whose event ids are kept, where the topic declares a horizon."""
 
 
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one claim's shard is to be brought, and by what."""
+
+    claim: Claim
+    writes: Sequence[BlockWrite]
+    offset: int
+    watermark_us: int | None
+    complete_from_us: int | None
+    plan_version: int
+    seen: SeenChange | None = None
+
+
 class Registered(msgspec.Struct, frozen=True):
     """A shard as readers find it listed."""
 
@@ -151,7 +164,8 @@ class ShardStore:
         self._client = client
         self._clock = clock
         self._claim = client.register_script(_CLAIM)
-        self._commit = client.register_script(_COMMIT)
+        self._commit = _COMMIT
+        self._commit_sha = hashlib.sha1(_COMMIT.encode(), usedforsecurity=False).hexdigest()
         self._replace = client.register_script(_REPLACE)
         self._writers: dict[tuple[str, str, int], RowWriter] = {}
 
@@ -228,28 +242,55 @@ class ShardStore:
             )
         return list(found)
 
-    def commit(
-        self,
-        claim: Claim,
-        writes: Sequence[BlockWrite],
-        *,
-        offset: int,
-        watermark_us: int | None,
-        complete_from_us: int | None,
-        plan_version: int,
-        seen: SeenChange | None = None,
-    ) -> Claim:
-        """Write slots and event ids and move the shard's offset, all or nothing; the claim of the next commit.
+    def commit(self, commits: Sequence[Commit]) -> list[Claim | Fenced]:
+        """Of each shard write slots and event ids and move its offset, all or nothing; the claims of the next commits.
 
-        Blocks that the clock has already expired are left out. Raises Fenced where epoch or offset are not the
-        claim's any more; after any other error it is unknown whether the commit took place.
+        Each stands for itself: one that found another epoch or offset than its claim's is Fenced, and the others take
+        place. Blocks that the clock has already expired are left out. After any error that is raised it is unknown
+        which of the commits took place.
         """
         now_us = self._clock()
+        words = [self._words(each, now_us) for each in commits]
+        found: list[Any] = self._run(self._evaluate, words)
+        strange = [place for place, answer in enumerate(found) if isinstance(answer, redis.exceptions.NoScriptError)]
+        if strange:
+            # A server that was started just now, without its scripts.
+            self._run(self._client.script_load, self._commit)
+            again = self._run(self._evaluate, [words[place] for place in strange])
+            for place, answer in zip(strange, again, strict=True):
+                found[place] = answer
+        return [self._outcome(each, answer) for each, answer in zip(commits, found, strict=True)]
+
+    def _evaluate(self, scripts: Sequence[Sequence[bytes | str | int]]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for words in scripts:
+            # Not `evalsha`: the library's pipeline of a cluster lacks it, and takes the command.
+            pipeline.execute_command("EVALSHA", self._commit_sha, *words)  # type: ignore[no-untyped-call]
+        return pipeline.execute(raise_on_error=False)
+
+    @staticmethod
+    def _outcome(commit: Commit, answer: object) -> Claim | Fenced:
+        if isinstance(answer, Exception):
+            if str(answer).startswith("FENCED"):
+                return _fenced(answer)
+            raise StoreUnavailable(f"the online store refused a command of the stream: {answer}") from answer
+        return msgspec.structs.replace(
+            commit.claim,
+            offset=commit.offset,
+            watermark_us=commit.watermark_us,
+            complete_from_us=commit.complete_from_us,
+            spans=commit.claim.spans if commit.seen is None else commit.seen.spans,
+        )
+
+    @staticmethod
+    def _words(commit: Commit, now_us: int) -> list[bytes | str | int]:
+        """The script's keys and arguments, the number of keys first."""
+        claim, seen = commit.claim, commit.seen
         replaced: list[bytes] = []
         replacements: list[bytes] = []
         others: list[bytes] = []
         told: list[bytes | str | int] = []
-        for write in writes:
+        for write in commit.writes:
             ttl_ms = 0 if write.expires_us is None else -((now_us - write.expires_us) // 1000)
             if ttl_ms <= 0 and write.expires_us is not None:
                 continue
@@ -268,10 +309,10 @@ class ShardStore:
         arguments: list[bytes | str | int] = [
             claim.epoch,
             claim.offset,
-            offset,
-            _text(watermark_us),
-            _text(complete_from_us),
-            plan_version,
+            commit.offset,
+            _text(commit.watermark_us),
+            _text(commit.complete_from_us),
+            commit.plan_version,
             len(keys) - 1,
             len(replaced),
             *replacements,
@@ -284,14 +325,7 @@ class ShardStore:
                 arguments += (int(span.afresh), len(span.fields))
                 for field in span.fields:
                     arguments += field
-        self._run(self._commit, keys, arguments)
-        return msgspec.structs.replace(
-            claim,
-            offset=offset,
-            watermark_us=watermark_us,
-            complete_from_us=complete_from_us,
-            spans=claim.spans if seen is None else seen.spans,
-        )
+        return [len(keys), *keys, *arguments]
 
     def write_rows(self, project: str, view: View, rows: pa.Table) -> None:
         """Latest values of a view without aggregations: the greatest (event time, arrival) of a key stays.
@@ -384,10 +418,14 @@ class ShardStore:
             return call(*arguments)
         except redis.exceptions.ResponseError as error:
             if str(error).startswith("FENCED"):
-                raise Fenced(f"the shard is not as this claim left it: {error}; it must be claimed again") from error
+                raise _fenced(error) from error
             raise StoreUnavailable(f"the online store refused a command of the stream: {error}") from error
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
             raise StoreUnavailable(f"the online store does not answer the stream: {error}") from error
+
+
+def _fenced(error: Exception) -> Fenced:
+    return Fenced(f"the shard is not as this claim left it: {error}; it must be claimed again")
 
 
 def _text(number: int | None) -> str:

@@ -6,8 +6,8 @@ has come is looked at when the metrics are. A worker that starts anew under anot
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Histogram
@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from featurestore.clock import Clock
 from featurestore.online.connection import StoreClient
-from streaming.commit import Claim, ShardStore
+from streaming.commit import Claim, Commit, Fenced, ShardStore
 from streaming.judged import Judged
 from streaming.source.records import TopicPartition
 from streaming.standing import PartitionStanding, Standing
@@ -45,12 +45,12 @@ class MeasuredStore(ShardStore):
         super().__init__(client, clock)
         self._on_commit = on_commit
 
-    def commit(self, *arguments: Any, **options: Any) -> Claim:
+    def commit(self, commits: Sequence[Commit]) -> list[Claim | Fenced]:
         """See ShardStore."""
         start = time.perf_counter()
-        claim = super().commit(*arguments, **options)
+        found = super().commit(commits)
         self._on_commit(time.perf_counter() - start)
-        return claim
+        return found
 
 
 class StreamMetrics(Collector):

@@ -50,28 +50,28 @@ class Verdicts:
 
     def judge(
         self, batches: Iterable[Batch], count: Callable[[str], int] | None = None
-    ) -> Iterator[tuple[Judged, int]]:
+    ) -> Iterator[tuple[list[Judged], int]]:
         """Each batch in pieces, one for each definitions that are in force in it, with the plan version of those.
 
-        What a poll brings of several partitions is judged together where it is little. `count` tells how many
-        partitions a topic has now.
+        What a poll brings of several partitions is judged together, and told together, where it is little. `count`
+        tells how many partitions a topic has now.
         """
         waiting: list[tuple[Piece, Batch]] = []
         for batch in batches:
             for piece in self._in_force.pieces(batch.source, batch.position_before, batch.position_after):
                 if waiting and not _fit(waiting, piece, batch):
-                    yield from self._together(waiting, count)
+                    yield self._together(waiting, count)
                     waiting = []
                 waiting.append((piece, _part(batch, piece)))
         if waiting:
-            yield from self._together(waiting, count)
+            yield self._together(waiting, count)
 
     def _together(
         self, waiting: Sequence[tuple[Piece, Batch]], count: Callable[[str], int] | None
-    ) -> Iterator[tuple[Judged, int]]:
-        pipeline = self._pipeline(waiting[0][0].definitions)
-        judged = pipeline.judge_together([part for _, part in waiting], count)
-        return zip(judged, [piece.definitions.plan_version for piece, _ in waiting], strict=True)
+    ) -> tuple[list[Judged], int]:
+        definitions = waiting[0][0].definitions
+        judged = self._pipeline(definitions).judge_together([part for _, part in waiting], count)
+        return judged, definitions.plan_version
 
     def _pipeline(self, definitions: Definitions) -> TopicPipeline:
         digest = definitions.digest

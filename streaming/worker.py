@@ -28,7 +28,7 @@ from featurestore.plan import Plan, View
 from streaming.claim_record import ClaimRecord
 from streaming.commit import NOT_YET, Fenced, ShardStore
 from streaming.decode import by_topic
-from streaming.held_shard import HeldShard
+from streaming.held_shard import HeldShard, fold_together
 from streaming.homes import partitions_of
 from streaming.in_force import definitions_of
 from streaming.judged import Judged
@@ -373,7 +373,7 @@ class Worker:
                 self._again(batch.source)
             self._recover(error)
             return 0
-        return sum(self._fold(judged, plan_version) for judged, plan_version in verdicts)
+        return sum(self._fold(together, plan_version) for together, plan_version in verdicts)
 
     def _follows(self, batch: Batch) -> bool:
         """Whether a batch starts where the last one of its partition ended; a gap or a repeat: claim again."""
@@ -386,28 +386,37 @@ class Worker:
             return False
         return True
 
-    def _fold(self, judged: Judged, plan_version: int) -> int:
-        """Bring the shards of a batch's partition up to its end, and hand it to the sinks; how many records it had."""
-        partition = judged.batch.source
-        held = self._held.get(partition)
-        if held is None:
-            return 0  # an earlier piece failed
-        try:
-            for shard in held.shards:
-                shard.fold(judged, plan_version)
-        except _RECOVERABLE as error:
-            self._again(partition)
-            self._recover(error)
-            return 0
-        for sink in self._sinks:
-            sink.add(judged)
-        held.position = judged.batch.position_after
-        if judged.batch.records:
-            held.arrival_us = judged.batch.records[-1].timestamp_us
-        self._count(judged)
-        if self._on_committed is not None:
-            self._on_committed(judged)
-        return len(judged.batch.records)
+    def _fold(self, together: Sequence[Judged], plan_version: int) -> int:
+        """Bring the shards of the batches' partitions up to their ends, and hand those that are there to the sinks.
+
+        Returned is how many records they had. A partition of which an earlier piece failed is not held any more.
+        """
+        going = {judged.batch.source: judged for judged in together if judged.batch.source in self._held}
+        for number in range(len(self._views[together[0].batch.topic])):
+            folds = [(self._held[partition].shards[number], judged) for partition, judged in going.items()]
+            try:
+                fenced = fold_together(folds, plan_version)
+            except _RECOVERABLE as error:
+                for partition in going:
+                    self._again(partition)
+                self._recover(error)
+                return 0
+            for shard, why in fenced.items():
+                partition = TopicPartition(together[0].batch.topic, shard.topic_id, shard.partition)
+                going.pop(partition)
+                self._again(partition)
+                self._recover(why)
+        for partition, judged in going.items():
+            held = self._held[partition]
+            for sink in self._sinks:
+                sink.add(judged)
+            held.position = judged.batch.position_after
+            if judged.batch.records:
+                held.arrival_us = judged.batch.records[-1].timestamp_us
+            self._count(judged)
+            if self._on_committed is not None:
+                self._on_committed(judged)
+        return sum(len(judged.batch.records) for judged in going.values())
 
     def _partition_count(self, topic: str) -> int:
         return len(self._source.partitions_of(topic))
