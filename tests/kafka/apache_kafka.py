@@ -46,7 +46,8 @@ def resolve() -> None:
 class ApacheKafka:
     """One broker with its data in `folder`; it can be killed and started again on the same port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
+        """`settings` are the broker's, with `_` for `.`, beside those of `server.properties`."""
         self.folder = folder
         self.port, controller_port = _free_port(), _free_port()
         self.bootstrap_servers = f"127.0.0.1:{self.port}"
@@ -54,7 +55,8 @@ class ApacheKafka:
         text = (HERE / "server.properties").read_text()
         text = text.replace("CONTROLLER_PORT", str(controller_port)).replace("PORT", str(self.port))
         self._properties = folder / "server.properties"
-        self._properties.write_text(text.replace("DATA", str(folder / "data")))
+        more = "".join(f"{key.replace('_', '.')}={value}\n" for key, value in settings.items())
+        self._properties.write_text(text.replace("DATA", str(folder / "data")) + more)
         cluster = self._java("kafka.tools.StorageTool", "random-uuid").strip()
         self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(self._properties))
 

@@ -215,9 +215,9 @@ def test_a_process_answers_and_leaves_when_asked(tmp_path, online_url, store, br
         try:
             address = worker.stderr.readline().strip().removeprefix("metrics: http://").removesuffix("/metrics")
             deadline = time.monotonic() + 60
-            events = 0
+            events, found = 0, None
             while events < 300:
-                assert time.monotonic() < deadline
+                assert time.monotonic() < deadline, found
                 time.sleep(0.05)
                 found = samples(ask(address, "/metrics")[1])
                 events = total(found, "featurestore_stream_events_total", topic=topic)
