@@ -71,21 +71,29 @@ def produce(
     key: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column that is the message key.")] = None,
     partitions: Annotated[int | None, typer.Option(help="Partitions of a new topic.")] = None,
 ) -> None:
-    """Write the rows of a file to a topic as JSON messages, and wait until every one is acknowledged."""
+    """Write the rows of a file to a topic as JSON messages, and wait until every one is acknowledged.
+
+    Where the topic does not keep messages of that age, that is said: a broker goes by the time that they bear.
+    """
     import os
+    from contextlib import suppress
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from featurestore.clock import system_clock
     from streaming.produce import produce_file
-    from streaming.source.kafka import KafkaSettings, security_from
+    from streaming.source.kafka import KafkaSettings, security_from, topic_configs
     from streaming.source.parquet_events import check_columns, open_parquet
     from streaming.source.publisher import Publisher
+    from streaming.source.records import SourceUnavailable
+    from streaming.topic_checks import outlived
 
     with open_parquet(file) as opened:
         check_columns(file, opened.schema_arrow, key=key, timestamp=timestamp)  # before a topic is created
         rows = opened.metadata.num_rows
-    publisher = Publisher(KafkaSettings(bootstrap_servers, security_from(os.environ)), topic, partitions=partitions)
+    settings = KafkaSettings(bootstrap_servers, security_from(os.environ))
+    publisher = Publisher(settings, topic, partitions=partitions)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -100,6 +108,13 @@ def produce(
         f"{done.messages:,} messages acknowledged in topic {done.topic!r} "
         f"({done.partitions} partitions, {done.seconds:.1f} s, {rate:,.0f}/s)"
     )
+    with suppress(SourceUnavailable):  # not everybody may ask for a topic's settings, and all is acknowledged
+        configs = topic_configs(settings, [topic]).get(topic, {})
+        finding = done.oldest_us is not None and outlived(
+            topic, configs, oldest_us=done.oldest_us, now_us=system_clock()()
+        )
+        if finding:
+            typer.echo(finding.line, err=True)
 
 
 @stream.command()

@@ -20,6 +20,8 @@ class Produced(msgspec.Struct, frozen=True):
     messages: int
     partitions: int
     seconds: float
+    oldest_us: int | None
+    """The earliest time that a message bears; None without any."""
 
 
 def produce_file(
@@ -38,14 +40,15 @@ def produce_file(
     or a null time, NotAcknowledged.
     """
     began = clock_s()
-    sent = 0
+    sent, oldest_us = 0, None
     with open_parquet(path) as file:
         check_columns(path, file.schema_arrow, key=key, timestamp=timestamp)
         for batch in file.iter_batches(_ROWS):
             keys, times = keys_of(batch, key), times_of(path, batch, timestamp)
+            oldest_us = min(times if oldest_us is None else (oldest_us, *times), default=oldest_us)
             for record_key, value, ts_us in zip(keys, encode_rows(batch), times, strict=True):
                 publisher.send(record_key, value, timestamp_us=ts_us)
             sent += batch.num_rows
             progress(sent)
     acknowledged = publisher.flush()
-    return Produced(publisher.topic, acknowledged, publisher.partitions, clock_s() - began)
+    return Produced(publisher.topic, acknowledged, publisher.partitions, clock_s() - began, oldest_us)

@@ -62,6 +62,25 @@ def findings(topic: str, configs: Mapping[str, str | None], *, slowest_s: float 
         yield Finding(topic, "message.timestamp.type", str(kind), remedy, loses=False)
 
 
+def outlived(topic: str, configs: Mapping[str, str | None], *, oldest_us: int, now_us: int) -> Finding | None:
+    """What is to be said where records are older than their topic keeps one: it goes by the time that they bear.
+
+    >>> week = {"retention.ms": "604800000"}
+    >>> outlived("clicks", week, oldest_us=0, now_us=30 * 86_400_000_000).found
+    '168.0 h'
+    >>> outlived("clicks", week, oldest_us=0, now_us=86_400_000_000)
+    >>> outlived("clicks", {**week, "message.timestamp.type": "LogAppendTime"}, oldest_us=0, now_us=30 * 86_400_000_000)
+    """
+    kept_ms, age_ms = int(configs.get("retention.ms") or -1), (now_us - oldest_us) // 1000
+    if not 0 <= kept_ms < age_ms or configs.get("message.timestamp.type") == "LogAppendTime":
+        return None
+    remedy = (
+        f"messages are up to {age_ms / 3.6e6:,.0f} h old by their own time, and the broker deletes such at its next "
+        "look, within minutes; set it to -1, and produce them again where they are gone"
+    )
+    return Finding(topic, "retention.ms", f"{kept_ms / 3.6e6:.1f} h", remedy)
+
+
 def of_views(settings: Settings, views: Iterable[View], *, slowest_s: float = 0.0) -> list[Finding]:
     """The findings of all topics of these views. Raises SourceUnavailable, ConfigurationError."""
     from streaming.cluster import servers_of

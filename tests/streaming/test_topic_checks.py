@@ -1,12 +1,16 @@
 """Is a topic that would lose events told, by the doctor and by a worker that starts?"""
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from featurestore.config import load_settings
 from featurestore.doctor import examine
 from featurestore.plan_store import PlanStore, write_plan_file
-from streaming.rehearsal import TOPIC, shop_plan
+from streaming.commands import stream
+from streaming.rehearsal import START_US, TOPIC, shop_plan
 from streaming.topic_checks import doctors_checks, findings, of_views, warnings
 
 SOUND = {"retention.ms": "604800000", "retention.bytes": "-1", "cleanup.policy": "delete"}
@@ -40,6 +44,24 @@ def test_retention_must_outlast_the_slowest_sink():
     day = {**SOUND, **ARRIVAL, "retention.ms": "86400000"}
     assert list(findings(TOPIC, day, slowest_s=5)) == []
     assert [each.setting for each in findings(TOPIC, day, slowest_s=86_400)] == ["retention.ms"]
+
+
+def test_messages_older_than_their_topic_keeps_them_are_told(tmp_path, each_broker):
+    """Acknowledged is not kept: a broker goes by the time that a message bears. Where it keeps all, nothing is said."""
+    file = tmp_path / "events.parquet"
+    pq.write_table(pa.table({"ts": pa.array([START_US + 1, START_US], pa.timestamp("us", tz="UTC"))}), file)
+
+    def produce(topic):
+        servers = each_broker.bootstrap_servers
+        words = ["produce", str(file), "--topic", topic, "--timestamp", "ts", "--bootstrap-servers", servers]
+        done = CliRunner().invoke(stream, words)
+        assert done.exit_code == 0, done.output
+        assert "2 messages acknowledged" in done.stdout
+        return done.stderr
+
+    topic = each_broker.topic(retention_ms="604800000")
+    assert f"topic {topic!r} has retention.ms 168.0 h: messages are up to " in produce(topic)
+    assert produce(each_broker.topic(retention_ms="-1")).strip() == ""  # the progress bar ends its line
 
 
 def test_a_real_topic_is_looked_at(tmp_path, online_url, store, each_broker):
