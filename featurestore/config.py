@@ -54,7 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """KAFKA_BOOTSTRAP_SERVERS; it overrides what the sources declare."""
     clock_offset_us: int = 0
     events_url: str | None = None
-    """FEATURESTORE_EVENTS_URL: where event log and quarantine live instead of the data folder (`s3://BUCKET/PREFIX`)."""
+    """FEATURESTORE_EVENTS_URL: where events live, and what is told of them, instead of the data folder
+    (`s3://BUCKET/PREFIX`)."""
 
     @property
     def plan_path(self) -> Path:
@@ -70,6 +71,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def quarantine(self) -> Place:
         """The folder of rows that were set aside, one folder a source."""
         return self._events / "quarantine"
+
+    @property
+    def violations(self) -> Place:
+        """The folder of violations of contracts, one file a source."""
+        return self._events / "violations"
+
+    @property
+    def schemas(self) -> Place:
+        """The folder of what a registry said first of each schema's id."""
+        return self._events / "schemas"
+
+    @property
+    def dead_letters(self) -> Place:
+        """The folder of the cursors of dead letters, one folder a topic."""
+        return self._events / "dead_letters"
 
     @property
     def _events(self) -> Place:

@@ -286,7 +286,7 @@ class _Run:
                 clock=self.clock,
                 new_token=lambda: secrets.token_hex(8),
                 decides=False,
-                registry=registry_of(os.environ.get(SCHEMA_REGISTRY), self.settings.data_dir / "schemas"),
+                registry=registry_of(os.environ.get(SCHEMA_REGISTRY), self.settings.schemas),
             )
             return source, appeared, chaser
 

@@ -10,7 +10,6 @@ and leaves none out; (topic id, partition, offset) tells a repetition. Letters o
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar, Final
 
 import msgspec
@@ -23,6 +22,7 @@ from streaming.outbox import Outbox
 from streaming.sinks import SinkUnavailable
 from streaming.source.records import Header, TopicPartition
 from validation.contract import Contract
+from validation.place import Place
 
 SUFFIX: Final = ".dead"
 PREFIX: Final = "featurestore-"
@@ -35,14 +35,14 @@ class DeadLetters(msgspec.Struct, frozen=True):
     """A sink's storage that writes rejected events to a topic; its cursor is the sink's hint, below `root`."""
 
     name: ClassVar[str] = "dead_letters"
-    root: Path
+    root: Place
     outbox: Outbox
     topics: Mapping[str, str]
     """Topic -> its dead-letter topic; a topic without one has none."""
     contracts: Mapping[str, Contract]
     clock: Clock
 
-    def folder(self, topic: str) -> Path:
+    def folder(self, topic: str) -> Place:
         """Where the cursors of a topic's partitions are."""
         return self.root / topic
 

@@ -1,8 +1,10 @@
 """How are violations told to a topic and a webhook from the command line?
 
-A process of its own, so that nothing it waits for can make a stream or a service wait. Several may run: one tells.
+A process of its own, so that nothing it waits for can make a stream or a service wait. Several may run: one tells; of
+violations in an object store each does.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featurestore.cli.settings import HERE, Repo, settings_of
-from validation.folders import VIOLATIONS, here
+from validation.folders import VIOLATIONS, place_here
 
 if TYPE_CHECKING:
     from validation.publishing import Channel, Publication
@@ -21,7 +23,9 @@ SECRET = "FEATURESTORE_VIOLATIONS_SECRET"  # noqa: S105 - the name of the variab
 def publish_command(
     *,
     repo: Repo = HERE,
-    folder: Annotated[Path, typer.Option("--folder", help="The folder of the violations.")] = VIOLATIONS,
+    folder: Annotated[
+        Path, typer.Option("--folder", help="The folder of the violations, or its address (s3://…).")
+    ] = VIOLATIONS,
     topic: Annotated[
         str | None, typer.Option("--topic", envvar="FEATURESTORE_VIOLATIONS_TOPIC", help="Topic to write them to.")
     ] = None,
@@ -55,7 +59,7 @@ def publish_command(
 
     stopping = threading.Event()
     channels = _channels(repo, topic, webhook, stopping.wait)
-    store = ViolationStore(here(folder))
+    store = ViolationStore(place_here(folder, os.environ))
     publications = [Publication(store, channel, among=producer) for channel in channels]
     if once:
         failed = [line for line in map(_once, publications) if line]
@@ -112,8 +116,6 @@ def _told(publication: "Publication") -> str:
 
 
 def _channels(repo: Path, topic: str | None, webhook: str | None, sleep: Callable[[float], object]) -> "list[Channel]":
-    import os
-
     from featurestore.clock import system_clock
     from featurestore.errors import ConfigurationError
     from featurestore.plan_store import load_plan_file

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featurestore.cli.settings import HERE, Repo, settings_of
-from validation.folders import CONTRACTS, QUARANTINE, REPLAYS, here, quarantine_here
+from validation.folders import CONTRACTS, QUARANTINE, REPLAYS, here, place_here
 from validation.quarantine_commands import Quarantine, Rule, Source
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def replay_command(
         meant = known[source]
     if meant.source != source:
         raise ContractError(f"{contract}: is the contract of source {meant.source!r}, not of {source!r}")
-    where = quarantine_here(folder, os.environ)
+    where = place_here(folder, os.environ)
     events = _redelivery(repo, meant, schema_registry) if of_events(where, source) else None
     run = replay(where, meant, here(output), now_us=time.time_ns() // 1000, rule=rule, events=events)
     typer.echo(
@@ -94,5 +94,5 @@ def _redelivery(repo: Path, contract: "Contract", schema_registry: str | None) -
         topic,
         views,
         outbox_of(settings, views),
-        registry=lambda: registry_of(schema_registry, settings.data_dir / "schemas"),
+        registry=lambda: registry_of(schema_registry, settings.schemas),
     )

@@ -6,7 +6,6 @@ repeats the range, a crash after it does not. A worker that was overtaken by the
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import msgspec
@@ -18,6 +17,7 @@ from streaming.judged import Judged
 from streaming.sinks import SinkUnavailable
 from streaming.source.records import TopicPartition
 from validation.contract import Contract
+from validation.place import Place
 from validation.reach import Reach
 from validation.tally import Affected, Tally, of_topic
 from validation.violations import Overtaken, Stretch, ViolationStore
@@ -34,7 +34,7 @@ class Reports(msgspec.Struct, frozen=True):
     """By topic, what its columns reach."""
     clock: Clock
 
-    def folder(self, topic: str) -> Path:
+    def folder(self, topic: str) -> Place:
         """Where the hints of a topic's cursors are."""
         return self.reports.folder / "_stream" / topic
 

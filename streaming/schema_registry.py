@@ -6,11 +6,18 @@ kept in a folder that all workers of a deployment share, "there is none" include
 that file, and replays what was set aside.
 """
 
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from featurestore.errors import ConfigurationError
+from streaming.source.records import SourceUnavailable
+from validation.place import Place
 from validation.whole_file import first_file
+
+_MOST_UNKNOWN: Final = 10_000
 
 
 class SchemaRegistry(Protocol):
@@ -40,11 +47,25 @@ class FolderRegistry:
 
 
 class FirstAnswers:
-    """Another registry, asked once about each id: what it said first is kept in a folder."""
+    """Another registry, asked once about each id: what it said first is kept in a folder, or beside the events.
 
-    def __init__(self, registry: SchemaRegistry, folder: Path) -> None:
+    Raises SourceUnavailable where what is kept cannot be read: who asks again then may be told otherwise.
+    """
+
+    def __init__(
+        self,
+        registry: SchemaRegistry,
+        folder: Place,
+        *,
+        again_s: float = 1.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """That there is none is believed for `again_s`: messages of unknown schemas may come one after the other."""
         self._registry = registry
         self._folder = folder
+        self._again_s = again_s
+        self._monotonic = monotonic
+        self._none: dict[int, float] = {}
 
     def __str__(self) -> str:
         """The way messages name it."""
@@ -52,17 +73,29 @@ class FirstAnswers:
 
     def schema(self, number: int) -> str | None:
         """See SchemaRegistry."""
+        now_s = self._monotonic()
+        if now_s < self._none.get(number, now_s):
+            return None
+        found = self._first_answer(number)
+        if found is None:
+            if len(self._none) >= _MOST_UNKNOWN:
+                self._none.clear()
+            self._none[number] = now_s + self._again_s
+        return found
+
+    def _first_answer(self, number: int) -> str | None:
         path = self._folder / f"{number}.schema"
         try:
-            return path.read_text(encoding="utf-8") or None
-        except FileNotFoundError:
-            pass
-        found = self._registry.schema(number) or ""
-        # Where another worker was first its answer counts.
-        return first_file(path, found.encode()).decode() or None
+            with suppress(FileNotFoundError):
+                return path.read_bytes().decode() or None
+            found = self._registry.schema(number) or ""
+            # Where another worker was first its answer counts.
+            return first_file(path, found.encode()).decode() or None
+        except OSError as error:
+            raise SourceUnavailable(f"{self}: schema {number} cannot be looked for: {error}") from error
 
 
-def registry_of(address: str | None, kept: Path) -> SchemaRegistry | None:
+def registry_of(address: str | None, kept: Place) -> SchemaRegistry | None:
     """The registry at an address, with its first answers in `kept`; None where none is named."""
     if not address:
         return None

@@ -234,7 +234,7 @@ def run(
                 clock=clock,
                 start_over=start_over,
                 metrics=metrics,
-                registry=registry_of(schema_registry, settings.data_dir / "schemas"),
+                registry=registry_of(schema_registry, settings.schemas),
                 pace=Pace(buffered_bytes=memory_mb << 19, slots_kept=tiles_kept),
             )
             metrics.follow(worker)
@@ -403,7 +403,7 @@ def build_worker(
 
     metrics = metrics or StreamMetrics(CollectorRegistry(), clock)
     views = tuple(views)
-    violations = ViolationStore(settings.data_dir / "violations")
+    violations = ViolationStore(settings.violations)
     windows = RuleWindows(violations, reached(plan, views), clock, counted=metrics.window)
 
     def committed(judged: "Judged") -> None:
@@ -454,12 +454,12 @@ def build_sinks(
     storages: list[Storage] = [
         EventLog(settings.event_log),
         Quarantine(settings.quarantine, contracts),
-        Reports(ViolationStore(settings.data_dir / "violations"), contracts, reached(plan, views), clock),
+        Reports(ViolationStore(settings.violations), contracts, reached(plan, views), clock),
     ]
     letters = dead_letter_topics(views)
     if outbox is not None and letters:
         # The broker keeps a letter by its own clock, whatever time is replayed here.
-        storages.append(DeadLetters(settings.data_dir / "dead_letters", outbox, letters, contracts, system_clock()))
+        storages.append(DeadLetters(settings.dead_letters, outbox, letters, contracts, system_clock()))
     return tuple(
         RangeSink(storage, clock, flush_rows=flush_rows, flush_age_us=round(flush_s * _MICROS), writer=writer)
         for storage in storages

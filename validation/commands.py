@@ -11,7 +11,7 @@ import typer
 
 from validation.contract_commands import diff_command, init_command, status_command, violations_command
 from validation.drift_commands import drift_app
-from validation.folders import CONTRACTS, QUARANTINE, here, quarantine_here
+from validation.folders import CONTRACTS, QUARANTINE, here, place_here
 from validation.groups import BROKEN_EXIT, NO_DATA_EXIT, contract_app, quarantine_app
 from validation.quarantine_commands import discard_command
 
@@ -106,7 +106,7 @@ def judge_command(
         file, meant, now_us=now_us, quarantine=quarantine, fallback=great_expectations, reach=reach, sla=sla
     )
     if violations is not None:
-        ViolationStore(violations).record(outcome.report)
+        ViolationStore(place_here(violations, os.environ)).record(outcome.report)
     if report is not None:
         report.write_bytes(outcome.report.encode())
     if html is not None:
@@ -174,7 +174,7 @@ def list_command(
     from validation.quarantine import summaries
     from validation.replay import open_rows
 
-    place = quarantine_here(folder, os.environ)
+    place = place_here(folder, os.environ)
     found = summaries(open_rows(place, source))
     if not found:
         typer.echo(f"{place}: nothing is in quarantine")
@@ -201,7 +201,7 @@ def show_command(
     from validation.replay import open_rows
 
     shown = 0
-    for row in open_rows(quarantine_here(folder, os.environ), source).to_pylist():
+    for row in open_rows(place_here(folder, os.environ), source).to_pylist():
         if shown == limit:
             break
         if rule is None or rule in row["rule_ids"]:

@@ -3,12 +3,13 @@
 As in `validation.commands`, every command imports what it runs inside its own body.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from validation.folders import CONTRACTS, VIOLATIONS, here
+from validation.folders import CONTRACTS, VIOLATIONS, here, place_here
 
 Plan = Annotated[Path | None, typer.Option("--plan", help="A plan file: name views and services affected.")]
 
@@ -142,7 +143,9 @@ def status_command(
 
 def violations_command(
     *,
-    folder: Annotated[Path, typer.Option("--folder", help="The folder of the violations.")] = VIOLATIONS,
+    folder: Annotated[
+        Path, typer.Option("--folder", help="The folder of the violations, or its address (s3://…).")
+    ] = VIOLATIONS,
     producer: Annotated[str | None, typer.Option("--producer", help="Only those of this owner's contracts.")] = None,
     contract: Annotated[str | None, typer.Option("--contract", help="Only those of the contract of this name.")] = None,
     since: Annotated[str | None, typer.Option("--since", help="Only those seen since this instant (ISO 8601).")] = None,
@@ -166,13 +169,14 @@ def violations_command(
                 f"--since {since!r} is no instant; expected ISO 8601, e.g. 2026-01-31T12:00Z"
             ) from error
         instant = None if since_us is None else iso(since_us)
-    found = ViolationStore(here(folder)).find(producer=producer, contract=contract, since=instant)
+    where = place_here(folder, os.environ)
+    found = ViolationStore(where).find(producer=producer, contract=contract, since=instant)
     if as_json:
         for one in found:
             typer.echo(msgspec.json.encode(one).decode())
         return
     if not found:
-        typer.echo(f"{here(folder)}: no violations")
+        typer.echo(f"{where}: no violations")
         return
     shown = Table("severity", "source", "rule", "boundary", "outcome", "count", "rows", "first seen", "last seen")
     for one in found:

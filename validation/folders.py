@@ -28,16 +28,16 @@ def here(folder: Path) -> Path:
     return inside if inside is not None and not folder.exists() and Path("feature_store.yaml").exists() else folder
 
 
-def quarantine_here(folder: Path, environ: Mapping[str, str]) -> Place:
-    """As `here`; the default is in an object store where FEATURESTORE_EVENTS_URL says so.
+def place_here(folder: Path, environ: Mapping[str, str]) -> Place:
+    """As `here`; QUARANTINE and VIOLATIONS are in an object store where FEATURESTORE_EVENTS_URL says so.
 
-    >>> quarantine_here(QUARANTINE, {"FEATURESTORE_EVENTS_URL": "s3://bucket/prod"})
+    >>> place_here(QUARANTINE, {"FEATURESTORE_EVENTS_URL": "s3://bucket/prod"})
     ObjectPath('s3://bucket/prod/quarantine')
-    >>> quarantine_here(Path("s3://bucket/elsewhere"), {})
+    >>> place_here(Path("s3://bucket/elsewhere"), {})
     ObjectPath('s3://bucket/elsewhere')
     """
-    if folder == QUARANTINE and (url := environ.get("FEATURESTORE_EVENTS_URL")):
-        return place_of(url) / "quarantine"
+    if folder in (QUARANTINE, VIOLATIONS) and (url := environ.get("FEATURESTORE_EVENTS_URL")):
+        return place_of(url) / folder.name
     scheme, colon, rest = str(folder).partition(":/")
     # A Path makes one slash of two.
     return place_of(f"{scheme}://{rest}") if colon else here(folder)

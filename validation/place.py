@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import ObjectStore, from_url
 
 from validation.errors import PlatformError
@@ -37,6 +37,13 @@ class Found(NamedTuple):
 
     st_size: int
     st_mtime: float
+
+
+class Version(NamedTuple):
+    """What was in an object, and by what the store knows whether it still is."""
+
+    data: bytes
+    version: str
 
 
 @total_ordering
@@ -164,6 +171,31 @@ class ObjectPath:
             try:
                 obstore.put(self._store, str(self._key), data, mode="create", use_multipart=False)
             except AlreadyExistsError:
+                return False
+        return True
+
+    def read_version(self) -> Version | None:
+        """What is in the object, for who is to change it; None where there is none."""
+        with _mapped(self):
+            try:
+                found = obstore.get(self._store, str(self._key))
+            except FileNotFoundError:
+                return None
+            version = found.meta["e_tag"]
+            if version is None:
+                raise OSError(f"{self}: the store tells no versions (ETag) of its objects, by which writers take turns")
+            return Version(bytes(found.bytes()), version)
+
+    def put_over(self, data: bytes, version: str) -> bool:
+        """Put `data` in place of that version of the object, of any number of writers one; whether it was this one.
+
+        False also where the answer to this writer's own first try was lost: look at what is there. Versions may be made
+        of the contents, so that let none be put that was there before.
+        """
+        with _mapped(self):
+            try:
+                obstore.put(self._store, str(self._key), data, mode={"e_tag": version}, use_multipart=False)
+            except (PreconditionError, AlreadyExistsError, FileNotFoundError):
                 return False
         return True
 

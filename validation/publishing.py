@@ -18,6 +18,7 @@ from typing import ClassVar, Final, Protocol
 import msgspec
 
 from validation.errors import PlatformError
+from validation.place import ObjectPath, Place
 from validation.violations import Folded, Mark, ViolationStore
 from validation.webhook import Webhook
 from validation.whole_file import replace_file
@@ -70,7 +71,10 @@ class WebhookChannel(msgspec.Struct, frozen=True):
 
 
 class Publication:
-    """Tells one channel; several processes may try, one of them does."""
+    """Tells one channel; several processes may try, one of them does.
+
+    Of a store in an object store each of them does, the same under the same key: let one run.
+    """
 
     def __init__(self, store: ViolationStore, channel: Channel, *, among: Collection[str] | None = None) -> None:
         """`among` are the producers whose violations are told; None: everybody's."""
@@ -81,7 +85,7 @@ class Publication:
         self._store = store
         self._among = None if among is None else frozenset(among)
         whose = "" if among is None else "-" + hashlib.sha256("\0".join(sorted(among)).encode()).hexdigest()[:8]
-        self._path = store.folder / "published" / f"{channel.name}{whose}.json"
+        self._path: Place = store.folder / "published" / f"{channel.name}{whose}.json"
 
     def round(self) -> int:
         """Tell what is new; how many were taken. Raises PlatformError where the channel does not take them now."""
@@ -134,6 +138,9 @@ class Publication:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[bool]:
+        if isinstance(self._path, ObjectPath):
+            yield True
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.with_suffix(".lock").open("w") as lock:
             try:

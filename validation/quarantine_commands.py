@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from validation.folders import QUARANTINE, quarantine_here
+from validation.folders import QUARANTINE, place_here
 
 Source = Annotated[str, typer.Argument(help="The source.")]
 Quarantine = Annotated[Path, typer.Option("--folder", help="The folder of the quarantine, or its address (s3://…).")]
@@ -29,6 +29,6 @@ def discard_command(
 
     from validation.replay import counts, discard
 
-    where = quarantine_here(folder, os.environ)
+    where = place_here(folder, os.environ)
     run = discard(where, source, reason=reason, now_us=time.time_ns() // 1000, rule=rule)
     typer.echo(f"{source}: {run.discarded} rows discarded; {counts(where, source)['open']} open")

@@ -3,29 +3,28 @@
 One small JSON file per source holds a line per (contract, rule, boundary, origin): how often it was reported, how many
 rows it hit, when it was first and last seen, and the latest samples, masked as the report was. A file grows with rules
 and origins, never with rows or time; of a source at most `KEPT` lines are kept, those seen last. Writers of several
-processes take turns.
+processes, in an object store of several machines, take turns (`validation.changed_file`).
 
 Each change of a line gets the file's next number, so that whoever passes violations on needs to remember one number a
 file, and finds what he has missed and how many lines were pushed out before he saw them.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import logging
 import secrets
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
 import msgspec
 
+from validation.changed_file import change_file
 from validation.contract import Boundary, Mode, Severity
 from validation.errors import PlatformError
+from validation.place import Place
 from validation.report import Violation, ViolationReport
 from validation.verdict import Outcome, Sample
-from validation.whole_file import replace_file
+from validation.whole_file import first_file
 
 KEPT: Final = 1_000
 _LOG = logging.getLogger(__name__)
@@ -131,8 +130,8 @@ class News(msgspec.Struct, frozen=True):
 class ViolationStore:
     """Folded violations below one folder; safe among threads and processes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Place) -> None:
+        self.folder = folder
 
     def record(self, report: ViolationReport, *, again: bool = False, stretch: Stretch | None = None) -> int:
         """Folds a report in; gives how many violations it told of that were not known.
@@ -143,17 +142,19 @@ class ViolationStore:
         """
         if not report.violations:
             return 0
-        path = self._path(report.source)
-        with self._alone(path):
-            shelf = _read_or_begin(path)
+        path, new = self._path(report.source), 0
+
+        def change(held: bytes | None) -> bytes | None:
+            nonlocal new
+            new = 0
+            shelf = _shelf_or_begin(path, held)
             if stretch is None and report.report_id in shelf.reports and not again:
-                return 0
+                return None
             if stretch is not None:
                 done = shelf.judged.pop(stretch.origin, stretch.first)
                 if done > stretch.first:
                     raise Overtaken(f"{stretch.origin}: rows up to {done} have been reported, not from {stretch.first}")
                 shelf.judged[stretch.origin] = stretch.end
-            new = 0
             for violation in report.violations:
                 name = _name(report, violation)
                 known = shelf.violations.pop(name, None)
@@ -162,15 +163,18 @@ class ViolationStore:
                 shelf.violations[name] = fold(name, known, report, violation, shelf.number)
             shelf.reports = [*shelf.reports, report.report_id][-_REMEMBERED:]
             _make_room(shelf)
-            replace_file(path, msgspec.json.encode(shelf))
+            return msgspec.json.encode(shelf)
+
+        change_file(path, change)
         return new
 
     def judged(self, source: str, origin: str) -> int | None:
-        """Up to which row of an origin violations are recorded; None where none ever was."""
+        """Up to which row of an origin violations are recorded; None where none ever was. Raises OSError."""
+        path = self._path(source)
         try:
-            return _read(self._path(source)).judged.get(origin)
-        except PlatformError:
-            return None  # as for whoever records next: a file that cannot be read is begun anew
+            return _shelf(path, path.read_bytes()).judged.get(origin)
+        except (FileNotFoundError, PlatformError):
+            return None  # as for whoever records next: a file that is torn is begun anew
 
     def find(
         self,
@@ -211,7 +215,7 @@ class ViolationStore:
         changes: list[tuple[str, Mark, Folded]] = []
         lost, seen = 0, {}
         for path in self._paths(None):
-            shelf, source = _read(path), unquote(path.stem)
+            shelf, source = _read(path), unquote(path.name.removesuffix(".json"))
             mark = marks.get(source, Mark())
             last = mark.number if mark.file == shelf.file else 0
             lost += sum(number > last for number in shelf.pushed_out)
@@ -223,18 +227,12 @@ class ViolationStore:
             seen[source] = Mark(shelf.file, shelf.number)
         return News(tuple(changes), lost, seen)
 
-    def _path(self, source: str) -> Path:
+    def _path(self, source: str) -> Place:
         return self.folder / f"{quote(source, safe='')}.json"
 
-    def _paths(self, source: str | None) -> list[Path]:
-        return [self._path(source)] if source else sorted(self.folder.glob("[!.]*.json"))
-
-    @contextlib.contextmanager
-    def _alone(self, path: Path) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _paths(self, source: str | None) -> list[Place]:
+        found: list[Place] = [self._path(source)] if source else [*self.folder.glob("[!.]*.json")]
+        return sorted(found, key=str)
 
 
 def _name(report: ViolationReport, violation: Violation) -> str:
@@ -283,23 +281,32 @@ def fold(name: str, known: Folded | None, report: ViolationReport, violation: Vi
     )
 
 
-def _read_or_begin(path: Path) -> _Shelf:
-    """The shelf; one that cannot be read is kept beside it, under another name: reporting must not stop a stream."""
+def _shelf_or_begin(path: Place, held: bytes | None) -> _Shelf:
+    """The shelf; a torn one is kept beside it, under another name: reporting must not stop a stream."""
+    if held is None:
+        return _Shelf(file=secrets.token_hex(8))
     try:
-        return _read(path)
+        return _shelf(path, held)
     except PlatformError as error:
-        aside = path.with_suffix(f".torn-{secrets.token_hex(4)}")
-        path.replace(aside)
+        aside = path.with_name(f"{path.name.removesuffix('.json')}.torn-{secrets.token_hex(4)}")
+        first_file(aside, held)
         _LOG.warning("%s; it is kept as %s", error, aside)
         return _Shelf(file=secrets.token_hex(8))
 
 
-def _read(path: Path) -> _Shelf:
+def _read(path: Place) -> _Shelf:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Shelf)
+        return _shelf(path, path.read_bytes())
     except FileNotFoundError:
         return _Shelf(file=secrets.token_hex(8))
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise PlatformError(f"{path}: the violations cannot be read: {error}") from error
+
+
+def _shelf(path: Place, held: bytes) -> _Shelf:
+    try:
+        return msgspec.json.decode(held, type=_Shelf)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise PlatformError(
             f"{path}: the violations cannot be read: {error}; the next report begins the file anew"
         ) from error

@@ -83,7 +83,7 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
     promises = PromiseMetrics(settings.promises)
     own.register(promises)
     metrics = Metrics(own, partial(exposed_registry, environ, own, promises))
-    violations = ViolationStore(settings.data_dir / "violations")
+    violations = ViolationStore(settings.violations)
     contracts = ContractLook(violations.record, metrics, clock, writer=str(os.getpid()))
     reports = WriteReports(violations.record, clock, writer=str(os.getpid()))
     profiles = WriteProfiles(ProfileStore(workspace(settings).profiles), clock, writer=f"{os.getpid()}-{clock()}")

@@ -47,7 +47,7 @@ def timeliness(
         repo=settings.repo,
         now_us=now_us,
         limits=Limits(),
-        violations=ViolationStore(settings.data_dir / "violations"),
+        violations=ViolationStore(settings.violations),
         promises=settings.promises,
     )
     for one in found:

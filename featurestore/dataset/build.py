@@ -33,6 +33,7 @@ from featurestore.errors import SourceError, UsageError
 from featurestore.offline.mapped import BATCH_ROWS
 from featurestore.plan import Plan, Projection, definition_digests, used_views
 from validation.compiled.batch import Fallback
+from validation.violations import ViolationStore
 
 ENTITY_ROWS = "entity_rows.parquet"
 LIBRARIES = ("feast", "duckdb", "pyarrow", "numpy", "featurestore")
@@ -83,8 +84,11 @@ def build(
     retrieve: Retrieve,
     clock: Clock,
     fallback: Fallback | None = None,
+    violations: ViolationStore | None = None,
 ) -> Manifest:
     """Builds a training set in `folder / request.name`, which must not exist; `folder` lies in the data folder.
+
+    `violations` keeps what is told of them, without it the data folder does.
 
     1. Names are resolved and sources identified: UnknownName, UsageError or SourceError before any work is done.
     2. The features are joined.
@@ -125,7 +129,8 @@ def build(
         *(judged, request.name, digest, joined),
         plan=plan,
         timestamp_column=request.timestamp_column,
-        data_dir=folder.parent,
+        quarantine=folder.parent / "quarantine",
+        violations=violations or ViolationStore(folder.parent / "violations"),
         now_us=clock(),
     )
     quarantined, joined = joined.num_rows - judged.accepted.num_rows, judged.accepted

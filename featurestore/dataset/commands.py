@@ -42,6 +42,7 @@ def build(
     from featurestore.plan import used_views
     from featurestore.plan_store import load_plan_file
     from validation.fallback import great_expectations
+    from validation.violations import ViolationStore
 
     if bool(service) == bool(feature):
         raise UsageError("name what to join: either --service or one --feature or more")
@@ -77,6 +78,7 @@ def build(
             ),
             clock=system_clock(settings.clock_offset_us),
             fallback=great_expectations,
+            violations=ViolationStore(settings.violations),
         )
     table = Table("part", "rows", "digest", title=f"training set {name}")
     for part in manifest.parts:

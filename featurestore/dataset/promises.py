@@ -110,7 +110,8 @@ def keep_promises(
     *,
     plan: Plan,
     timestamp_column: str,
-    data_dir: Path,
+    quarantine: Path,
+    violations: ViolationStore,
     now_us: int,
 ) -> None:
     """Acts on what was found, in order: 1. keep what is taken out, 2. record violations, 3. refuse where a rule blocks.
@@ -123,7 +124,7 @@ def keep_promises(
         name=f"training set {name}", id=hashlib.sha256(f"{name}\0{entity_rows_digest}".encode()).hexdigest()
     )
     if not stopped:
-        _set_aside(judged, origin, joined, data_dir / "quarantine", now_us)
+        _set_aside(judged, origin, joined, quarantine, now_us)
     for number, (one, verdict, rejected) in enumerate(
         zip(judged.contracts, judged.verdicts, judged.rejected, strict=True)
     ):
@@ -141,7 +142,7 @@ def keep_promises(
             quarantined=0 if stopped else len(rejected),
             affected=reach.of_verdict(verdict, contract),
         )
-        ViolationStore(data_dir / "violations").record(report)
+        violations.record(report)
     if stopped:
         raise ContractBroken(f"training set {name!r} was not built", stopped[0], stopped[0].stops)
 

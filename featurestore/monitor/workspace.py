@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from featurestore.config import Settings
+from validation.place import Place
 
 
 class Workspace(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,7 +19,8 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True):
     concept: Path
     drift: Path
     profiles: Path
-    violations: Path
+    violations: Place
+    """The one that may lie in an object store, beside the events."""
     datasets: Path
     promises: Path
     """What the last look at promises of time and volume found."""
@@ -35,7 +37,7 @@ def workspace(settings: Settings) -> Workspace:
         concept=root / "concept",
         drift=root / "drift",
         profiles=settings.data_dir / "profiles",
-        violations=settings.data_dir / "violations",
+        violations=settings.violations,
         datasets=settings.data_dir / "datasets",
         promises=settings.promises,
     )

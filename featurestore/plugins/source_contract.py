@@ -16,7 +16,7 @@ import pyarrow as pa
 from feast.repo_config import RepoConfig
 
 from featurestore.clock import iso, system_clock
-from featurestore.config import clock_offset_us, data_dir
+from featurestore.config import clock_offset_us, data_dir, events_url
 from featurestore.contracts import contract_about
 from featurestore.errors import ContractBroken, StaleStore
 from featurestore.offline.bounds import Late
@@ -29,6 +29,7 @@ from featurestore.write_profiles import WriteProfiles
 from featurestore.write_reports import WriteReports, WrittenRows
 from validation.contract import Contract, load_contracts
 from validation.fallback import great_expectations
+from validation.place import place_of
 from validation.profile.store import ProfileStore
 from validation.reach import load_reach
 from validation.report import report_of
@@ -47,8 +48,10 @@ class SourceContracts:
         self._plans = PlanStore(store, config.project)
         self._repo = Path(config.repo_path).absolute() if config.repo_path else Path.cwd()
         self._folder = data_dir(self._repo, getattr(config.registry, "path", None))
+        url = events_url(os.environ)
+        self._violations = ViolationStore((self._folder if url is None else place_of(url)) / "violations")
         self._reports = WriteReports(
-            ViolationStore(self._folder / "violations").record,
+            self._violations.record,
             system_clock(clock_offset_us(os.environ)),
             writer=f"sdk-{os.getpid()}",
         )
@@ -159,7 +162,7 @@ class SourceContracts:
             quarantined=aside,
             affected=load_reach(plan).of_verdict(verdict, contract) if plan.exists() else (),
         )
-        ViolationStore(self._folder / "violations").record(report)
+        self._violations.record(report)
 
 
 def _names(view: Any) -> list[str]:

@@ -26,6 +26,7 @@ from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event, shop_plan
 from streaming.schema_registry import FirstAnswers, FolderRegistry, registry_of
 from streaming.source.records import Batch, Record, SourceUnavailable
+from validation.place import place_of
 
 INSTANT = {"type": "long", "logicalType": "timestamp-micros"}
 AVRO = {
@@ -270,19 +271,34 @@ def test_protobuf_and_json_messages_may_carry_ids_too(registry):
     assert [bad.reason for bad in decoded.malformed] == ["unknown_schema", "malformed"]
 
 
-def test_the_first_answer_about_an_id_counts(registry, tmp_path):
-    """What was set aside once is set aside again, by every worker, until its answer is removed."""
+def test_the_first_answer_about_an_id_counts(tmp_path, place):
+    """What was set aside once is set aside again, by every worker, until its answer is removed and looked for again."""
+    now_s = [0.0]
+    (tmp_path / "registry").mkdir()
+    registry = FirstAnswers(FolderRegistry(tmp_path / "registry"), place / "kept", monotonic=lambda: now_s[0])
     assert registry.schema(12) is None
     (tmp_path / "registry" / "12.avsc").write_text(json.dumps(AVRO))
+    now_s[0] += 2
     assert registry.schema(12) is None
-    assert registry_of(str(tmp_path / "registry"), tmp_path / "kept").schema(12) is None
-    (tmp_path / "kept" / "12.schema").unlink()
+    assert registry_of(str(tmp_path / "registry"), place / "kept").schema(12) is None
+    (place / "kept" / "12.schema").unlink()
+    assert registry.schema(12) is None
+    now_s[0] += 1
     assert registry.schema(12) == json.dumps(AVRO)
     (tmp_path / "registry" / "12.avsc").unlink()
     assert registry.schema(12) == json.dumps(AVRO)
     assert registry_of(None, tmp_path) is None
     with pytest.raises(ConfigurationError, match="no folder"):
         registry_of(str(tmp_path / "nowhere"), tmp_path)
+
+
+def test_answers_that_cannot_be_read_are_an_outage_and_no_verdict(tmp_path, monkeypatch):
+    """The worker waits: another machine might be told something else of the same id."""
+    for name, value in (("ENDPOINT_URL", "http://127.0.0.1:9"), ("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    (tmp_path / "7.avsc").write_text(json.dumps(AVRO))
+    with pytest.raises(SourceUnavailable, match="schema 7"):
+        FirstAnswers(FolderRegistry(tmp_path), place_of("s3://gone/schemas")).schema(7)
 
 
 def test_a_registry_over_http(tmp_path):

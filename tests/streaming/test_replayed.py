@@ -337,10 +337,10 @@ def offsets(kept):
 
 
 @pytest.mark.parametrize("moved_first", [False, True])
-def test_a_crash_before_the_acknowledgement_leaves_no_letter_out(tmp_path, monkeypatch, moved_first):
+def test_a_crash_before_the_acknowledgement_leaves_no_letter_out(place, monkeypatch, moved_first):
     """Written again rather than not at all; a cursor moved before its letters (the planted fault) loses them."""
     kept = []
-    first = letter_sink(tmp_path, Post(kept, refuse=True))
+    first = letter_sink(place, Post(kept, refuse=True))
     if moved_first:
         store = DeadLetters.store
         monkeypatch.setattr(
@@ -355,7 +355,7 @@ def test_a_crash_before_the_acknowledgement_leaves_no_letter_out(tmp_path, monke
     first.add(torn(0, 4))
     with pytest.raises(SinkUnavailable, match="not acknowledged"):
         first.flush(PARTITION)
-    second = letter_sink(tmp_path, Post(kept))
+    second = letter_sink(place, Post(kept))
     second.add(torn(second.open(PARTITION, 0), 6))
     second.flush(PARTITION)
     assert (offsets(kept) == list(range(6))) is not moved_first

@@ -3,6 +3,7 @@
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -12,11 +13,14 @@ from typer.testing import CliRunner
 from validation import violations as module
 from validation.commands import app
 from validation.errors import PlatformError
+from validation.place import ObjectPath, Place, place_of
 from validation.report import ViolationReport
 from validation.testing import ORDERS, SMALL, small_report
 from validation.violations import Overtaken, Stretch, ViolationStore
+from validation.whole_file import replace_file
 
 RUN = CliRunner()
+ORIGIN = "orders.jsonl"
 
 
 def report(number: int = 0, *, day: int = 1, table: pa.Table = SMALL, **changed: object) -> ViolationReport:
@@ -86,36 +90,83 @@ def test_the_store_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "orders.json").stat().st_size < size + 1_000
 
 
-def test_writers_take_turns(tmp_path: Path) -> None:
-    """Four threads, none of whose reports is lost; without the lock some would be."""
+def four_writers(folder: Place) -> int:
+    """How many of forty reports that come at once are counted."""
 
     def write(first: int) -> None:
         for number in range(10):
-            ViolationStore(tmp_path).record(report(first + number))
+            ViolationStore(folder).record(report(first + number))
 
     threads = [threading.Thread(target=write, args=(100 * n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert ViolationStore(tmp_path).find()[0].count == 40
+    return ViolationStore(folder).find()[0].count
 
 
-def test_a_torn_file_is_named_and_stops_no_report(tmp_path: Path) -> None:
+def test_writers_take_turns(place: Place) -> None:
+    """Four threads, none of whose reports is lost; without the lock, or the condition, some would be."""
+    assert four_writers(place) == 40
+
+
+def test_a_report_put_over_what_nobody_has_read_is_caught(
+    in_bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted fault: a change that is put without the condition takes others away."""
+    monkeypatch.setattr(ObjectPath, "put_over", lambda self, data, version: self.put(data) or True)
+    assert four_writers(in_bucket) < 40
+
+
+@pytest.mark.parametrize("lost", ["put_first", "put_over"])
+def test_a_report_whose_acknowledgement_was_lost_counts_once(
+    in_bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Its writer is told that it came too late, and finds it: of other rows, of a range of rows, of its own name."""
+    store = ViolationStore(in_bucket)
+    if lost == "put_over":
+        store.record(report(0, origin="other"))
+    put = getattr(ObjectPath, lost)
+
+    def forgets(self: ObjectPath, *given: Any) -> bool:
+        put(self, *given)
+        monkeypatch.setattr(ObjectPath, lost, put)
+        return False
+
+    for number, how in enumerate(({"again": True}, {"stretch": Stretch("t-0", 0, 10)}, {})):
+        if lost == "put_first":
+            (in_bucket / "orders.json").unlink(missing_ok=True)
+        monkeypatch.setattr(ObjectPath, lost, forgets)
+        before = {one.origin: one.count for one in store.find()}
+        store.record(report(10 + number), **how)
+        assert {one.origin: one.count for one in store.find()} == {**before, ORIGIN: before.get(ORIGIN, 0) + 1}
+
+
+def test_a_torn_file_is_named_and_stops_no_report(place: Place) -> None:
     """Readers are told; the next report begins the file anew and keeps the torn one beside it."""
-    (tmp_path / "orders.json").write_text("{")
-    store = ViolationStore(tmp_path)
+    replace_file(place / "orders.json", b"{")
+    store = ViolationStore(place)
     with pytest.raises(PlatformError, match=r"orders\.json: the violations cannot be read.*begins the file anew"):
         store.find()
     assert store.judged("orders", "t-0") is None
     assert store.record(report()) == 1
     assert [one.count for one in store.find()] == [1]
-    assert [path.read_text() for path in tmp_path.glob("orders.torn-*")] == ["{"]
+    assert [path.read_text() for path in place.glob("orders.torn-*")] == ["{"]
 
 
-def test_a_range_of_rows_counts_once(tmp_path: Path) -> None:
+def test_a_store_that_is_away_is_not_taken_for_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks up to where rows were reported would report all of them again."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    store = ViolationStore(place_of("s3://away-too/violations"))
+    with pytest.raises(OSError, match="away-too"):
+        store.judged("orders", "t-0")
+
+
+def test_a_range_of_rows_counts_once(place: Place) -> None:
     """Of two owners of a partition one is told that it was overtaken, and nothing of its report is counted."""
-    store = ViolationStore(tmp_path)
+    store = ViolationStore(place)
     store.record(report(0), stretch=Stretch("t-0", 0, 10))
     store.record(report(1), stretch=Stretch("t-0", 10, 12))
     store.record(report(2), stretch=Stretch("t-1", 0, 5))
@@ -126,10 +177,10 @@ def test_a_range_of_rows_counts_once(tmp_path: Path) -> None:
     assert (store.judged("orders", "t-0"), store.judged("orders", "t-1"), store.judged("x", "t")) == (12, 5, None)
 
 
-def test_news_is_what_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_news_is_what_changed_since(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each change once, by its mark; what was pushed out unseen is counted; a file begun anew is all news."""
     monkeypatch.setattr(module, "KEPT", 3)
-    store = ViolationStore(tmp_path)
+    store = ViolationStore(place)
     for number in range(2):
         store.record(report(number, origin=f"f{number}"))
     news = store.news({})
@@ -142,7 +193,7 @@ def test_news_is_what_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         store.record(report(number, origin=f"f{number}"))
     late = store.news(news.marks)
     assert ([one.origin for _, _, one in late.changes], late.lost) == (["f5", "f6", "f7"], 3)
-    (tmp_path / "orders.json").unlink()
+    (place / "orders.json").unlink()
     store.record(report(9))
     assert len(store.news(late.marks).changes) == 1
 
