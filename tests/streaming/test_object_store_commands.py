@@ -78,6 +78,12 @@ class Life(Deployment):
     def caught_up(self):
         return self.command("stream", "run", "--until-caught-up", "--flush-rows", "40")
 
+    def verified(self):
+        """How many values differ. Which instants are looked at depends on the order of the files, and these on time."""
+        values, _, found = self.command("verify", VIEW, "--keys", "8").partition(" compared ")
+        assert int(values.split("': ")[1].split()[0]) > 500
+        return found
+
     def after(self, said):
         """All that is stored."""
         return {
@@ -90,12 +96,11 @@ class Life(Deployment):
 
     def live(self):
         """What there is after each step."""
-        verify = ("verify", VIEW, "--keys", "8")
         self.produce(300)
         yield "run", self.after(self.caught_up())
-        yield "verify", self.after(self.command(*verify))
+        yield "verify", self.after(self.verified())
         yield "compact", self.after(self.command("stream", "compact", "--grace-s", "0"))
-        yield "verify after compaction", self.after(self.command(*verify))
+        yield "verify after compaction", self.after(self.verified())
         self.client.flushall()
         yield "rebuild", self.after(self.command("stream", "rebuild"))
         self.produce(60)
@@ -123,8 +128,7 @@ class Life(Deployment):
         plan = self.plans.load()
         assert (plan.views[VIEW].version, plan.building, plan.retiring) == (3, {}, ())
         self.caught_up()
-        # The instants are drawn around arrivals too, and what was replayed arrived when it was.
-        yield "verify at the end", self.after(self.command(*verify).rpartition(" instants ")[2])
+        yield "verify at the end", self.after(self.verified())
         told = json.loads(self.command("stream", "status", "--json"))
         assert {each["lag_records"] for view in told["views"] for each in view["partitions"]} == {0, None}
 
