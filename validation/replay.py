@@ -3,30 +3,30 @@
 Replay judges them again, under the current contract or another version; discard gives them up. The rows themselves
 stay where the sink put them, since its cursor is read from the names of its files. What became of them lies beside:
 
-    <quarantine>/<source>/attempts/<run>.parquet
+    <quarantine>/<source>/attempts/000001.parquet    what the first run decided
+    <quarantine>/<source>/attempts/000001.done       ... was carried out
 
 one line per row judged again: accepted, rejected (once more) or discarded. A row that is neither accepted nor discarded
 is open. Quarantined = open + accepted + discarded, always.
 
 Accepted rows of files go to `<output>/<source>-<run>.parquet`, with the columns of the file; accepted events go to
-their topic's replay topic, through whoever was handed in. The order is: 1. the decisions, under a hidden name; 2. the
-accepted rows; 3. the decisions under their own name. A crash before 1 is done changes nothing; after it the next replay
-finishes the same run first, with the same file and the same events, each under its origin, by which a repetition is
-known: so every row is accepted once.
+their topic's replay topic, through whoever was handed in. The order is: 1. the decisions, under the next number, of
+which any number of runs can make one only, and only once all before are carried out; 2. the accepted rows; 3. the mark
+that it is done. Who comes second at 1 decides again, of what is open by then. A run that is killed before 1 leaves
+nothing, after it its decisions, which the next run carries out first, with the same file and the same events, each
+under its origin, by which a repetition is known. One that sleeps meanwhile, for however long, does what was done
+already. So every row is accepted once, and nobody waits for a process that is gone (`validation.decision_log`).
 
-One run at a time: a lock of the machine's holds the folder; in an object store an object that only one can make, which
-a run that was killed leaves behind, and whoever knows that it is gone deletes.
+On a disk a lock of the machine's makes the second wait all the same: it spares handing on twice what is under way.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import re
 import secrets
-import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import quote
@@ -37,11 +37,11 @@ import pyarrow.parquet as pq
 
 from validation.compiled.rows import RowCheck, compile_rows
 from validation.contract import Contract
+from validation.decision_log import DecisionLog
 from validation.errors import PlatformError
 from validation.files import UnreadableData, table_of_rows
 from validation.place import ObjectPath, Place, readable
 from validation.quarantine import CONTRACT, SCHEMA, put_table, read_quarantine
-from validation.whole_file import first_file, replace_file
 
 ATTEMPTS: Final = pa.schema(
     [
@@ -60,7 +60,6 @@ ATTEMPTS: Final = pa.schema(
 )
 IDENTITY: Final = ("origin_id", "partition", "offset")
 ORIGIN: Final = "_origin"
-_PENDING: Final = ".pending.parquet"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 """The id of an origin that is a file."""
 
@@ -122,10 +121,7 @@ def open_rows(folder: Place, source: str | None = None) -> pa.Table:
 def attempts(folder: Place, source: str) -> dict[Identity, dict[str, Any]]:
     """The latest attempt of each row of a source that was judged again."""
     latest: dict[Identity, dict[str, Any]] = {}
-    runs: list[Place] = [*_place(folder, source).glob("*.parquet")]
-    for path in sorted(runs, key=lambda run: run.name):
-        if path.name.startswith("."):
-            continue
+    for path in DecisionLog(_place(folder, source)).paths():
         for row in _read(path).to_pylist():
             known = latest.get(_identity(row))
             if known is None or known["attempt"] < row["attempt"]:
@@ -148,23 +144,23 @@ def replay(
     with the arrival they had; events by `events`, arriving now. Idempotent: what was accepted is open no more. Raises
     PlatformError where there are events and nobody to send them.
     """
-    with _alone(folder, contract.source) as place:
-        finished = _finish(folder, contract.source, place, events)
-        rows = _chosen(folder, contract.source, rule)
-        decided = _judge(rows, contract, now_us, events)
-        return _commit(folder, contract.source, place, decided, contract, output, now_us, events, finished)
+
+    def decide() -> list[dict[str, Any]]:
+        return _judge(_chosen(folder, contract.source, rule), contract, now_us, events)
+
+    return _run(folder, contract.source, decide, contract, output, now_us, events)
 
 
 def discard(folder: Place, source: str, *, reason: str, now_us: int, rule: str | None = None) -> Run:
     """Gives up the open rows of a source (that broke a rule), and keeps the reason; idempotent."""
-    with _alone(folder, source) as place:
-        finished = _finish(folder, source, place, None)
-        rows = _chosen(folder, source, rule)
-        decided = [
+
+    def decide() -> list[dict[str, Any]]:
+        return [
             _attempt(row, "discarded", now_us, row["contract"], row["contract_version"], Decision(reason))
-            for row in rows
+            for row in _chosen(folder, source, rule)
         ]
-        return _commit(folder, source, place, decided, None, None, now_us, None, finished)
+
+    return _run(folder, source, decide, None, None, now_us, None)
 
 
 def of_events(folder: Place, source: str) -> bool:
@@ -254,38 +250,58 @@ def _attempt(
     }
 
 
-def _commit(
+def _run(
     folder: Place,
     source: str,
-    place: Place,
-    decided: Sequence[Mapping[str, Any]],
+    decide: Callable[[], list[dict[str, Any]]],
     contract: Contract | None,
     output: Path | None,
     now_us: int,
     events: Events | None,
-    finished: "_Handed",
 ) -> Run:
-    """Steps 1 to 3 of a run."""
+    """What is left of the last run, then steps 1 to 3 of this one."""
+    outputs: list[Path] = []
+    topics: dict[str, None] = {}
+
+    def carry_out() -> int:
+        number, handed = _carry_out(folder, source, log, events)
+        outputs.extend(handed.outputs)
+        topics.update(dict.fromkeys(handed.topics))
+        return number
+
+    with _in_turn(folder, source) as log:
+        while True:
+            number = carry_out()
+            decided = decide()
+            if not decided:
+                break
+            if log.take(number + 1, _table_of(decided, contract, output, now_us)):
+                carry_out()
+                break
+            # Another run was first: what is open is what it left.
     outcomes = [row["outcome"] for row in decided]
-    handed = _Handed()
-    if decided:
-        columns = {field.name: pa.array([row[field.name] for row in decided], field.type) for field in ATTEMPTS}
-        names = json.dumps([[row[name] for name in IDENTITY] + [row["attempt"], row["outcome"]] for row in decided])
-        told = {
-            "run": hashlib.sha256(names.encode()).hexdigest()[:16],
-            "output": str(output.resolve()) if output is not None else "",
-            "contract": msgspec.json.encode(contract).decode() if contract is not None else "",
-            "now_us": str(now_us),
-        }
-        table = pa.table(columns, schema=ATTEMPTS.with_metadata(told))
-        put_table(table, place / _PENDING)
-        handed = _finish(folder, source, place, events)
     return Run(
         judged=len(decided),
         **{name: outcomes.count(name) for name in ("accepted", "rejected", "discarded")},
-        outputs=(*finished.outputs, *handed.outputs),
-        topics=tuple(dict.fromkeys((*finished.topics, *handed.topics))),
+        outputs=tuple(outputs),
+        topics=tuple(topics),
     )
+
+
+def _table_of(
+    decided: Sequence[Mapping[str, Any]], contract: Contract | None, output: Path | None, now_us: int
+) -> pa.Table:
+    """The decisions of a run, with all that whoever carries them out must know."""
+    columns = {field.name: pa.array([row[field.name] for row in decided], field.type) for field in ATTEMPTS}
+    names = json.dumps([[row[name] for name in IDENTITY] + [row["attempt"], row["outcome"]] for row in decided])
+    told = {
+        "run": hashlib.sha256(names.encode()).hexdigest()[:16],
+        "output": str(output.resolve()) if output is not None else "",
+        "contract": msgspec.json.encode(contract).decode() if contract is not None else "",
+        "now_us": str(now_us),
+        "by": secrets.token_hex(8),
+    }
+    return pa.table(columns, schema=ATTEMPTS.with_metadata(told))
 
 
 class _Handed(msgspec.Struct, frozen=True):
@@ -295,12 +311,12 @@ class _Handed(msgspec.Struct, frozen=True):
     topics: tuple[str, ...] = ()
 
 
-def _finish(folder: Place, source: str, place: Place, events: Events | None) -> _Handed:
-    """Steps 2 and 3 of the run that was begun, if one was: the same file and events, whoever hands them on."""
-    pending = place / _PENDING
-    if not pending.exists():
-        return _Handed()
-    decisions = _read(pending)
+def _carry_out(folder: Place, source: str, log: DecisionLog, events: Events | None) -> tuple[int, _Handed]:
+    """Steps 2 and 3 of the last run, if they are not done: the same file and events, whoever hands them on."""
+    number, done = log.last()
+    if done:
+        return number, _Handed()
+    decisions = _read(log.path(number))
     told = {key.decode(): value.decode() for key, value in (decisions.schema.metadata or {}).items()}
     outputs: tuple[Path, ...] = ()
     topics: tuple[str, ...] = ()
@@ -316,13 +332,8 @@ def _finish(folder: Place, source: str, place: Place, events: Events | None) -> 
         if sent:
             topics = (_sender(events).deliver(sent, contract, now_us),)
     # Last: a crash before this line hands the same rows on again, it never leaves one out.
-    done = place / f"{told['run']}.parquet"
-    if isinstance(pending, Path) and isinstance(done, Path):
-        pending.replace(done)
-    else:
-        replace_file(done, pending.read_bytes())
-        pending.unlink(missing_ok=True)
-    return _Handed(outputs, topics)
+    log.carried_out(number)
+    return number, _Handed(outputs, topics)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], contract: Contract) -> pa.Table:
@@ -349,27 +360,17 @@ def _place(folder: Place, source: str) -> Place:
 
 
 @contextlib.contextmanager
-def _alone(folder: Place, source: str) -> Iterator[Place]:
-    """The folder of attempts, held by one process at a time; raises ContractError for an unknown source."""
+def _in_turn(folder: Place, source: str) -> Iterator[DecisionLog]:
+    """What was decided so far, on a disk held by one process at a time; raises ContractError for an unknown source."""
     read_quarantine(folder, source)
     place = _place(folder, source)
     if isinstance(place, ObjectPath):
-        lock_object = place / ".lock"
-        mine = f"{socket.gethostname()}, process {os.getpid()}, {secrets.token_hex(8)}".encode()
-        if (holder := first_file(lock_object, mine)) != mine:
-            raise PlatformError(
-                f"{source}: {holder.decode(errors='replace')} judges these rows again; wait for it, or delete "
-                f"{lock_object} where you know that it is gone"
-            )
-        try:
-            yield place
-        finally:
-            lock_object.unlink(missing_ok=True)
+        yield DecisionLog(place)
         return
     place.mkdir(parents=True, exist_ok=True)
     with (place / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield place
+        yield DecisionLog(place)
 
 
 def _read(path: Place) -> pa.Table:

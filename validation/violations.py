@@ -231,7 +231,10 @@ class ViolationStore:
         return self.folder / f"{quote(source, safe='')}.json"
 
     def _paths(self, source: str | None) -> list[Place]:
-        found: list[Place] = [self._path(source)] if source else [*self.folder.glob("[!.]*.json")]
+        try:
+            found: list[Place] = [self._path(source)] if source else [*self.folder.glob("[!.]*.json")]
+        except OSError as error:
+            raise PlatformError(f"{self.folder}: the violations cannot be listed: {error}") from error
         return sorted(found, key=str)
 
 

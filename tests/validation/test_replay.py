@@ -1,6 +1,9 @@
 """Is every row in quarantine accepted once, or open, or discarded, whatever happens in between?"""
 
 import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,10 @@ from hypothesis import strategies as st
 from validation import replay as replay_module
 from validation.compiled.rows import compile_rows
 from validation.contract import Contract
+from validation.decision_log import DecisionLog
 from validation.errors import ContractError, PlatformError
 from validation.judging import judge_file
+from validation.place import ObjectPath, Place
 from validation.quarantine import Origin, QuarantineSink, Rejected
 from validation.replay import Decision, attempts, counts, discard, open_rows, origin_of, replay
 from validation.testing import ORDERS
@@ -28,12 +33,12 @@ ROWS = [
 ]
 
 
-def judged(folder: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
-    """A file of rows, judged; its rejected rows are in quarantine. The file's folder."""
-    file = folder / "orders.jsonl"
+def judged(folder: Path, rows: list[dict[str, Any]] = ROWS, *, quarantine: Place | None = None) -> Place:
+    """A file of rows, judged; its rejected rows are in quarantine. Its folder."""
+    file, found = folder / "orders.jsonl", quarantine or folder / "q"
     file.write_text("\n".join(json.dumps({k: v for k, v in row.items() if v == v}) for row in rows))
-    judge_file(file, ORDERS, now_us=0, quarantine=folder / "q")
-    return folder / "q"
+    judge_file(file, ORDERS, now_us=0, quarantine=found)
+    return found
 
 
 class Log:
@@ -57,7 +62,7 @@ class Log:
         return "orders.replay"
 
 
-def sent(folder: Path, *values: bytes, offset: int = 0) -> Path:
+def sent(folder: Place, *values: bytes, offset: int = 0) -> Place:
     """Events of a topic in quarantine."""
     sink = QuarantineSink(folder / "q", source="orders", contract="orders", version="1.0.0")
     rows = [
@@ -125,23 +130,19 @@ def test_a_crash_while_events_are_sent_leaves_none_out(tmp_path: Path) -> None:
 
 def test_a_mark_that_comes_before_the_events_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault: decisions under their own name before the events are sent leave one out after a crash."""
-    q, log, finish = sent(tmp_path, b'{"amount": -1}'), Log(), replay_module._finish
-    log.crash = True
+    q, log, carry_out = sent(tmp_path, b'{"amount": -1}'), Log(), replay_module._carry_out
 
-    def early(folder: Path, source: str, place: Path, events: Any) -> Any:
-        pending = place / replay_module._PENDING
-        if pending.exists():
-            (place / "early.parquet").write_bytes(pending.read_bytes())
-        try:
-            return finish(folder, source, place, events)
-        finally:
-            pending.unlink(missing_ok=True)
+    def early(folder: Place, source: str, decisions: DecisionLog, events: Any) -> Any:
+        number, done = decisions.last()
+        if not done:
+            decisions.carried_out(number)
+            raise KeyboardInterrupt
+        return carry_out(folder, source, decisions, events)
 
     with monkeypatch.context() as patched:
-        patched.setattr(replay_module, "_finish", early)
+        patched.setattr(replay_module, "_carry_out", early)
         with pytest.raises(KeyboardInterrupt):
             replay(q, LENIENT, tmp_path / "out", now_us=7, events=log)
-    log.crash, log.sent = False, []
     replay(q, LENIENT, tmp_path / "out", now_us=9, events=log)
     assert log.sent == []
 
@@ -159,41 +160,107 @@ def test_the_sinks_cursor_does_not_move(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_a_crash_at_any_step_loses_and_repeats_nothing(
-    tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, place: Place, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the decisions, before the accepted rows, before the end: the next run leaves each row accepted once.
 
-    Meanwhile more rows arrive, so that the next run is not the same one.
+    Meanwhile more rows arrive, so that the next run is not the same one. Nothing has to be put right by hand.
     """
-    q, out = judged(tmp_path), tmp_path / "out"
-    write, replace = replay_module.put_table, Path.replace
-    calls = []
+    q, out = judged(tmp_path, quarantine=place / "q"), tmp_path / "out"
+    steps = ((DecisionLog, "take"), (replay_module, "put_table"), (DecisionLog, "carried_out"))
 
-    def crashing(table: Any, path: Path) -> None:
-        calls.append(path)
-        if len(calls) == step + 1:
-            raise KeyboardInterrupt
-        write(table, path)
-
-    def never(self: Path, target: Path) -> Path:
-        if self.name == replay_module._PENDING:
-            raise KeyboardInterrupt
-        return replace(self, target)
+    def crashing(*given: Any) -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        if step < 2:
-            patched.setattr(replay_module, "put_table", crashing)
-        else:
-            patched.setattr(Path, "replace", never)
+        patched.setattr(*steps[step], crashing)
         with pytest.raises(KeyboardInterrupt):
             replay(q, LENIENT, out, now_us=7)
-    sent(tmp_path, b'{"id": "e", "amount": -4}')
+    sent(place, b'{"id": "e", "amount": -4}')
     log = Log()
     replay(q, LENIENT, out, now_us=9, events=log)
     origins = [origin for path in out.iterdir() for origin in pq.read_table(path).column("_origin").to_pylist()]
     assert len(origins) == len(set(origins)) == 2
     assert log.sent == ["T0pic-Id-2-0"]
     assert counts(q, "orders") == {"quarantined": 4, "open": 1, "accepted": 3, "discarded": 0}
+
+
+class Meanwhile(Log):
+    """A replay topic of one machine; while it judges, or before it has sent, something happens on another."""
+
+    def __init__(self, log: Log, **happens: Callable[[], object]) -> None:
+        self.sent, self.crash, self.happens = log.sent, False, happens
+
+    def judge(self, rows: Any, contract: Contract, now_us: int) -> list[Decision]:
+        found = super().judge(rows, contract, now_us)
+        self.happens.pop("judging", lambda: None)()
+        return found
+
+    def deliver(self, rows: Any, contract: Contract, now_us: int) -> str:
+        self.happens.pop("sending", lambda: None)()
+        return super().deliver(rows, contract, now_us)
+
+
+def two_at_once(place: ObjectPath, out: Path) -> bool:
+    """Two machines decide on the same rows, one while the other judges: whether what was sent is what was accepted."""
+    q, log = sent(place, b'{"id": "e", "amount": -4}', b'{"id": "f", "amount": -5}'), Log()
+    first = Meanwhile(log, judging=lambda: discard(q, "orders", reason="lost", now_us=8))
+    replay(q, LENIENT, out, now_us=7, events=first)
+    outcomes = [one["outcome"] for one in attempts(q, "orders").values()]
+    return outcomes == ["accepted" if log.sent else "discarded"] * 2
+
+
+def test_of_two_machines_that_decide_at_once_one_does(in_bucket: ObjectPath, tmp_path: Path) -> None:
+    """Whoever comes second decides again, of what is open by then: here of nothing."""
+    assert two_at_once(in_bucket, tmp_path)
+
+
+def test_decisions_that_ask_for_no_number_of_their_own_are_caught(
+    in_bucket: ObjectPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted fault: rows are sent that somebody has given up."""
+    monkeypatch.setattr(ObjectPath, "put_first", lambda self, data: self.put(data) or True)
+    with pytest.raises((AssertionError, PlatformError)):
+        assert two_at_once(in_bucket, tmp_path)
+
+
+def test_a_replay_that_sleeps_does_nothing_new_when_it_wakes(in_bucket: ObjectPath, tmp_path: Path) -> None:
+    """Others carry out what it decided, and go on; it sends the same events again, under the same origins."""
+    q, log = sent(in_bucket, b'{"id": "e", "amount": -4}', b'{"id": "f", "amount": -50}'), Log()
+
+    def others() -> None:
+        assert replay(q, LENIENT, tmp_path, now_us=8, events=log).topics == ("orders.replay",)
+        assert discard(q, "orders", reason="lost", now_us=9).discarded == 1
+
+    asleep = Meanwhile(log, sending=others)
+    run = replay(q, LENIENT, tmp_path, now_us=7, events=asleep)
+    assert (run.judged, run.accepted, run.rejected) == (2, 1, 1)
+    assert log.sent == ["T0pic-Id-2-0"] * 2
+    assert counts(q, "orders") == {"quarantined": 2, "open": 0, "accepted": 1, "discarded": 1}
+
+
+def test_runs_at_once_decide_each_row_once(place: Place, tmp_path: Path) -> None:
+    """Eight of them, on a disk and on several machines: no row has two outcomes, none is sent that was given up."""
+    q, log = sent(place, *(b'{"id": "e", "amount": -%d}' % (1 + each) for each in range(12))), Log()
+
+    def run(number: int) -> int:
+        if number % 2:
+            return discard(q, "orders", reason="lost", now_us=number).discarded
+        return replay(q, LENIENT, tmp_path, now_us=number, events=log).accepted
+
+    def tries(number: int) -> int:
+        while True:
+            try:
+                return run(number)
+            except PlatformError:  # a discard cannot send what a replay has just decided
+                time.sleep(0.01)
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = sum(pool.map(tries, range(8)))
+    found = attempts(q, "orders")
+    accepted = {f"T0pic-Id-2-{offset}" for (_, _, offset), one in found.items() if one["outcome"] == "accepted"}
+    assert set(log.sent) == accepted
+    assert taken == sum(one["outcome"] != "rejected" for one in found.values())
 
 
 def test_a_planted_loss_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
