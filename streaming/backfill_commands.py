@@ -19,12 +19,8 @@ import typer
 from featurestore.cli.settings import HERE, Repo, settings_of
 from featurestore.clock import iso, parse_instant
 from featurestore.errors import FeatureStoreError, StaleStore, UsageError
-from streaming.worker_commands import (
-    SCHEMA_REGISTRY,
-    build_sinks,
-    stop_on_signals,
-    stream_views,
-)
+from streaming.options import SCHEMA_REGISTRY
+from streaming.stop_signals import stop_on_signals
 
 if TYPE_CHECKING:
     from featurestore.config import Settings
@@ -122,6 +118,7 @@ def rebuild(
     What the store still has is not touched. Start `featurestore stream run` afterwards: it goes on where the log ends.
     """
     from streaming.run_record import RunRecords
+    from streaming.streamed import stream_views
 
     settings = settings_of(repo)
     run = _Run(settings, RunRecords(settings.data_dir / "backfills"))
@@ -187,8 +184,10 @@ class _Run:
 
     def ingest(self, view: str, files: Sequence[Path], time_column: str | None, stop: Callable[[], bool]) -> None:
         """Put the events of files into the event log, by the steps that all events go through; each file once."""
+        from streaming.assembly import build_sinks
         from streaming.in_force import definitions_of
         from streaming.source.file import FileSource
+        from streaming.streamed import stream_views
         from streaming.verdicts import Verdicts
 
         plan = self.plan()

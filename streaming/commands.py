@@ -10,8 +10,10 @@ from streaming.backfill_commands import add_to as add_backfill
 from streaming.monitor_command import monitor
 from streaming.publish_command import publish_command
 from streaming.replay_command import replay_command
+from streaming.run_command import run
+from streaming.status_command import status
+from streaming.upkeep_commands import compact, profile
 from streaming.verify_command import verify
-from streaming.worker_commands import add_to
 from validation.groups import contract_app, quarantine_app
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ stream = typer.Typer(no_args_is_help=True, help="Events: a broker for the laptop
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(stream, name="stream")
 app.command()(verify)
-add_to(stream)
+for each in (run, status, compact, profile):
+    stream.command()(each)
 # Commands of the packages below that need a broker: only this one has it.
 contract_app.command("publish")(publish_command)
 app.command()(monitor)

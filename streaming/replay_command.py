@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featurestore.cli.settings import HERE, Repo, settings_of
+from streaming.options import Registry
 from validation.folders import CONTRACTS, QUARANTINE, REPLAYS, here, place_here
 from validation.quarantine_commands import Quarantine, Rule, Source
 
@@ -30,13 +31,7 @@ def replay_command(
     contracts: Annotated[Path, typer.Option("--contracts", help="The folder of the contracts.")] = CONTRACTS,
     output: Annotated[Path, typer.Option("--output", help="Folder of the accepted rows of files (Parquet).")] = REPLAYS,
     rule: Rule = None,
-    schema_registry: Annotated[
-        str | None,
-        typer.Option(
-            envvar="FEATURESTORE_SCHEMA_REGISTRY",
-            help="Resolves schema ids of messages: a folder of files named by id, or an http address.",
-        ),
-    ] = None,
+    schema_registry: Registry = None,
 ) -> None:
     """Judge the open rows of a source again and pass on those that are accepted; the rest stays, with the new reason.
 

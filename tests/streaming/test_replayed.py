@@ -21,6 +21,7 @@ from featurestore.online.reader import OnlineReader
 from featurestore.plan import Projection
 from featurestore.plan_store import PlanStore, write_plan_file
 from streaming import dead_letters as letters_module
+from streaming.assembly import build_sinks, build_worker
 from streaming.cluster import kafka_source, outbox_of
 from streaming.commands import app as stream_app  # noqa: F401 - registers `quarantine replay`
 from streaming.dead_letters import PREFIX, DeadLetters
@@ -33,7 +34,6 @@ from streaming.source import replayed as replayed_module
 from streaming.source.kafka import KafkaSettings
 from streaming.source.publisher import NotAcknowledged, Publisher
 from streaming.source.records import Batch, Record, TopicPartition
-from streaming.worker_commands import build_sinks, build_worker
 from validation.commands import app
 from validation.quarantine import read_quarantine
 from validation.replay import counts, replay

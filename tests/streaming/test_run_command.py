@@ -5,20 +5,19 @@ import threading
 
 import msgspec
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from featurestore.errors import ConfigurationError, StaleStore, UnknownName
+from featurestore.errors import StaleStore
 from featurestore.event_profiles import read_event_profiles
 from featurestore.offline.event_log import read_events
-from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore
+from streaming.commands import stream
 from streaming.embedded.server import EmbeddedBroker
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_events, shop_plan
+from streaming.run_command import summary
 from streaming.source.kafka import KafkaSettings
 from streaming.source.publisher import Publisher
 from streaming.source.records import SourceUnavailable
-from streaming.worker_commands import add_to, stream_views, summary
 from validation.profile.store import ProfileStore
 
 
@@ -40,9 +39,7 @@ def repo(tmp_path, online_url, store, broker, monkeypatch):
 
 
 def invoke(*words):
-    app = typer.Typer()
-    add_to(app)
-    return CliRunner().invoke(app, list(words))
+    return CliRunner().invoke(stream, list(words))
 
 
 def test_run_until_caught_up_then_status(repo, store, broker):
@@ -136,15 +133,6 @@ def test_without_a_plan_there_is_nothing_to_run(repo, store):
     result = invoke("run", "--repo", str(repo))
     assert isinstance(result.exception, StaleStore)
     assert "featurestore apply" in str(result.exception)
-
-
-def test_unknown_topics_and_plans_without_streams_are_named():
-    """Before any connection is made."""
-    with pytest.raises(UnknownName, match="orders"):
-        stream_views(shop_plan(), ["order"])
-    with pytest.raises(ConfigurationError, match="no stream views"):
-        stream_views(Plan(project="p", version=1, digest="", created_us=0), [])
-    assert [view.name for view in stream_views(shop_plan(second_view=True), [TOPIC])] == ["page_orders", "user_orders"]
 
 
 def test_the_summary_adds_up():
