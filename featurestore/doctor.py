@@ -1,5 +1,6 @@
 """Is this deployment set up, reachable and healthy, and what is to be done where it is not?"""
 
+import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from featurestore.offline.sources import place_at
 from featurestore.online.connection import StoreClient, connect, without_password
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore, load_plan_file
-from validation.place import is_address
+from validation.place import ObjectPath, is_address, place_of
 
 DIAL_TIMEOUT_S = 2.0
 
@@ -43,6 +44,7 @@ def examine(repo: Path, environ: Mapping[str, str], more: Sequence[Looks] = ()) 
         return [Check(name="configuration", ok=False, found=str(error), remedy="mend feature_store.yaml")]
     checks = [Check(name="configuration", ok=True, found=f"project {settings.project} in {settings.repo}")]
     checks += _data_dir(settings)
+    checks += _object_store(settings)
     plan = _plan(settings, checks)
     checks += _online(settings, plan)
     if plan is not None:
@@ -60,6 +62,38 @@ def _data_dir(settings: Settings) -> Iterator[Check]:
     else:
         remedy = "`featurestore apply` makes it"
         yield Check(name="data folder", ok=False, found=f"{folder} is not there", remedy=remedy)
+
+
+def _object_store(settings: Settings) -> Iterator[Check]:
+    """Whether a store of events keeps what everything there rests on; what is put for it is deleted again."""
+    if settings.events_url is None:
+        return
+    name, place = "object store", place_of(settings.events_url) / f"doctor-{secrets.token_hex(8)}"
+    assert isinstance(place, ObjectPath)  # events_url is an address
+    try:
+        try:
+            broken = _conditions_ignored(place)
+        finally:
+            place.unlink(missing_ok=True)
+    except OSError as error:
+        remedy = "see to address, credentials (AWS_…) and rights: to read, put, list and delete"
+        yield Check(name=name, ok=False, found=str(error), remedy=remedy)
+        return
+    remedy = "choose a store that does: here two workers could both be the first, and undo each other's changes"
+    found = (
+        f"{settings.events_url} does not honour {broken}" if broken else f"{settings.events_url} keeps its conditions"
+    )
+    yield Check(name=name, ok=not broken, found=found, remedy=remedy if broken else "")
+
+
+def _conditions_ignored(place: ObjectPath) -> str:
+    place.put_first(b"1")
+    first = place.read_version()
+    if place.put_first(b"2") or first is None or place.read_bytes() != b"1":
+        return "If-None-Match (an object is made where there is none)"
+    if not place.put_over(b"3", first.version) or place.put_over(b"4", first.version) or place.read_bytes() != b"3":
+        return "If-Match (an object is put over the version that was read)"
+    return "" if place in {*place.parent.iterdir()} else "that what was put is listed"
 
 
 def _plan(settings: Settings, checks: list[Check]) -> Plan | None:

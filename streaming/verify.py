@@ -25,7 +25,9 @@ from featurestore.aggregation.definition import value_at
 from featurestore.clearance import withhold
 from featurestore.clock import Clock
 from featurestore.errors import UsageError
+from featurestore.offline.event_log import ARRIVAL
 from featurestore.offline.history import historical_features
+from featurestore.offline.stored import scan_of
 from featurestore.offline.windowed_keys import instants
 from featurestore.online.connection import StoreClient
 from featurestore.online.keys import Shard
@@ -82,6 +84,7 @@ def verify(
     if view.kind != "windowed":
         raise UsageError(f"view {view.name!r} has no windows: its newest row is its value; verify takes windowed views")
     rng = random.Random(seed)  # noqa: S311 - which keys are looked at is no secret
+    plan, view = _arrivals_told(plan, view, repo)
     history, entities, code = drawn_keys(view, read_history(view, repo), keys, rng)
     cases = [
         (entity, t_us)
@@ -113,6 +116,18 @@ def verify_online(
     served = {column.feature: [_bits(value) for value in column.to_python()] for column in columns}
     offline = _offline(plan, projection, entities, cases, repo=repo, as_known=False)
     return _compared(view, entities, cases, {"offline": offline, "online": served})
+
+
+def _arrivals_told(plan: Plan, view: View, repo: Path) -> tuple[Plan, View]:
+    """The view with its event log's arrivals as created times, where its source names none.
+
+    Events may come late: the stream has what had arrived, and what an instant knew is compared with what it knew.
+    """
+    if view.source.created_field is not None or ARRIVAL not in scan_of(view, repo=repo).schema.names:
+        return plan, view
+    source = msgspec.structs.replace(view.source, created_field=ARRIVAL)
+    view = msgspec.structs.replace(view, source=source)
+    return msgspec.structs.replace(plan, views={**plan.views, view.name: view}), view
 
 
 def _by_definition(

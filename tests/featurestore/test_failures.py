@@ -12,6 +12,7 @@ from featurestore.cli.main import main
 from featurestore.config import load_settings
 from featurestore.doctor import examine
 from featurestore.plan_store import load_plan_file, write_plan_file
+from validation.place import ObjectPath
 
 YAML = """\
 project: shop
@@ -160,3 +161,21 @@ def test_the_doctor_says_what_to_do(repo, tmp_path):
     away = checks(repo, {"FEATURESTORE_REDIS_URL": url})
     assert (away["online store"].ok, "start the server" in away["online store"].remedy) == (False, True)
     assert checks(tmp_path, {})["configuration"].ok is False
+
+
+@pytest.mark.parametrize(("fault", "told"), [(None, ""), ("put_first", "If-None-Match"), ("put_over", "If-Match")])
+def test_the_doctor_tries_an_object_store(repo, in_bucket, monkeypatch, fault, told):
+    """One whose conditions are none (the planted faults) would let two workers be first; nothing is left behind."""
+    if fault is not None:
+        monkeypatch.setattr(ObjectPath, fault, lambda self, *given: self.put(given[0]) or True)
+    check = checks(repo, {"FEATURESTORE_EVENTS_URL": str(in_bucket)})["object store"]
+    assert (check.ok, told in check.found) == (fault is None, True)
+    assert not list(in_bucket.rglob("*"))
+
+
+def test_the_doctor_says_that_an_object_store_is_away(repo, monkeypatch):
+    """With what to see to."""
+    for name, value in (("ENDPOINT_URL", "http://127.0.0.1:9"), ("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    check = checks(repo, {"FEATURESTORE_EVENTS_URL": "s3://no-doctor"})["object store"]
+    assert (check.ok, "credentials" in check.remedy) == (False, True)

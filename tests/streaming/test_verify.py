@@ -187,6 +187,16 @@ def test_what_a_views_function_makes_is_verified_too(store, tmp_path):
     assert (found.differences, found.keys) == ((), 4)
 
 
+def test_an_event_log_whose_arrivals_nobody_named_is_a_history_too(store, tmp_path):
+    """Late events are no differences: each path has those that had arrived."""
+    write_history(tmp_path)
+    plan = plan_of(few())
+    source = msgspec.structs.replace(plan.view("taps").source, created_field=None)
+    plan = msgspec.structs.replace(plan, views={"taps": msgspec.structs.replace(plan.view("taps"), source=source)})
+    found = verify(plan, plan.view("taps"), store, repo=tmp_path, per_key=8)
+    assert (found.differences, found.keys) == ((), 4)
+
+
 def test_a_plain_file_without_arrivals_is_a_history_too(store, tmp_path):
     """Where nothing tells when an event arrived, it arrived when it happened."""
     write_history(tmp_path)
