@@ -148,14 +148,12 @@ class RangeSink:
 
     def cursor(self, partition: TopicPartition) -> int | None:
         """The offset from which this sink lacks events; None where it never stored any. Raises SinkUnavailable."""
-        known = [end for end in (self._stored(partition), self._hint(partition)) if end is not None]
-        return max(known, default=None)
+        return self._ends(partition)[0]
 
     def open(self, partition: TopicPartition, beginning: int) -> int:
         """Forget what is buffered and go on from the cursor, else from `beginning`; says where that is."""
         self.close(partition)
-        position = self.cursor(partition)
-        stored = self._stored(partition)
+        position, stored = self._ends(partition)
         if position is None:
             position = beginning
         # What lies between the files' end and the cursor held nothing to store: the next range covers it, so
@@ -252,6 +250,13 @@ class RangeSink:
         buffer = self._buffers.pop(partition, None)
         if buffer is not None and buffer.under_way is not None:
             wait([buffer.under_way.done])
+
+    def _ends(self, partition: TopicPartition) -> tuple[int | None, int | None]:
+        """The cursor, and the end of what is in files."""
+        # The hint first, and each once: whoever is taken for dead may store more meanwhile, a file and then its hint.
+        hint = self._hint(partition)
+        stored = self._stored(partition)
+        return max((end for end in (stored, hint) if end is not None), default=None), stored
 
     def _stored(self, partition: TopicPartition) -> int | None:
         try:

@@ -94,3 +94,22 @@ def test_many_more_fleets(fleet_of, seed):
     fleet = fleet_of(seed)
     run(fleet)
     fleet.verify()
+
+
+@pytest.mark.nightly
+@pytest.mark.kafka
+@pytest.mark.parametrize("seed", range(30_000, 30_000 + max(SEEDS // 5, 2)))
+def test_fleets_of_machines_over_an_object_store(fleet_of, in_bucket, seed):
+    """The same where events lie in an object store, and whoever goes on has nothing of who was before."""
+    fleet = fleet_of(seed, events_url=str(in_bucket))
+    run(fleet)
+    fleet.verify()
+
+
+@pytest.mark.nightly
+@pytest.mark.kafka
+def test_a_machine_that_was_taken_for_dead_stores_nothing_twice(fleet_of, in_bucket):
+    """It wakes up while another has its partitions: reports, files and tiles have each event once."""
+    fleet = fleet_of(40_000, session_s=1.5, events_url=str(in_bucket))
+    _zombies(fleet, rounds=3, wanted=100)
+    fleet.verify()

@@ -267,3 +267,34 @@ def test_a_partition_is_opened_behind_the_file_that_is_being_written(tmp_path, c
     sink.flush_due()
     threading.Timer(0.2, disk.go.set).start()
     assert sink.open(PARTITION, 0) == 10
+
+
+class OvertakenQuarantine(Quarantine):
+    """Before a claim asks for the n-th time where it ends, whoever is taken for dead stores more."""
+
+    meanwhile: list
+
+    def cursor(self, partition):
+        if self.meanwhile:
+            self.meanwhile.pop()()
+        return super().cursor(partition)
+
+
+@pytest.mark.parametrize("before", [1, 2])
+def test_what_another_stores_during_a_claim_is_told_from_our_own(place, clock, before):
+    """A file is named by what is in it: the range after what the claim found, whatever is there by then."""
+    other = RangeSink(Quarantine(place, {}), clock)
+
+    def stores(first, last):
+        other.open(PARTITION, 0)
+        other.add(judged(first, last, broken=range(first, last)))
+        other.flush(PARTITION)
+
+    stores(0, 10)
+    meanwhile = [lambda: stores(10, 20), *[lambda: None] * (before - 1)]
+    sink = RangeSink(OvertakenQuarantine(place, {}, meanwhile), clock)
+    position = sink.open(PARTITION, 0)
+    sink.add(judged(position, 20, broken=range(position, 20)))
+    sink.flush(PARTITION)
+    assert read_quarantine(place)["offset"].to_pylist() == list(range(20))
+    assert sink.cursor(PARTITION) == 20

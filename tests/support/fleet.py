@@ -27,7 +27,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from topics import read_topic
 
-from featurestore.config import load_settings
+from featurestore.config import EVENTS_URL, load_settings
 from featurestore.errors import FeatureStoreError
 from featurestore.offline.event_log import OFFSET, PARTITION, read_events
 from featurestore.offline.windowed import windowed_join
@@ -91,12 +91,19 @@ class RealKafka(ApacheKafka):
 class Fleet:
     """One topic, one store, several workers; `misfortune` does something to one of them."""
 
-    def __init__(self, folder: Path, broker, seed: int, *, session_s: float = 10.0) -> None:
-        """`session_s`: how long a worker may be silent before others get its partitions."""
+    def __init__(
+        self, folder: Path, broker, seed: int, *, session_s: float = 10.0, events_url: str | None = None
+    ) -> None:
+        """`session_s`: how long a worker may be silent before others get its partitions.
+
+        With `events_url` events are there, and each life of a worker is on a machine that has nothing of its own.
+        """
+        self.environ = {} if events_url is None else {EVENTS_URL: events_url}
+        self.machines = itertools.count()
         self.dice = random.Random(seed)
         self.session_s = session_s
         self.broker = broker
-        self.letters = seed >= 10_000 and bool(seed % 2)
+        self.letters = events_url is not None or (seed >= 10_000 and bool(seed % 2))
         """Whether workers write dead letters too: it costs time, so half of the nightly fleets do."""
         self.topic = f"orders-{os.getpid()}-{seed}-{time.monotonic_ns() % 10**6}"
         self.repo = folder / "feature_repo"
@@ -107,7 +114,7 @@ class Fleet:
         (self.repo / "feature_store.yaml").write_text(
             f"project: shop\nregistry: ../data/registry.db\nonline_store:\n  connection: {url}\n"
         )
-        self.settings = load_settings(self.repo, {})
+        self.settings = load_settings(self.repo, self.environ)
         self.direct = msgspec.structs.replace(self.settings.online, url=f"unix://{self.server.address}")
         self.client = connect(self.direct, folder)
         self.plan = shop_plan(second_view=True, keyed=True, topic=self.topic)
@@ -186,12 +193,15 @@ class Fleet:
             producer.close(timeout=10)
 
     def start(self, name: str, *more: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "featurestore.cli.main", "stream", "run", "--repo", str(self.repo)]
+        repo = self.repo
+        if self.environ:
+            repo = shutil.copytree(self.repo, self.repo.parent / f"machine{next(self.machines)}" / "feature_repo")
+        command = [sys.executable, "-m", "featurestore.cli.main", "stream", "run", "--repo", str(repo)]
         command += ["--flush-s", "0.3", "--flush-rows", "200", "--batch", "100", "--compact-s", "0.5"]
         command += ["--dead-letters" if self.letters else "--no-dead-letters"]
         command += ["--clock-offset-s", str(self.offset_s), "--instance-id", name, *more]
         command += ["--session-timeout-s", str(self.session_s), "--metrics-port", "0"]
-        environ = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap_servers}
+        environ = {**os.environ, **self.environ, "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap_servers}
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ)
         # By way of a pipe: the limit of file sizes is for the sinks, not for what the worker says.
         threading.Thread(target=self._log, args=(worker, name), daemon=True).start()
@@ -396,7 +406,7 @@ class Fleet:
         names = expected.column_names
         order = [(PARTITION, "ascending"), (OFFSET, "ascending")]
         assert events.select(names).sort_by(order).to_pylist() == expected.sort_by(order).to_pylist()
-        kept = read_quarantine(self.settings.data_dir / "quarantine", TOPIC)
+        kept = read_quarantine(self.settings.quarantine, TOPIC)
         columns = [kept[name].to_pylist() for name in ("partition", "offset", "row", "reason")]
         assert list(zip(*columns, strict=True)) == sorted(rejected)
         self._verify_told(rejected)
@@ -458,7 +468,7 @@ class Fleet:
 
     def _verify_told(self, rejected) -> None:
         """Each event that was set aside has a letter, each offset is in one report."""
-        told = {one.rule_id: one.rows for one in ViolationStore(self.settings.data_dir / "violations").find()}
+        told = {one.rule_id: one.rows for one in ViolationStore(self.settings.violations).find()}
         assert told == self.broken
         if not self.letters:
             return
