@@ -33,6 +33,7 @@ from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event
 from validation.place import ObjectPath
 from validation.quarantine import read_quarantine
 from validation.replay import counts
+from validation.violations import ViolationStore
 
 pytestmark = pytest.mark.xdist_group("object store commands")  # the lives are lived once
 STEPS = (
@@ -92,12 +93,19 @@ class Life(Deployment):
             "events": rows_of(read_events(self.settings.event_log / TOPIC)),
             "quarantine": rows_of(read_quarantine(self.settings.quarantine)),
             "counts": counts(self.settings.quarantine, TOPIC),
+            "violations": {
+                (one.rule_id, one.boundary, one.origin_partition): one.rows
+                for one in ViolationStore(self.settings.violations).find()
+            },
         }
 
     def live(self):
         """What there is after each step."""
         self.produce(300)
         yield "run", self.after(self.caught_up())
+        with contextlib.redirect_stdout(io.StringIO()) as told:
+            assert main(["contract", "violations", "--json"]) == 0
+        assert sum(json.loads(line)["rows"] for line in told.getvalue().splitlines()) > 20
         yield "verify", self.after(self.verified())
         yield "compact", self.after(self.command("stream", "compact", "--grace-s", "0"))
         yield "verify after compaction", self.after(self.verified())
@@ -170,7 +178,8 @@ def lived(folder, server, events_url, *, steps=None):
         life.publisher.close()
         client.close()
     local = life.settings.data_dir
-    assert (local / "event_log").exists() == (local / "quarantine").exists() == (events_url is None)
+    there = {name: (local / name).exists() for name in ("event_log", "quarantine", "violations", "dead_letters")}
+    assert there == dict.fromkeys(there, events_url is None)
     return found
 
 
