@@ -8,12 +8,15 @@ In this order; whoever comes next goes on where it was left, for the Plan says h
 3. reads that began before the mark have ended: its keys are deleted, and the Plan forgets it.
 """
 
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from featurestore.clock import Clock
+from featurestore.errors import StaleStore
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore
 from featurestore.plan_users import PlanUsers
@@ -22,6 +25,7 @@ from streaming.commit import ShardStore
 
 GRACE_S: Final = 10.0
 """Longer than any read takes: clients of the store give up after five seconds."""
+_AGAIN_S: Final = 0.5
 
 
 class Gone(msgspec.Struct, frozen=True):
@@ -81,6 +85,33 @@ class Retirement:
             changed = dropped(changed, view.name, view.version, now_us=self._clock())
         self._put(plan, msgspec.structs.replace(changed, version=plan.version + 1))
         return tuple(gone)
+
+    def complete(
+        self,
+        wait_s: float,
+        stop: Callable[[], bool],
+        say: Callable[[str], object],
+        warn: Callable[[str], object],
+        *,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> bool:
+        """Step until all is done, `stop` says so, or it has waited so long; whether all is done.
+
+        What goes is said, and of whom it waited for it is warned.
+        """
+        until_s = seconds() + wait_s
+        while not stop():
+            with suppress(StaleStore):  # somebody else put a plan in force: look again
+                done = self.step()
+                if done is not None:
+                    for gone in done:
+                        say(f"view {gone.view}: version {gone.version} dropped, {gone.keys} keys")
+                    return True
+                if (waiting := self.waits_for()) and seconds() > until_s:
+                    warn(f"still used by {', '.join(waiting)}; `featurestore stream drop` goes on with it")
+                    return False
+            self._sleep(_AGAIN_S)
+        return False
 
     def _put(self, held: Plan, plan: Plan) -> None:
         self._plans.replace(held, plan)

@@ -1,10 +1,15 @@
 """What did a run over history do, and how far is it? A file for each, so that whoever asks later finds it."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+
+from featurestore.errors import UsageError
 
 State = Literal["log", "chase", "hand-over", "done", "stopped", "failed"]
 
@@ -62,3 +67,14 @@ class RunRecords:
         """Every record, the latest first."""
         found = [msgspec.json.decode(path.read_bytes(), type=RunRecord) for path in self.folder.glob("*.json")]
         return tuple(sorted(found, key=lambda record: -record.started_us))
+
+    @contextmanager
+    def alone(self, view: str) -> Iterator[None]:
+        """One run over a view at a time, on this machine: two would fence each other for ever."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f".{view}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"a backfill or rebuild of view {view!r} is running already") from None
+            yield

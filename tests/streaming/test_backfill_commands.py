@@ -21,7 +21,7 @@ from featurestore.online.reader import OnlineReader
 from featurestore.plan import Projection
 from featurestore.plan_store import load_plan_file
 from featurestore.plan_versions import kept_in_force
-from streaming import backfill, backfill_commands
+from streaming import chaser, history_run
 from streaming.audit import audit_shard
 from streaming.commit import ShardStore
 from streaming.embedded.server import EmbeddedBroker
@@ -113,9 +113,9 @@ def test_a_backfill_that_is_killed_goes_on_where_it_was(deployment):
 def in_this_process(deployment, monkeypatch, **options):
     """The command's run, without its last step: to wait for everybody who reads the former version."""
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", deployment.servers)
-    monkeypatch.setattr(backfill_commands, "_HAND_OVER_S", 0.0)
+    monkeypatch.setattr(history_run, "HAND_OVER_S", 0.0)
     settings = load_settings(deployment.repo, deployment.environ)
-    run = backfill_commands._Run(settings, RunRecords(settings.data_dir / "backfills"))
+    run = history_run.HistoryRun(settings)
     wanted = {"from_us": None, "to_us": None, "files": (), "use_log": False, "stop": lambda: False, **options}
     assert run.backfill(VIEW, **wanted)
 
@@ -138,7 +138,7 @@ def test_a_first_event_that_is_replayed_meanwhile_is_not_left_out(deployment, mo
     """Its topic appears while the next version is built: readers go over to one that has it, and is whole."""
     deployment.produce(300)
     deployment.done("stream", "run", "--until-caught-up")
-    sound = backfill.chase
+    sound = chaser.chase
     chased = []
 
     def chase(*arguments):
@@ -147,7 +147,7 @@ def test_a_first_event_that_is_replayed_meanwhile_is_not_left_out(deployment, mo
         chased.append(arguments)
         return sound(*arguments)
 
-    monkeypatch.setattr(backfill, "chase", chase)
+    monkeypatch.setattr(chaser, "chase", chase)
     in_this_process(deployment, monkeypatch, use_log=use_log)
     assert len(chased) == 2
     deployment.done("stream", "run", "--until-caught-up")

@@ -26,7 +26,7 @@ from featurestore.config import EVENTS_URL
 from featurestore.offline.event_log import ARRIVAL, read_events
 from featurestore.online.connection import connect
 from featurestore.plan_versions import kept_in_force
-from streaming import backfill_commands
+from streaming import history_run
 from streaming.embedded import topics
 from streaming.embedded.server import EmbeddedBroker
 from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event
@@ -163,8 +163,8 @@ def lived(folder, server, events_url, *, steps=None):
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch, EmbeddedBroker() as broker:
         patch.setattr(topics, "uuid", named)
-        patch.setattr(backfill_commands, "_HAND_OVER_S", 0.0)
-        patch.setattr(backfill_commands, "time", at_once)  # nobody reads meanwhile
+        patch.setattr(history_run, "HAND_OVER_S", 0.0)
+        patch.setattr(history_run, "time", at_once)  # nobody reads meanwhile
         if events_url is not None:
             patch.setenv(EVENTS_URL, events_url)
         url = f"unix://{server.address}"
