@@ -22,8 +22,9 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -36,7 +37,7 @@ from featurestore.online.keys import Shard
 from featurestore.online.server import EmbeddedServer
 from streaming.audit import audit_shard
 from streaming.claim_record import ClaimRecord
-from streaming.commit import ShardStore
+from streaming.commit import Commit, ShardStore
 from streaming.embedded.server import EmbeddedBroker
 from streaming.event_profiler import EventProfiler, profiling
 from streaming.pipeline import TopicPipeline
@@ -72,7 +73,8 @@ class Timed:
             took = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + took
             if name == "commit":
-                self.commits.append((len(arguments[1]), took * 1000))  # type: ignore[arg-type] - claim, writes
+                commits = cast("Sequence[Commit]", arguments[0])
+                self.commits.append((sum(len(each.writes) for each in commits), took * 1000))
             return found
 
         return timed

@@ -49,7 +49,9 @@ class MeasuredStore(ShardStore):
         """See ShardStore."""
         start = time.perf_counter()
         found = super().commit(commits)
-        self._on_commit(time.perf_counter() - start)
+        took = time.perf_counter() - start
+        for _ in commits:  # those that go together take as long each
+            self._on_commit(took)
         return found
 
 

@@ -52,11 +52,11 @@ class MortalStore(ShardStore):
         super().__init__(client, clock)
         self.dice = dice
 
-    def commit(self, claim, writes, **marks):
+    def commit(self, commits):
         fate = self.dice.random()
         if fate < 0.02:
             raise KilledError
-        done = super().commit(claim, writes, **marks)
+        done = super().commit(commits)
         if fate < 0.04:
             raise KilledError
         if fate < 0.06:

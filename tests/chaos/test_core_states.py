@@ -74,23 +74,27 @@ class MemoryStore:
     def register(self, shard, complete_from_us, *, only_new=False):
         assert complete_from_us in (0, NOT_YET)
 
-    def commit(self, claim, writes, *, offset, watermark_us, **marks):
+    def commit(self, commits):
+        [commit] = commits
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             meanwhile()
         if self.fate == "request lost":
             raise StoreUnavailable("the request was lost")
-        self.check(claim)
-        for write in writes:
+        try:
+            self.check(commit.claim)
+        except Fenced as error:
+            return [error]
+        for write in commit.writes:
             block = bytearray(self.blocks.get(write.key, b""))
             for at, data in write.runs:
                 block.extend(b"\0" * (at - len(block)))
                 block[at : at + len(data)] = data
             self.blocks[write.key] = bytes(block)
-        self.state.update(offset=offset, watermark=watermark_us)
+        self.state.update(offset=commit.offset, watermark=commit.watermark_us)
         if self.fate == "reply lost":
             raise StoreUnavailable("the reply was lost")
-        return msgspec.structs.replace(claim, offset=offset, watermark_us=watermark_us)
+        return [msgspec.structs.replace(commit.claim, offset=commit.offset, watermark_us=commit.watermark_us)]
 
     def dump(self):
         return dict(self.state), dict(self.blocks)
@@ -251,11 +255,11 @@ class RealStore(ShardStore):
     def claim(self, token):
         return super().claim(SHARD, token=token, plan_version=1, start=self.base, complete_from_us=0)
 
-    def commit(self, *arguments, **marks):
+    def commit(self, commits):
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             meanwhile()
-        return super().commit(*arguments, **marks)
+        return super().commit(commits)
 
     def dump(self):
         return {key: self.client.dump(key) for key in self.client.keys()}  # noqa: SIM118 - no dict

@@ -27,6 +27,7 @@ from streaming.sinks import EventLog, Quarantine, RangeSink
 from streaming.source.records import Batch
 from streaming.source.scripted import Crash, ScriptedLog, ScriptedSource, Shuffle, Stray
 from streaming.verdicts import Verdicts
+from streaming.view_pipeline import LevelPartials
 from streaming.worker import News, Pace, Worker
 from validation.quarantine import read_quarantine
 
@@ -47,13 +48,16 @@ class FlakyStore(ShardStore):
         self._dice = dice
         self._calm = calm
 
-    def commit(self, claim, writes, **marks):
+    def commit(self, commits):
         fate = 1.0 if self._calm() else self._dice.random()
         if fate < 0.03:
             raise StoreUnavailable("scripted: the request was lost")
         if fate < 0.05:
             raise KilledError
-        done = super().commit(claim, writes, **marks)
+        if 0.10 <= fate < 0.13:
+            super().commit(commits[: self._dice.randrange(len(commits))])
+            raise StoreUnavailable("scripted: only some of the requests arrived")
+        done = super().commit(commits)
         if 0.05 <= fate < 0.08:
             raise StoreUnavailable("scripted: the reply was lost")
         if 0.08 <= fate < 0.10:
@@ -259,7 +263,7 @@ class World:
         for partition in range(PARTITIONS):
             records = tuple(record for record in self.log.partition(TOPIC, partition).records if record is not None)
             batch = Batch(TOPIC, "id/1", partition, records, 0, records[-1].offset + 1)
-            for judged, version in verdicts.judge([batch]):
+            for [judged], version in verdicts.judge([batch]):
                 versions.add(version)
                 seen += len(judged.events) + len(judged.rejected)
                 rejected += [
@@ -343,6 +347,20 @@ def _cursor_before_file(monkeypatch):
     monkeypatch.setattr(RangeSink, "_begin", hasty)
 
 
+def _partitions_are_mixed_up(monkeypatch):
+    """What was aggregated together goes to the next partition's tiles."""
+    by_batch = LevelPartials.by_batch
+
+    def mixed_up(self, firsts):
+        found = by_batch(self, firsts)
+        for one, (left, right) in enumerate(itertools.pairwise(found)):
+            if left is not None and right is not None and left.code.max() == right.code.max():
+                found[one : one + 2] = right, left
+        return found
+
+    monkeypatch.setattr(LevelPartials, "by_batch", mixed_up)
+
+
 def _newest_plan_judges(monkeypatch):
     def newest(self, partition, first, after):
         return (Piece(first, after, self.latest),)
@@ -356,8 +374,9 @@ def _own_plan_judges(monkeypatch):
 
     def own(self, batches, count=None):
         proposed = getattr(self, "proposed", None)
-        for judged, version in judge(self, batches, count):
-            yield (self._pipeline(proposed).judge(judged.batch) if proposed else judged), version
+        for together, version in judge(self, batches, count):
+            batches = [judged.batch for judged in together]
+            yield (self._pipeline(proposed).judge_together(batches) if proposed else together), version
 
     propose = Verdicts.propose
 
@@ -375,6 +394,7 @@ def _own_plan_judges(monkeypatch):
         (_no_offset_check, {"only_rollbacks": True}),
         (_no_continuity_check, {}),
         (_cursor_before_file, {}),
+        (_partitions_are_mixed_up, {}),
         (_newest_plan_judges, {"tightens": True}),
         (_own_plan_judges, {"tightens": True}),
     ],

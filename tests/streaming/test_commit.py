@@ -2,12 +2,13 @@
 
 import threading
 
+import msgspec
 import pytest
 
 import streaming.commit as commit_module
 from featurestore.errors import ConfigurationError, StoreUnavailable
 from featurestore.online.keys import Shard
-from streaming.commit import NOT_YET, Fenced, ShardStore
+from streaming.commit import NOT_YET, Commit, Fenced, ShardStore
 from streaming.shard_state import BlockWrite
 
 SHARD = Shard("shop", "orders", 1, "id-1", 0)
@@ -31,7 +32,14 @@ def write(data=b"abcd", at=0, expires_us=NOW_US + HOUR_US, key=KEY):
 
 def commit(shards, claim, *writes, offset=None):
     end = claim.offset + 5 if offset is None else offset
-    return shards.commit(claim, writes, offset=end, watermark_us=NOW_US, complete_from_us=0, plan_version=3)
+    [outcome] = shards.commit([to_commit(claim, *writes, offset=end)])
+    if isinstance(outcome, Fenced):
+        raise outcome
+    return outcome
+
+
+def to_commit(claim, *writes, offset):
+    return Commit(claim=claim, writes=writes, offset=offset, watermark_us=NOW_US, complete_from_us=0, plan_version=3)
 
 
 def test_a_claim_goes_on_where_the_last_commit_ended(shards):
@@ -129,6 +137,29 @@ def test_a_store_that_came_back_older_fences_its_writer(shards, store):
         with pytest.raises(Fenced):
             commit(shards, claim, write())
     commit(shards, mine, write())
+
+
+def test_commits_of_several_shards_stand_each_for_itself(shards, store):
+    """The one that is fenced off changes nothing, and keeps none of the others from taking place."""
+    other = msgspec.structs.replace(SHARD, partition=SHARD.partition + 1)
+    key = other.tile_prefix(60) + b"1:k"
+    mine = shards.claim(other, token="t", plan_version=3, start=0, complete_from_us=0)
+    zombie = claimed(shards)
+    claimed(shards, "u")
+    fenced, done = shards.commit(
+        [to_commit(zombie, write(b"evil"), offset=5), to_commit(mine, write(b"good", key=key), offset=7)]
+    )
+    assert isinstance(fenced, Fenced)
+    assert done.offset == shards.control(other).offset == 7
+    assert (store.get(KEY), store.get(key), shards.control(SHARD).offset) == (None, b"good", 0)
+
+
+def test_a_store_that_forgot_the_script_is_told_again(shards, store):
+    """Scripts do not outlive a restart, tiles do; the claim goes on as if nothing had been."""
+    claim = commit(shards, claimed(shards), write(b"once"))
+    store.script_flush()
+    commit(shards, claim, write(b"more", at=4))
+    assert store.get(KEY) == b"oncemore"
 
 
 def test_a_commit_to_a_store_that_lost_everything_is_fenced(shards, store):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import DefinitionError
-from featurestore.plan import Aggregation, Field
+from featurestore.plan import Aggregation, Field, JoinKey
 from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_event, shop_events, shop_plan
 from streaming.source.records import Batch, Record
@@ -280,3 +280,43 @@ def test_what_is_judged_together_is_judged_as_if_alone(seed):
         assert (found.rejected, found.marked) == (alone.rejected, alone.marked)
         for name in ("ts_us", "arrival_us", "offsets"):
             assert np.array_equal(getattr(found, name), getattr(alone, name)), name
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_partials_of_several_batches_are_those_of_each_alone(seed):
+    """One key in two partitions is two entities; batches without events and events without a key do not shift others.
+
+    Twice by each way of finding keys: that of few events and that of many.
+    """
+    rng = random.Random(seed)
+    plan = shop_plan(contract=False)
+    view = two_keys(plan.views["user_orders"])
+    topic = TopicPipeline([view.view])
+    batches = []
+    for partition in range(4):
+        values = [
+            order(user_id=rng.choice((None, 1, 2, 3)), page=rng.choice((None, "/a", "/b")), amount=rng.random(),
+                  event_timestamp=START_US - rng.choice((0, HOUR_US, 30 * HOUR_US)))
+            for _ in range(rng.choice((0, 1, 9, 9 if seed % 2 else 90)))
+        ]  # fmt: skip
+        records = tuple(Record(partition, offset, None, value, START_US) for offset, value in enumerate(values))
+        batches.append(topic.judge(Batch(TOPIC, "id-1", partition, records, 0, 200)))
+    now_us = START_US + HOUR_US
+    together = view.partials_of(batches, now_us=now_us)
+    for judged, found in zip(batches, together, strict=True):
+        alone = view.partials(judged, now_us=now_us)
+        assert found.late == alone.late
+        assert set(found.keys) == set(alone.keys)
+        assert plain(found) == plain(alone)
+
+
+def plain(partials):
+    return {key: slot.tobytes() for key, (_, slot) in slots_of(partials).items()}
+
+
+def two_keys(view):
+    by_page = JoinKey(entity="page", name="page", dtype="STRING")
+    page = Field(name="page", dtype="STRING")
+    return ViewPipeline(
+        msgspec.structs.replace(view, join_keys=(*view.join_keys, by_page), columns=(*view.columns, page))
+    )

@@ -21,7 +21,7 @@ from featurestore.plan import Projection
 from streaming import seen_ids as seen_ids_module
 from streaming.audit import audit_shard
 from streaming.claim_record import ClaimRecord
-from streaming.commit import ShardStore
+from streaming.commit import Commit, ShardStore
 from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_event, shop_plan
 from streaming.seen_ids import DISORDER_US, SHORTEST_SPAN_US, SeenIds
@@ -216,7 +216,7 @@ def test_a_span_left_from_a_shard_that_began_anew_is_not_believed(store):
     store.hset(write.key, b"stale", b"0" * 16)
     claim = shards.claim(SHARD, token="t", plan_version=1, start=0, complete_from_us=0)
     marks = {"watermark_us": None, "complete_from_us": 0, "plan_version": 1}
-    claim = shards.commit(claim, [], offset=1, seen=change, **marks)
+    [claim] = shards.commit([Commit(claim=claim, writes=[], offset=1, seen=change, **marks)])
     assert store.hkeys(write.key) == [write.fields[0][0]]
     assert claim.spans == change.spans == shards.claim(SHARD, token="u", plan_version=1).spans
 
@@ -228,11 +228,11 @@ class FlakyStore(ShardStore):
         super().__init__(client, clock)
         self._dice, self._calm = dice, calm
 
-    def commit(self, claim, writes, **marks):
+    def commit(self, commits):
         fate = 1.0 if self._calm[0] else self._dice.random()
         if fate < 0.1:
             raise StoreUnavailable("scripted: the request was lost")
-        done = super().commit(claim, writes, **marks)
+        done = super().commit(commits)
         if fate < 0.2:
             raise StoreUnavailable("scripted: the reply was lost")
         return done
@@ -454,9 +454,9 @@ def test_a_batch_whose_reply_was_lost_is_not_its_own_duplicate(store, tmp_path):
     commit = FlakyStore.commit
 
     class LosesOneReply(FlakyStore):
-        def commit(self, claim, writes, **marks):
-            done = commit(self, claim, writes, **marks)
-            if marks.get("seen") is not None and next(lost, False):
+        def commit(self, commits):
+            done = commit(self, commits)
+            if any(each.seen is not None for each in commits) and next(lost, False):
                 raise StoreUnavailable("scripted: the reply was lost")
             return done
 
