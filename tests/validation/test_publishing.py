@@ -12,6 +12,7 @@ import pytest
 from validation import publishing as module
 from validation import webhook as webhook_module
 from validation.errors import PlatformError
+from validation.place import Place
 from validation.publishing import Publication, WebhookChannel, key_of
 from validation.testing import SMALL, small_report
 from validation.violations import Folded, ViolationStore
@@ -101,9 +102,9 @@ def test_a_signature_is_of_these_bytes_by_this_secret_at_this_time() -> None:
         assert not verify(SECRET, wrong, b"body", now_s=1_000)
 
 
-def test_each_change_is_told_once_while_nothing_fails(tmp_path: Path, receiver: Receiver) -> None:
+def test_each_change_is_told_once_while_nothing_fails(place: Place, receiver: Receiver) -> None:
     """A repetition that is told later has the higher count; nothing new, nothing told."""
-    store = ViolationStore(tmp_path)
+    store = ViolationStore(place)
     publication = Publication(store, WebhookChannel(receiver.hook()))
     for number in range(3):
         record(store, number, origin=f"f{number}")
