@@ -15,7 +15,7 @@ from featurestore.segments import segments_of
 from streaming.claim_record import ClaimRecord
 from streaming.compactor import Compactor
 from streaming.dead_letters import DeadLetters, dead_letter_topics
-from streaming.decode import by_topic
+from streaming.event_columns import by_topic
 from streaming.event_profiler import EventProfiler
 from streaming.in_force import contracts_by_topic
 from streaming.judged import Judged

@@ -15,7 +15,7 @@ import msgspec
 from featurestore.offline.compaction import FAN_IN, GRACE_S, compact
 from featurestore.plan import View
 from featurestore.repeated import Failed, nobody, repeated
-from streaming.decode import by_topic
+from streaming.event_columns import by_topic
 from streaming.sinks import Quarantine
 from streaming.source.records import TopicPartition
 from validation.contract import Contract

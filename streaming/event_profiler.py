@@ -16,7 +16,7 @@ import msgspec
 from featurestore.event_profiles import EventProfiles, Profiled
 from featurestore.plan import View
 from featurestore.repeated import Failed, attempt, nobody, repeated
-from streaming.decode import by_topic
+from streaming.event_columns import by_topic
 from streaming.judged import producer_name
 from streaming.source.records import TopicPartition
 from streaming.source.replayed import is_replay

@@ -13,7 +13,7 @@ from featurestore.aggregation.tiles import TileLayout
 from featurestore.clearance import withhold
 from featurestore.plan import View
 from featurestore.transform import transformed
-from streaming.decode import arrow_type
+from streaming.column_types import arrow_type
 from streaming.judged import Judged
 
 

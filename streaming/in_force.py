@@ -25,7 +25,7 @@ import msgspec
 
 from featurestore.errors import StaleStore
 from featurestore.plan import Plan, View
-from streaming.decode import by_topic
+from streaming.event_columns import by_topic
 from streaming.pipeline import AHEAD_TOLERANCE_US
 from streaming.sinks import SinkUnavailable
 from streaming.source.records import TopicPartition

@@ -1,6 +1,6 @@
-"""Why does a message hold no row? The reasons, and how a reader of one format says so."""
+"""What is decoded, and why does a message hold no row? The reasons, and how a reader of one format says so."""
 
-from typing import Final
+from typing import Final, Protocol
 
 EMPTY: Final = "empty"
 MALFORMED: Final = "malformed"
@@ -14,6 +14,15 @@ KEY_MISMATCH: Final = "key_mismatch"
 """The message key differs from the column that a keyed view is partitioned by."""
 UNKNOWN_SCHEMA: Final = "unknown_schema"
 """Its schema id is not in the registry, or stands for something else than the topic's messages."""
+
+
+class Message(Protocol):
+    """What is decoded: the bytes of one record."""
+
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
 
 
 class Refused(Exception):

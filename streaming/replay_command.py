@@ -72,7 +72,7 @@ def _redelivery(repo: Path, contract: "Contract", schema_registry: str | None) -
     from featurestore.errors import UnknownName
     from featurestore.plan_store import load_plan_file
     from streaming.cluster import outbox_of
-    from streaming.decode import by_topic
+    from streaming.event_columns import by_topic
     from streaming.in_force import contracts_by_topic
     from streaming.redelivery import Redelivery
     from streaming.schema_registry import registry_of

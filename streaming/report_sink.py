@@ -12,7 +12,7 @@ import msgspec
 
 from featurestore.clock import Clock
 from featurestore.plan import Plan, View
-from streaming.decode import by_topic
+from streaming.event_columns import by_topic
 from streaming.judged import Judged
 from streaming.sinks import SinkUnavailable
 from streaming.source.records import TopicPartition

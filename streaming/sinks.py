@@ -25,7 +25,7 @@ import pyarrow as pa
 from featurestore.clock import Clock
 from featurestore.errors import FeatureStoreError
 from featurestore.offline.event_log import next_offset, write_events
-from streaming.decode import is_instant
+from streaming.column_types import is_instant
 from streaming.judged import Judged
 from streaming.source.records import TopicPartition
 from streaming.source.replayed import attempt_of

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from featurestore.errors import DefinitionError
 from featurestore.plan import Field, JoinKey, Source, Topic, View
-from streaming.decode import Decoder, by_topic
+from streaming.decode import Decoder
+from streaming.event_columns import by_topic
 from validation.contract import Column, Contract
 
 T0 = 1_704_067_200_000_000  # 2024-01-01T00:00:00Z

@@ -6,7 +6,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from streaming.decode import MALFORMED
+from streaming.messages import MALFORMED
 from streaming.pipeline import TopicPipeline
 from streaming.rehearsal import START_US, TOPIC, shop_contract, shop_events, shop_plan
 from streaming.report_sink import Reports, count, reached
