@@ -21,6 +21,8 @@ from featurestore.compile_access import compile_permissions
 from featurestore.compile_policy import compile_policy
 from featurestore.contracts import contract_of
 from featurestore.errors import DefinitionError
+from featurestore.function_proof import prove
+from featurestore.function_source import extract_source
 from featurestore.plan import (
     Field,
     JoinKey,
@@ -40,7 +42,6 @@ from featurestore.plugins.transforms import transform_of
 from featurestore.segments import segments_of
 from featurestore.topic_schema import declared_columns
 from featurestore.transform import on_demand_of
-from featurestore.user_code import extract_source, prove
 from validation.compiled.rows import compile_rows
 from validation.contract import SERVICE, VIEW, Contract
 from validation.errors import did_you_mean

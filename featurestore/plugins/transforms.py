@@ -14,9 +14,9 @@ from typing import Any, Final, Literal, cast
 
 from featurestore.ddl import ddl_columns
 from featurestore.errors import DefinitionError
+from featurestore.function_source import extract_source
 from featurestore.plan import Field, Transform
 from featurestore.plugins.definitions import feature_fields, is_windowed
-from featurestore.user_code import extract_source
 
 TAG: Final = "transform.columns"
 _NO_OUTPUT: Final = ("DATE", "DECIMAL")

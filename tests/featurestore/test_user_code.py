@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from featurestore.errors import DefinitionError, UsageError
+from featurestore.function_proof import prove
+from featurestore.function_source import extract_source
 from featurestore.plan import Field, Function, OnDemandView, Projection, Source, View
-from featurestore.user_code import extract_source, input_types, prove, run_on_demand
+from featurestore.user_code import input_types, run_on_demand
 
 SECRET = 4
 
