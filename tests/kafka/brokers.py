@@ -26,12 +26,12 @@ class Broker:
         self._topics = 0
 
     def topic(self, partitions: int = 1, **configs: str) -> str:
-        """Create a topic of its own for a test; settings with `_` for `.`."""
+        """Create a topic of its own for a test; settings with `_` for `.`. It keeps events of long ago, for ever."""
         self._topics += 1
         name = f"t{os.getpid()}-{self._topics}"
         admin = KafkaAdminClient(bootstrap_servers=self.bootstrap_servers)
         try:
-            settings = {key.replace("_", "."): value for key, value in configs.items()}
+            settings = {"retention.ms": "-1"} | {key.replace("_", "."): value for key, value in configs.items()}
             wanted = {"num_partitions": partitions, "replication_factor": 1, "configs": settings}
             admin.create_topics({name: wanted}, wait_for_metadata=True)
         finally:

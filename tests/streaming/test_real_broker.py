@@ -23,9 +23,9 @@ def test_it_keeps_events_of_long_ago(tmp_path):
     running.start()
     try:
         broker = Broker(KAFKA, running.bootstrap_servers)
-        kept, short = broker.topic(), broker.topic(retention_ms="3600000")
+        kept, short = "kept", broker.topic(retention_ms="3600000")
         for topic in (kept, short):
-            publisher = Publisher(KafkaSettings(broker.bootstrap_servers), topic)
+            publisher = Publisher(KafkaSettings(broker.bootstrap_servers), topic)  # makes the first of them
             publisher.send(b"1", b"{}", timestamp_us=START_US)
             publisher.flush()
             publisher.close()
