@@ -24,8 +24,8 @@ from featurestore.aggregation.values import decimal_of
 from featurestore.errors import ConfigurationError
 from featurestore.plan import View
 from streaming.avro_messages import avro_reader
-from streaming.column_types import INT64, is_instant, type_of
-from streaming.event_columns import EventColumns, by_topic
+from streaming.column_types import INT64, type_of
+from streaming.event_columns import EventColumns
 from streaming.messages import EMPTY, MALFORMED, UNKNOWN_SCHEMA, WRONG_TYPE, Message, Refused
 from streaming.proto_messages import proto_reader
 from streaming.row_values import finisher, micros
@@ -33,7 +33,6 @@ from streaming.schema_registry import SchemaRegistry
 from streaming.sound_batch import MESSAGES, SoundBatch
 from validation.contract import Contract
 
-__all__ = ["Decoded", "Decoder", "Malformed", "by_topic", "is_instant"]
 _ID_BYTES: Final = 5
 """Confluent's wire format: a zero byte and the schema's id, big-endian."""
 _FINER: Final = re.compile(rb":\d\d\.\d{7}")

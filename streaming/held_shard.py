@@ -13,8 +13,8 @@ import msgspec
 from featurestore.clock import Clock
 from featurestore.online.keys import Shard
 from featurestore.plan import View
+from streaming.column_types import is_instant
 from streaming.commit import NOT_YET, Claim, Commit, Fenced, ShardStore
-from streaming.decode import is_instant
 from streaming.fitting import Fitting
 from streaming.homes import Homes
 from streaming.judged import Judged

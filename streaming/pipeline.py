@@ -18,7 +18,8 @@ from featurestore.offline.event_log import ARRIVAL, OFFSET
 from featurestore.online.partitioner import partition_of
 from featurestore.plan import Transform, View
 from featurestore.transform import transformed
-from streaming.decode import Decoder, is_instant
+from streaming.column_types import is_instant
+from streaming.decode import Decoder
 from streaming.homes import partitions_of
 from streaming.judged import Judged, Marked, Rejected, columns_of_view, producer_name
 from streaming.schema_registry import SchemaRegistry

@@ -27,7 +27,7 @@ from featurestore.online.keys import Shard
 from featurestore.plan import Plan, View
 from streaming.claim_record import ClaimRecord
 from streaming.commit import NOT_YET, Fenced, ShardStore
-from streaming.decode import by_topic
+from streaming.event_columns import by_topic
 from streaming.held_shard import HeldShard, fold_together
 from streaming.homes import partitions_of
 from streaming.in_force import definitions_of
