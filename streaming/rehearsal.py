@@ -114,11 +114,13 @@ def shop_event(rng: random.Random, number: int, ts_us: int, users: int) -> bytes
     return msgspec.json.encode(order)
 
 
-def shop_events(rng: random.Random, count: int, *, users: int = 40, start_us: int = START_US) -> Iterator[Event]:
-    """Orders as they come: mostly in time, some late or very late, one in eight broken in some way."""
+def shop_events(
+    rng: random.Random, count: int, *, users: int = 40, start_us: int = START_US, gap_us: int = 40_000_000
+) -> Iterator[Event]:
+    """Orders as they come, each at most `gap_us` after the last: some late or very late, one in eight broken."""
     now_us = start_us
     for number in range(count):
-        now_us += rng.randrange(1, 40_000_000)
+        now_us += rng.randrange(1, gap_us)
         late_us = rng.choice((0, 0, 0, rng.randrange(600_000_000), rng.randrange(20 * 3600 * 1_000_000)))
         if rng.random() < 0.02:
             late_us = 80 * 24 * 3600 * 1_000_000

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 from brokers import EMBEDDED, choice
-from fleet import EmbeddedProcess, Fleet, RealKafka, accounted, run
+from fleet import ZOMBIES_EVENTS, EmbeddedProcess, Fleet, RealKafka, accounted, run
 
 SEEDS = int(os.environ.get("CHAOS_SEEDS", "0"))
 
@@ -60,7 +60,7 @@ def _zombies(fleet, *, rounds, wanted):
 @pytest.mark.kafka
 def test_a_process_that_was_taken_for_dead_commits_nothing_more(fleet_of):
     """Stopped beyond its session, its partitions in other hands, it wakes up: its commits are fenced, all is right."""
-    fleet = fleet_of(20_000, session_s=1.5)
+    fleet = fleet_of(20_000, session_s=1.5, events=6 * ZOMBIES_EVENTS)
     _zombies(fleet, rounds=6, wanted=1)
     assert fleet.happened["fenced"] > 0, "no zombie had anything to commit: nothing was tested"
     fleet.verify()
@@ -81,7 +81,7 @@ def test_events_are_counted_against_what_was_sent():
 @pytest.mark.parametrize("seed", range(20_001, 20_001 + SEEDS // 5))
 def test_many_more_zombies(fleet_of, seed):
     """The same, over and over, whether or not there was something in hand."""
-    fleet = fleet_of(seed, session_s=1.5)
+    fleet = fleet_of(seed, session_s=1.5, events=2 * ZOMBIES_EVENTS)
     _zombies(fleet, rounds=2, wanted=100)
     fleet.verify()
 
@@ -111,6 +111,6 @@ def test_fleets_of_machines_over_an_object_store(fleet_of, in_bucket, seed):
 @pytest.mark.parametrize("seed", range(40_000, 40_000 + max(SEEDS // 5, 1)))
 def test_a_machine_that_was_taken_for_dead_stores_nothing_twice(fleet_of, in_bucket, seed):
     """It wakes up while another has its partitions: reports, files and tiles have each event once."""
-    fleet = fleet_of(seed, session_s=1.5, events_url=str(in_bucket))
+    fleet = fleet_of(seed, session_s=1.5, events_url=str(in_bucket), events=3 * ZOMBIES_EVENTS)
     _zombies(fleet, rounds=3, wanted=100)
     fleet.verify()

@@ -51,6 +51,8 @@ from validation.violations import ViolationStore
 PARTITIONS = 4
 USERS = 40
 PATIENCE_S = 90
+HALF_DAY_US = 40_000_000_000
+ZOMBIES_EVENTS = 2_000
 
 
 class EmbeddedProcess:
@@ -92,9 +94,19 @@ class Fleet:
     """One topic, one store, several workers; `misfortune` does something to one of them."""
 
     def __init__(
-        self, folder: Path, broker, seed: int, *, session_s: float = 10.0, events_url: str | None = None
+        self,
+        folder: Path,
+        broker,
+        seed: int,
+        *,
+        session_s: float = 10.0,
+        events_url: str | None = None,
+        events: int = 1_900,
     ) -> None:
         """`session_s`: how long a worker may be silent before others get its partitions.
+
+        So many `events` fit into the half day before the clock. One that arrives after the reader's clock could be too
+        late for a window that the reader, who reads a key as of its newest event, still has.
 
         With `events_url` events are there, and each life of a worker is on a machine that has nothing of its own.
         """
@@ -127,7 +139,9 @@ class Fleet:
             # Its events are years old: a broker that looks after its segments would delete them.
             configs={"retention.ms": "-1"},
         )
-        self.events = shop_events(self.dice, 10**6, users=USERS, start_us=START_US - 20_000 * 2_000_000)
+        self.events = shop_events(
+            self.dice, 10**6, users=USERS, start_us=START_US - HALF_DAY_US, gap_us=2 * HALF_DAY_US // (events + 100)
+        )
         self.arrival_us = 0
         self.workers: dict[str, subprocess.Popen] = {}
         self.old_store: Path | None = None
@@ -153,6 +167,7 @@ class Fleet:
         for event in events:
             self.arrival_us = max(self.arrival_us, event.arrival_us)
             self.publisher.send(event.key, event.value, timestamp_us=event.arrival_us)
+        assert self.arrival_us <= self.clock(), "more events than the fleet was made for"
         self.publisher.flush()  # or NotAcknowledged: all of them are in the topic from here on
         self.sent.update(event.value or b"" for event in events)
 
@@ -247,7 +262,7 @@ class Fleet:
         It is stopped while it has much to do. Meanwhile the others take its partitions over and commit all there is.
         """
         before = self._controls()
-        self.produce(2_000)
+        self.produce(ZOMBIES_EVENTS)
         self._until(lambda: self._controls() != before)
         name = self._one()
         refused = self._fenced(name)
