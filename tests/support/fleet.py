@@ -278,6 +278,7 @@ class Fleet:
 
     def _fenced(self, name: str) -> int:
         """How many commits of a worker the store has refused, by what it says of itself."""
+        self._until(lambda: name in self.metrics)
         with urllib.request.urlopen(self.metrics[name], timeout=PATIENCE_S) as answer:
             [line] = [
                 each for each in answer.read().splitlines() if each.startswith(b"featurestore_stream_fenced_total")
