@@ -261,11 +261,13 @@ class Fleet:
 
         It is stopped while it has much to do. Meanwhile the others take its partitions over and commit all there is.
         """
+        # One that holds nothing yet is missed by nobody.
+        self._until(lambda: all(self._metric(name, 'partitions{state="claimed"}') for name in self.workers))
         before = self._controls()
         self.produce(ZOMBIES_EVENTS)
         self._until(lambda: self._controls() != before)
         name = self._one()
-        refused = self._fenced(name)
+        refused = self._metric(name, "fenced_total")
         self.workers[name].send_signal(signal.SIGSTOP)
         epochs, ends = {place: each.epoch for place, each in self._controls().items()}, self._ends()
         # Others take over though there may be nothing left to do: then it has nothing to commit when it wakes up.
@@ -273,17 +275,15 @@ class Fleet:
         self._until(lambda: all(each.offset == ends[at] for (_, at), each in self._controls().items()))
         self.workers[name].send_signal(signal.SIGCONT)
         time.sleep(1)
-        self.happened["fenced"] += self._fenced(name) - refused
+        self.happened["fenced"] += self._metric(name, "fenced_total") - refused
         return self.happened["fenced"]
 
-    def _fenced(self, name: str) -> int:
-        """How many commits of a worker the store has refused, by what it says of itself."""
+    def _metric(self, name: str, of: str) -> int:
+        """What a worker says of itself; 0 where it says nothing of that yet."""
         self._until(lambda: name in self.metrics)
         with urllib.request.urlopen(self.metrics[name], timeout=PATIENCE_S) as answer:
-            [line] = [
-                each for each in answer.read().splitlines() if each.startswith(b"featurestore_stream_fenced_total")
-            ]
-        return int(float(line.split()[1]))
+            lines = answer.read().decode().splitlines()
+        return sum(int(float(line.split()[-1])) for line in lines if line.startswith(f"featurestore_stream_{of} "))
 
     def _controls(self) -> dict:
         """By view and partition; only of those that somebody has claimed."""
