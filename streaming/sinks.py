@@ -307,7 +307,7 @@ class EventLog(msgspec.Struct, frozen=True):
 
     def store(self, partition: TopicPartition, batches: Sequence[Judged], first: int, last: int) -> None:
         """See Storage."""
-        events = pa.concat_tables([judged.events for judged in batches])
+        events = pa.concat_tables([judged.events for judged in batches]).combine_chunks()
         write_events(
             self.folder(partition.topic),
             events,

@@ -8,6 +8,8 @@ import gc
 import logging
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +43,7 @@ from streaming.topic_checks import warnings
 from streaming.worker import Pace
 
 _MICROS: Final = 1_000_000
+_FILES_NICE: Final = 10
 _LOG = logging.getLogger(__name__)
 
 
@@ -86,7 +89,7 @@ class StreamProcess:
         self.metrics, self.pulse = StreamMetrics(self.registry, self._clock), Pulse()
         self._beside = Beside(settings, self.metrics, self.registry)
         self._outbox = outbox_of(settings, self._views(self._plans.load())) if options.dead_letters else None
-        self._writer = ThreadPoolExecutor(1, "files")
+        self._writer = ThreadPoolExecutor(1, "files", initializer=_give_way)
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Keep the views current until `stop` says so, or all is read that was asked for."""
@@ -178,3 +181,12 @@ class StreamProcess:
         # By the true clock: the broker's, whatever time is replayed here.
         now_us = system_clock()()
         return look(self._settings, views, self._sinks(plan, views), self.metrics.assigned(), now_us=now_us)
+
+
+def _give_way() -> None:
+    """Let the stream go first where there are fewer processors than work: files can wait, events are waited for.
+
+    Linux has a priority for each thread; elsewhere all of a process have one, and nothing is done.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _FILES_NICE)

@@ -137,6 +137,8 @@ def write_events(
         write_whole(table if len(present) == 1 else table.filter(pa.array(days == day)), target)
         return target
 
+    if len(present) == 1:
+        return (write_day(1),)  # on this thread: a new one would first have to be given its memory
     # A replay of history writes hundreds of days at once and would wait for the disk most of the time; the parts'
     # order means nothing, for the range counts when all of them are there.
     with ThreadPoolExecutor(_WRITERS) as writers:
