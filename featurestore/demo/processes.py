@@ -11,6 +11,8 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +61,8 @@ class Processes:
     """The children of one demo; a context manager that leaves none behind, however the block ends.
 
     While it is open, SIGINT, SIGTERM and SIGHUP raise Interrupted in the main thread, except at the moment when a child
-    has been started but is not yet known here: then right after. Further signals while children are being stopped
+    has been started but is not yet known here: then right after. Where they meet code that cannot be left that way (the
+    end of an object's life), they are sent again. Further signals while children are being stopped
     are ignored. A killed demo (SIGKILL) cannot clean up.
     """
 
@@ -72,6 +75,7 @@ class Processes:
         self._held = 0
         self._asked = False
         self._last: list[Callable[[], None]] = []
+        self._unraisable = sys.unraisablehook
 
     def at_last(self, stop: Callable[[], None]) -> None:
         """Has `stop` called once all children have ended, signals still held; the last one given comes first."""
@@ -152,6 +156,7 @@ class Processes:
         atexit.register(self._stop_all)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._handlers[number] = signal.signal(number, self._on_signal)
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         return self
 
     def __exit__(
@@ -162,6 +167,7 @@ class Processes:
         atexit.unregister(self._stop_all)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        sys.unraisablehook = self._unraisable
 
     def _stop_all(self) -> None:
         for child in reversed(self._children.copy()):
@@ -174,6 +180,13 @@ class Processes:
             self._asked = True
             return
         raise Interrupted(signal.Signals(number).name)
+
+    def _on_unraisable(self, swallowed: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(swallowed.exc_value, Interrupted):
+            self._unraisable(swallowed)
+            return
+        again = signal.Signals.__members__.get(str(swallowed.exc_value), signal.SIGINT)
+        threading.Timer(_POLL_S, os.kill, (os.getpid(), again)).start()  # by then this, too, is over
 
     @contextlib.contextmanager
     def _unbroken(self) -> Iterator[None]:

@@ -140,6 +140,17 @@ def test_signals_end_the_demo_and_its_children(tmp_path: Path, name: str) -> Non
     assert all(gone(pid) for pid in pids)
 
 
+def test_a_signal_that_meets_the_end_of_an_objects_life_is_not_lost(tmp_path: Path) -> None:
+    """Python swallows what is raised there; the demo ends all the same, without a word about it."""
+    finalizer = "type('Last', (), {'__del__': lambda _: (os.kill(os.getpid(), 2), time.sleep(0.1))})()"
+    code = textwrap.dedent(DEMO).format(wait=finalizer + "; processes.wait_for_interrupt()")
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    demo = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert demo.returncode == 130
+    assert demo.stdout.endswith("ready\nasked to end by SIGINT\n")
+    assert not demo.stderr
+
+
 def test_a_demo_that_minds_nothing_would_be_seen(tmp_path: Path) -> None:
     """The planted fault: without the supervision a child outlives its parent, and this test's eye sees it."""
     code = (
