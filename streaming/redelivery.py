@@ -48,16 +48,23 @@ class Redelivery:
         """See Events; raises SourceUnavailable and NotAcknowledged."""
         topic = replay_topic(self._topic)
         under = f"{contract.name} {contract.version}".encode()
-        for row in rows:
-            headers = ((ORIGIN, origin_of(row).encode()), (ACCEPTED, under), (ATTEMPT, str(row["attempt"]).encode()))
-            self._outbox.send(
-                topic,
-                row["key"],
-                row["row"],
-                timestamp_us=now_us,
-                headers=headers,
-                like=self._topic,
-                partition=row["partition"],
-            )
-        self._outbox.flush()
+        try:
+            for row in rows:
+                headers = (
+                    (ORIGIN, origin_of(row).encode()),
+                    (ACCEPTED, under),
+                    (ATTEMPT, str(row["attempt"]).encode()),
+                )
+                self._outbox.send(
+                    topic,
+                    row["key"],
+                    row["row"],
+                    timestamp_us=now_us,
+                    headers=headers,
+                    like=self._topic,
+                    partition=row["partition"],
+                )
+            self._outbox.flush()
+        finally:
+            self._outbox.close()
         return topic
