@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
-.PHONY: demo test test-nightly test-kafka test-embedded chaos lint lint-contracts bench clean setup
+.PHONY: demo test test-nightly test-kafka test-embedded chaos torture lint lint-contracts bench clean setup
 
 setup: $(STAMP)
 
@@ -35,6 +35,11 @@ test-embedded: $(STAMP)
 SEEDS ?= 20
 chaos: $(STAMP)
 	CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -n 2 tests/chaos/test_fleet_chaos.py -m "nightly or not nightly" --timeout 3600
+
+# Generated dirty files, contracts, messages and requests against the real commands; a fault names its seed.
+TORTURE_SECONDS ?= 600
+torture: $(STAMP)
+	TORTURE_SECONDS=$(TORTURE_SECONDS) $(BIN)/python -m pytest tests/torture --timeout 3600
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
