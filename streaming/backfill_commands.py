@@ -88,7 +88,7 @@ def backfill(
             run.retire(wait_s, stop)
     if not done:
         typer.echo("stopped; the same command goes on from here", err=True)
-        raise typer.Exit(1)
+        raise typer.Exit(stop.exit_code)
 
 
 def rebuild(
@@ -109,7 +109,7 @@ def rebuild(
             with run.records.alone(name):
                 if not run.rebuild(name, stop):
                     typer.echo("stopped; the same command goes on from here", err=True)
-                    raise typer.Exit(1)
+                    raise typer.Exit(stop.exit_code)
 
 
 def drop(
@@ -122,7 +122,7 @@ def drop(
 
     with stop_on_signals() as stop:
         if not HistoryRun(settings_of(repo)).retire(wait_s, stop):
-            raise typer.Exit(1)
+            raise typer.Exit(stop.exit_code)
 
 
 def _list(records: "RunRecords") -> None:

@@ -1,6 +1,7 @@
 """Fixtures that several rooms share: an embedded online store, a broker and an object store, one per test process."""
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from featurestore.online.server import EmbeddedServer
 from validation.place import ObjectPath, Place, place_of
 
 __all__ = ["apache_kafka", "broker", "chosen_broker", "each_broker", "embedded_broker", "pytest_report_header"]
+
+
+# Commands end in order in these tests, however busy the machine is; test_stopping measures the grace itself.
+os.environ.setdefault("FEATURESTORE_STOP_GRACE_S", "60")
 
 
 class _Address:

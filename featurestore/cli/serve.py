@@ -56,7 +56,8 @@ def serve(
         http=DirectProtocol,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=30,
+        # Within the grace that every command has: the online store is waited for two seconds at most.
+        timeout_graceful_shutdown=3,
     )
 
 

@@ -73,6 +73,6 @@ def demo(
             outcome = run(options, environ, system_clock(offset_us), steps=bars, done=done)
     except Interrupted as asked:
         console.print(f"asked to end ({asked}); everything has been stopped")
-        raise typer.Exit(130) from None
+        raise typer.Exit(asked.exit_code) from None
     if outcome.answered.comparison.differences:
         raise typer.Exit(1)

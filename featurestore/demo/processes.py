@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
+from featurestore.cli.stopping import before_the_end
 from featurestore.errors import FeatureStoreError
 
 _POLL_S = 0.02
@@ -28,6 +29,11 @@ _LAST_LINES = 5
 
 class Interrupted(KeyboardInterrupt):
     """The demo was asked to end, by Ctrl-C or a signal; not an error."""
+
+    @property
+    def exit_code(self) -> int:
+        """130 for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal."""
+        return 128 + signal.Signals.__members__.get(str(self), signal.SIGINT)
 
 
 class ChildFailed(FeatureStoreError):
@@ -73,7 +79,8 @@ class Processes:
         self._children: list[Child] = []
         self._handlers: dict[int, signal.Handlers | Callable[[int, FrameType | None], object] | int | None] = {}
         self._held = 0
-        self._asked = False
+        self._asked: signal.Signals | None = None
+        self._guard = contextlib.ExitStack()
         self._last: list[Callable[[], None]] = []
         self._unraisable = sys.unraisablehook
 
@@ -154,6 +161,7 @@ class Processes:
     def __enter__(self) -> Self:
         # A signal on the very threshold of __exit__ would skip it; the interpreter's own end still sees to the rest.
         atexit.register(self._stop_all)
+        self._guard.enter_context(before_the_end(self._kill_all))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._handlers[number] = signal.signal(number, self._on_signal)
         self._unraisable, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
@@ -165,6 +173,7 @@ class Processes:
         self._held += 1  # from here on signals wait for ever: the work that they ask for is being done
         self._stop_all()
         atexit.unregister(self._stop_all)
+        self._guard.close()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         sys.unraisablehook = self._unraisable
@@ -175,9 +184,14 @@ class Processes:
         while self._last:
             self._last.pop()()
 
+    def _kill_all(self) -> None:
+        for child in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._held:
-            self._asked = True
+            self._asked = signal.Signals(number)
             return
         raise Interrupted(signal.Signals(number).name)
 
@@ -196,4 +210,4 @@ class Processes:
         finally:
             self._held -= 1
         if self._asked and not self._held:
-            raise Interrupted("while a process was being started")
+            raise Interrupted(self._asked.name)

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from featurestore.errors import ConfigurationError, SourceError, UsageError
 from featurestore.repeated import repeated
+from validation.interrupts import interruptible
 
 _BATCH_ROWS = 1_000_000
 WATCH_S = 5.0
@@ -64,7 +65,7 @@ def connection(limits: Limits, *, search_path: Path | None = None) -> Iterator[d
         if search_path is not None:
             config["file_search_path"] = str(search_path)
         try:
-            session = duckdb.connect(":memory:", config=config)
+            session = interruptible(duckdb.connect(":memory:", config=config))
         except duckdb.Error as error:
             raise ConfigurationError(f"DuckDB refuses the limits {limits}: {first_line(error)}") from error
         try:

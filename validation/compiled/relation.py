@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from validation.interrupts import interruptible
+
 Numbers = npt.NDArray[np.int64]
 ROW: Final = "_row"
 """The column of row numbers that a batch carries into a statement."""
@@ -69,7 +71,7 @@ class TableRows:
         """See Relation."""
         if self._connection is None:
             with _opening:
-                self._connection = _database().cursor()
+                self._connection = interruptible(_database().cursor())
             numbers = pa.array(np.arange(self.table.num_rows, dtype=np.int64))
             self._connection.register(_BATCH, self.table.append_column(ROW, numbers))
         return self._connection.execute(statement, dict(parameters))
