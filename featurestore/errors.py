@@ -3,7 +3,7 @@
 Every message names the place, what was found, what exists and what to do. HTTP statuses live in the API alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from validation.errors import PlatformError, did_you_mean
@@ -65,6 +65,22 @@ def _said(rule: "RuleVerdict") -> str:
     if rule.unexpected is None:
         return f"{rule.rule_id}: observed {rule.observed!r}"
     return f"{rule.rule_id}: {rule.unexpected} of {rule.evaluated} rows"
+
+
+class ViewsFailed(FeatureStoreError):
+    """Some views could not be done, and all others were; `failed` says why, by view.
+
+    `exit_code` is that of their errors, the greatest of broken contracts', and 1 where they failed in several ways.
+    """
+
+    def __init__(self, done: str, failed: Mapping[str, PlatformError], of: int | None = None) -> None:
+        self.failed = dict(failed)
+        codes = {error.exit_code for error in failed.values()}
+        contracts = {ContractBroken.BAD_DATA, ContractBroken.CHECK_BROKE}
+        self.exit_code = max(codes) if len(codes) == 1 or codes <= contracts else 1
+        among = "" if of is None else f" of {of}"
+        views = f"{len(failed)}{among} {'view was' if len(failed) == 1 and of is None else 'views were'} not {done}"
+        super().__init__(f"{views}: " + "; ".join(f"{name}: {error}" for name, error in failed.items()))
 
 
 class StoreUnavailable(FeatureStoreError):

@@ -5,6 +5,7 @@ it by its connection.
 """
 
 from contextlib import suppress
+from threading import Event
 from typing import Protocol, TypeVar
 from weakref import WeakSet
 
@@ -19,6 +20,7 @@ class Interruptible(Protocol):
 
 _C = TypeVar("_C", bound=Interruptible)
 _open: WeakSet[Interruptible] = WeakSet()
+_asked = Event()
 
 
 def interruptible(connection: _C) -> _C:
@@ -27,8 +29,19 @@ def interruptible(connection: _C) -> _C:
     return connection
 
 
+def interrupted() -> bool:
+    """Whether the process was asked to stop: an error may come of that, and who goes on after errors raises it."""
+    return _asked.is_set()
+
+
+def start_over() -> None:
+    """Forget that the process was asked to stop: another command begins in it."""
+    _asked.clear()
+
+
 def interrupt_queries() -> None:
     """Interrupt what the registered connections run."""
+    _asked.set()
     for connection in _open.copy():
         with suppress(Exception):  # it was closed meanwhile
             connection.interrupt()

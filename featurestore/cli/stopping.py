@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
 
-from validation.interrupts import interrupt_queries
+from validation.interrupts import interrupt_queries, start_over
 
 VARIABLE: Final = "FEATURESTORE_STOP_GRACE_S"
 GRACE_S: Final = 4.0
@@ -50,6 +50,7 @@ class Stopping:
         self.number: signal.Signals | None = None
         """The first signal that came."""
         self._grace_s = grace_s
+        start_over()
         self.raised = False
         """Whether the command was broken off; one with handlers of its own ends in its own way."""
         self._again = False

@@ -24,7 +24,7 @@ from featurestore.monitor.model_drift import ModelDrift
 from featurestore.monitor.model_drift import findings as drift_findings
 from featurestore.monitor.profiles import put_arrived
 from featurestore.monitor.served import HOUR_US, prune
-from featurestore.monitor.skew_history import Audited, SkewHistory, audit_hours
+from featurestore.monitor.skew_history import Audited, Audits, SkewHistory, audit_hours
 from featurestore.monitor.slo import Budget, Objective, findings, objectives_of
 from featurestore.monitor.slo_history import DAY_US, SloHistory
 from featurestore.monitor.switching import Switches, settle
@@ -36,6 +36,7 @@ from featurestore.segments import segments_of
 from featurestore.timeliness import look_and_tell
 from featurestore.write_profiles import fold_hours
 from validation.errors import PlatformError
+from validation.interrupts import interrupted
 from validation.profile.store import ProfileStore
 from validation.violations import ViolationStore
 
@@ -104,13 +105,16 @@ class Monitor:
         news: list[Alert] = []
         audits = self._attempt("skew audit", partial(self._audit, plan, now_us))
         if audits is not None:
-            news += self.book.look(SKEW_SCOPE, of_skew(audits, plan))
+            for name, error in audits.failed.items():
+                self._broke(f"skew audit of view {name}", error)
+            news += self.book.look(SKEW_SCOPE, of_skew(audits.audited, plan))
         budgets: list[Budget] = []
         for view in plan.views.values():
             budgets += self._attempt(f"objectives of view {view.name}", partial(self._measure, view, now_us)) or []
         news += self.book.look(SLO_SCOPE, findings(budgets))
         self._attempt("promises of time and volume", partial(self._promises, plan, now_us))
-        self._attempt("profiles of sources", partial(self._profile, plan, now_us))
+        for source, views in self._sources(plan).items():
+            self._attempt(f"profile of source {source}", partial(self._profile, plan, views, now_us))
         self._attempt("files of written rows' profiles", partial(fold_hours, self._profiles, now_us))
         drifted: list[Finding] = []
         broke = False
@@ -132,9 +136,11 @@ class Monitor:
         news += self.book.look(BROKEN_SCOPE, self._broken)
         told = self.book.tell(self._sinks)
         prune(self._place.served, now_us - self._keep_us)
-        return Round(audits=tuple(audits or ()), budgets=tuple(budgets), news=tuple(news), told=told)
+        return Round(
+            audits=tuple(audits.audited if audits else ()), budgets=tuple(budgets), news=tuple(news), told=told
+        )
 
-    def _audit(self, plan: Plan, now_us: int) -> list[Audited]:
+    def _audit(self, plan: Plan, now_us: int) -> Audits:
         return audit_hours(
             self._place.served, self._skew, plan, repo=self._repo, start_us=now_us - self._lookback_us,
             end_us=now_us - SETTLE_US, clock=self._clock,
@@ -146,17 +152,19 @@ class Monitor:
             violations=ViolationStore(self._place.violations), promises=self._place.promises,
         )  # fmt: skip
 
-    def _profile(self, plan: Plan, now_us: int) -> None:
-        first_us = (now_us - self._lookback_us) // HOUR_US * HOUR_US
-        # Events are profiled in the stream.
+    def _sources(self, plan: Plan) -> dict[str, list[View]]:
+        """The views of each source that is profiled here; events are profiled in the stream."""
         by_source: dict[str, list[View]] = {}
         for view in plan.views.values():
             if view.source.topic is None:
                 by_source.setdefault(view.source.name, []).append(view)
-        for views in by_source.values():
-            segments = segments_of(plan, views)
-            for hour_us in range(first_us, now_us - SETTLE_US, HOUR_US):
-                put_arrived(self._profiles, views[-1], self._repo, hour_us, segments)
+        return by_source
+
+    def _profile(self, plan: Plan, views: Sequence[View], now_us: int) -> None:
+        first_us = (now_us - self._lookback_us) // HOUR_US * HOUR_US
+        segments = segments_of(plan, views)
+        for hour_us in range(first_us, now_us - SETTLE_US, HOUR_US):
+            put_arrived(self._profiles, views[-1], self._repo, hour_us, segments)
 
     def _drift(self, service: Service) -> list[Finding]:
         checked = self._model_drift.check(service, training_sets(self._place.datasets, service))
@@ -181,13 +189,18 @@ class Monitor:
         try:
             return work()
         except PlatformError as error:
-            self._broken.append(
-                Finding(
-                    key=f"{BROKEN_SCOPE}{what}",
-                    severity="critical",
-                    title=f"the check broke: {what}",
-                    detail=str(error),
-                    evidence="featurestore monitor --once",
-                )
-            )
+            if interrupted():
+                raise
+            self._broke(what, error)
             return None
+
+    def _broke(self, what: str, error: PlatformError) -> None:
+        self._broken.append(
+            Finding(
+                key=f"{BROKEN_SCOPE}{what}",
+                severity="critical",
+                title=f"the check broke: {what}",
+                detail=str(error),
+                evidence="featurestore monitor --once",
+            )
+        )

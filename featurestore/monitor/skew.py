@@ -1,13 +1,13 @@
-"""Is what was served what holds offline, and if not, why?
+"""Audit of served answers against offline values.
 
 Every sampled value is computed again offline as of the instant that it held at, and compared to the bit; what differs
 is put down to one cause. A window that was served as incomplete was told to be so, and is not compared. An on-demand
 value is held to its function over the offline inputs; where it differs, its inputs' cause is its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,9 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.errors import UnknownName
-from featurestore.monitor import skew_latest, skew_windowed
 from featurestore.monitor.causes import Cause
-from featurestore.monitor.parity import comparable, differing
+from featurestore.monitor.parity import differing
 from featurestore.monitor.served import (
     REQUESTED,
     Shape,
@@ -27,17 +26,15 @@ from featurestore.monitor.served import (
     status_column,
     value_column,
 )
-from featurestore.offline.history import historical_features
+from featurestore.monitor.skew_reads import Ask, Causes, Say, answer
 from featurestore.online.result import Status
-from featurestore.online.types import from_python, to_column, to_python
+from featurestore.online.types import from_python, to_python
 from featurestore.plan import OnDemandView, Plan, Projection, definition_digests
 from featurestore.user_code import run_on_demand
+from validation.errors import PlatformError
 
 EXAMPLES: Final = 5
 """Differences kept whole of each feature and cause."""
-_AT: Final = "event_timestamp"
-Causes = npt.NDArray[np.object_]
-"""A Cause for each row, None where the value holds."""
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,19 +64,35 @@ class Skew(msgspec.Struct, frozen=True, kw_only=True):
     examples: dict[Cause, tuple[Example, ...]] = {}
 
 
-def audit(shape: Shape, table: pa.Table, plan: Plan, *, repo: Path, hour_us: int) -> list[Skew]:
-    """What holds of the sampled answers of one shape and hour, feature by feature.
+class Part(NamedTuple):
+    """Sampled answers of one shape and hour."""
 
-    `plan` is the one in force now. Raises SourceError and UsageError where a source cannot be read any more.
+    shape: Shape
+    hour_us: int
+    table: pa.Table
+
+
+class Audit(NamedTuple):
+    """What holds of sampled answers, feature by feature and hour by hour, and which views could not be audited."""
+
+    skews: list[Skew]
+    failed: dict[str, PlatformError]
+    """By view, why it could not be read: nothing is said of its values, nor of those computed from them."""
+
+
+def audit(parts: Iterable[Part], plan: Plan, *, repo: Path, say: Say = lambda line: None) -> Audit:  # noqa: ARG005
+    """Hold sampled answers to what an offline read of their instants gives.
+
+    All parts are read together: a source is read once, not once a part. `plan` is the one in force now. `say` hears
+    how far it is.
     """
-    rows = _Rows(shape, table, plan, repo)
-    service = _service(plan, shape)
-    return [
-        _skew(rows, projection, feature, hour_us)
-        for projection in service
-        for feature in projection.features
-        if f"{projection.name}:{feature}" in shape.given
-    ]
+    by_shape: dict[str, list[Part]] = {}
+    for part in parts:
+        by_shape.setdefault(part.shape.name, []).append(part)
+    rows = [_Rows(of_shape, plan) for of_shape in by_shape.values()]
+    answer((ask for each in rows for ask in each.asks.values()), plan, repo=repo, say=say)
+    failed = {ask.view: ask.error for each in rows for ask in each.asks.values() if ask.error is not None}
+    return Audit([skew for each in rows for skew in each.skews()], failed)
 
 
 def _service(plan: Plan, shape: Shape) -> Sequence[Projection]:
@@ -91,141 +104,118 @@ def _service(plan: Plan, shape: Shape) -> Sequence[Projection]:
 
 
 class _Rows:
-    """The sampled rows of one shape; each view is read offline once."""
+    """The sampled rows of one shape, hours one after the other."""
 
-    def __init__(self, shape: Shape, table: pa.Table, plan: Plan, repo: Path) -> None:
-        self.shape = shape
-        self.table = table
+    def __init__(self, parts: Sequence[Part], plan: Plan) -> None:
+        self.shape = parts[0].shape
+        self.table = pa.concat_tables([part.table for part in parts]).combine_chunks()
         self.plan = plan
-        self._repo = repo
-        self._reads = {projection.name: projection for projection in shape.reads}
-        now = definition_digests(plan, [each for each in _service(plan, shape) if _exists(plan, each.view)])
-        self._changed = {name for name, digest in shape.definitions.items() if now.get(name) != digest}
-        self._offline: dict[str, dict[str, pa.Array]] = {}
-        self._causes: dict[tuple[str, str], Causes] = {}
+        self._hours = [(part.hour_us, part.table.num_rows) for part in parts]
+        self._service = _service(plan, self.shape)
+        now = definition_digests(plan, [each for each in self._service if _exists(plan, each.view)])
+        self._changed = {name for name, digest in self.shape.definitions.items() if now.get(name) != digest}
+        self.asks = {each.name: self._ask(each) for each in self.shape.reads if not self.changed(each.view)}
+
+    def _ask(self, projection: Projection) -> Ask:
+        name, view = projection.name, self.plan.view(projection.view)
+        keys = {key.name: self.column(f"key {_entity(projection, key.name)}") for key in view.join_keys}
+        return Ask(
+            projection.view,
+            keys,
+            self.column(instant_column(name)),
+            self.column(event_column(name)),
+            {each: self.column(value_column(name, each)) for each in projection.features},
+            {each: self.column(status_column(name, each)).to_numpy() for each in projection.features},
+        )
 
     def changed(self, view: str) -> bool:
         """Whether the view is defined otherwise now, or not at all."""
         return view in self._changed or not _exists(self.plan, view)
 
+    def failed(self, view: str) -> bool:
+        """Whether the view, or one that it is computed from, could not be read."""
+        computed = self.plan.on_demand.get(view)
+        names = {each.view for each in computed.inputs} if computed else {view}
+        return any(ask.error is not None and ask.view in names for ask in self.asks.values())
+
     def column(self, name: str) -> pa.Array:
         """A column as one array."""
         return self.table[name].combine_chunks()
 
-    def keys(self, projection: Projection) -> list[tuple[object, ...]]:
-        """The entity key of each row, in the order of the view's join keys."""
-        view = self.plan.view(projection.view)
-        columns = [self.table[f"key {_entity(projection, key.name)}"].to_pylist() for key in view.join_keys]
-        return list(zip(*columns, strict=True)) if columns else [()] * self.table.num_rows
-
-    def offline(self, name: str) -> dict[str, pa.Array]:
-        """The features of one read as of the rows' instants, in the types that the store serves."""
-        if name not in self._offline:
-            projection = self._reads[name]
-            view = self.plan.view(projection.view)
-            known = tuple(each for each in projection.features if each in {field.name for field in view.features})
-            at = self.column(instant_column(name)).cast(pa.timestamp("us", "UTC"))
-            asked = {
-                _entity(projection, key.name): self.table[f"key {_entity(projection, key.name)}"]
-                for key in view.join_keys
-            }
-            read = historical_features(
-                self.plan,
-                [msgspec.structs.replace(projection, features=known)],
-                pa.table(asked | {_AT: at}),
-                repo=self._repo,
-                full_feature_names=True,
-            )
-            self._offline[name] = {
-                each: to_column(read[f"{projection.name}__{each}"], view.feature(each).dtype, name=each)
-                for each in known
-            }
-        return self._offline[name]
-
     def causes(self, name: str, feature: str) -> Causes:
         """Why each value that the store held of a feature differs; None where it does not."""
-        if (name, feature) not in self._causes:
-            self._causes[name, feature] = self._found(self._reads[name], feature)
-        return self._causes[name, feature]
-
-    def _found(self, projection: Projection, feature: str) -> Causes:
+        if name in self.asks:
+            return self.asks[name].causes[feature]
+        read = next(each for each in self.shape.reads if each.name == name)
         found: Causes = np.full(self.table.num_rows, None, object)
-        if self.changed(projection.view):
-            if feature in self.shape_features(projection):
-                found[:] = Cause.DEFINITION
-            return found
-        served = self.column(value_column(projection.name, feature))
-        offline = self.offline(projection.name)[feature]
-        statuses = self.column(status_column(projection.name, feature)).to_numpy(zero_copy_only=False)
-        differ = np.flatnonzero(differing(served, offline) & (statuses != Status.INCOMPLETE))
-        if not len(differ):
-            return found
-        view, keys = self.plan.view(projection.view), self.keys(projection)
-        instants = self.column(instant_column(projection.name)).to_pylist()
-        events = self.column(event_column(projection.name)).to_pylist()
-        values = comparable(served)
-        told: list[Cause]
-        if view.kind == "windowed":
-            cases = [
-                skew_windowed.Case(key=keys[row], feature=feature, t_us=instants[row], served=values[row])
-                for row in differ.tolist()
-            ]
-            told = skew_windowed.causes(self.plan, view, cases, repo=self._repo)
-        else:
-            told = skew_latest.causes(
-                view,
-                [
-                    skew_latest.Case(
-                        key=keys[row],
-                        feature=feature,
-                        t_us=instants[row],
-                        event_us=events[row],
-                        status=int(statuses[row]),
-                        served=values[row],
-                    )
-                    for row in differ.tolist()
-                ],
-                repo=self._repo,
-            )
-        found[differ] = told
+        if feature in read.features:
+            found[:] = Cause.DEFINITION
         return found
 
-    def shape_features(self, projection: Projection) -> tuple[str, ...]:
-        """The features of a read when it was served."""
-        return self._reads[projection.name].features
+    def skews(self) -> Iterator[Skew]:
+        """Of each feature that went out, hour by hour."""
+        for projection in self._service:
+            for feature in projection.features:
+                if f"{projection.name}:{feature}" in self.shape.given and not self.failed(projection.view):
+                    yield from self._skews(projection, feature)
+
+    def _skews(self, projection: Projection, feature: str) -> Iterator[Skew]:
+        given, expected, found, incomplete = _judged(self, projection, feature)
+        start = 0
+        for hour_us, rows in self._hours:
+            hour = slice(start, start + rows)
+            yield _skew(self, projection, feature, hour_us, hour, given, expected, found, int(incomplete[hour].sum()))
+            start += rows
 
 
-def _skew(rows: _Rows, projection: Projection, feature: str, hour_us: int) -> Skew:
+def _judged(
+    rows: _Rows, projection: Projection, feature: str
+) -> tuple[pa.Array, pa.Array, Causes, npt.NDArray[np.bool_]]:
+    """What went out, what holds, the cause of each difference, and what was served as incomplete."""
     name = projection.name
     given = rows.column(given_column(name, feature))
     incomplete = np.zeros(len(given), np.bool_)
     if (view := rows.plan.on_demand.get(projection.view)) is not None:
         expected, found = _computed(rows, view, feature, given, changed=rows.changed(projection.view))
     elif rows.changed(projection.view):
-        expected, found = given, rows.causes(name, feature).copy()
+        expected, found = given, rows.causes(name, feature)
     else:
         held = rows.column(value_column(name, feature))
-        incomplete = rows.column(status_column(name, feature)).to_numpy(zero_copy_only=False) == Status.INCOMPLETE
-        expected = rows.offline(name)[feature]
+        incomplete = rows.column(status_column(name, feature)).to_numpy() == Status.INCOMPLETE
+        expected = rows.asks[name].offline[feature]
         found = rows.causes(name, feature).copy()
         replaced = differing(given, held) & ~incomplete
         # What the policy put there may be the very value that holds.
         found[replaced] = None
         found[replaced & differing(given, expected)] = Cause.DEFAULT
+    return given, expected, found, incomplete
+
+
+def _skew(
+    rows: _Rows,
+    projection: Projection,
+    feature: str,
+    hour_us: int,
+    hour: slice,
+    given: pa.Array,
+    expected: pa.Array,
+    found: Causes,
+    incomplete: int,
+) -> Skew:
     counted: dict[Cause, int] = {}
     examples: dict[Cause, list[Example]] = {}
-    for row in np.flatnonzero(found != None).tolist():  # noqa: E711 - element by element
+    for row in (hour.start + np.flatnonzero(found[hour] != None)).tolist():  # noqa: E711 - element by element
         cause = found[row]
         counted[cause] = counted.get(cause, 0) + 1
         if len(kept := examples.setdefault(cause, [])) < EXAMPLES:
             kept.append(_example(rows, projection, row, given, expected))
     return Skew(
         service=rows.shape.service,
-        view=name,
+        view=projection.name,
         feature=feature,
         hour_us=hour_us,
-        compared=len(given) - int(incomplete.sum()),
-        incomplete=int(incomplete.sum()),
+        compared=hour.stop - hour.start - incomplete,
+        incomplete=incomplete,
         differing=counted,
         examples={cause: tuple(kept) for cause, kept in examples.items()},
     )
@@ -245,7 +235,7 @@ def _computed(
     }
     for each, name in inputs:
         dtype = rows.plan.view(each.view).feature(name).dtype
-        values = to_python(rows.offline(each.name)[name], dtype)
+        values = to_python(rows.asks[each.name].offline[name], dtype)
         columns[name] = columns[f"{each.view}__{name}"] = values
     dtype = next(field.dtype for field in view.features if field.name == feature)
     expected = from_python(run_on_demand(view, columns, len(given))[feature], dtype, name=feature)

@@ -19,9 +19,11 @@ def audit(
 ) -> None:
     """Compute again, offline, every sampled value that was served, and say why those differ that do.
 
-    Hours are audited whole, and their history is written anew. Exit code 1 where a difference has no known cause.
+    Hours are audited whole, and their history is written anew. Exit code 1 where a difference has no known cause, or
+    where a view could not be read: the others are audited all the same.
     """
     from featurestore.clock import system_clock
+    from featurestore.errors import ViewsFailed
     from featurestore.monitor.skew_history import SkewHistory, audit_hours
 
     settings, place, plan = deployment(repo)
@@ -36,8 +38,13 @@ def audit(
         end_us=end_us,
         clock=system_clock(settings.clock_offset_us),
         service=service,
+        say=lambda line: typer.echo(line, err=True),
     )
-    _show_audits(found, json=json)
+    unknown = _show_audits(found.audited, json=json)
+    if found.failed:
+        raise ViewsFailed("audited", found.failed)
+    if unknown:
+        raise typer.Exit(1)
 
 
 @skew.command()
@@ -49,12 +56,15 @@ def history(
 
     settings, place, _ = deployment(repo)
     start_us, end_us = between(settings, since, until)
-    _show_audits(list(SkewHistory(place.skew).between(start_us, end_us, service=service)), json=json)
+    if _show_audits(list(SkewHistory(place.skew).between(start_us, end_us, service=service)), json=json):
+        raise typer.Exit(1)
 
 
-def _show_audits(found: list[Any], *, json: bool) -> None:
+def _show_audits(found: list[Any], *, json: bool) -> bool:
+    """Show audits; whether a difference has no known cause."""
     import msgspec
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from featurestore.clock import iso
@@ -71,7 +81,7 @@ def _show_audits(found: list[Any], *, json: bool) -> None:
                     table.add_row(
                         iso(each.hour_us), each.service, f"{each.view}:{each.feature}", str(each.compared), str(count),
                         f"[{'red' if cause == Cause.UNKNOWN else 'yellow'}]{cause}[/]",
-                        f"{example.key}: served {example.served!r}, offline {example.offline!r}",
+                        escape(f"{example.key}: served {example.served!r}, offline {example.offline!r}"),
                     )  # fmt: skip
         console = Console()
         if table.rows:
@@ -80,5 +90,4 @@ def _show_audits(found: list[Any], *, json: bool) -> None:
             f"{sum(each.compared for each in found)} values compared, "
             f"{sum(sum(each.differing.values()) for each in found)} differ"
         )
-    if any(each.differing.get(Cause.UNKNOWN) for each in found):
-        raise typer.Exit(1)
+    return any(each.differing.get(Cause.UNKNOWN) for each in found)

@@ -3,8 +3,9 @@
 An hour that is audited again, because answers or events came late, replaces what was known of it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -13,10 +14,15 @@ import numpy as np
 from featurestore.clock import Clock
 from featurestore.errors import SourceError
 from featurestore.monitor.causes import Cause
-from featurestore.monitor.served import HOUR_US, read_served
-from featurestore.monitor.skew import EXAMPLES, Skew, audit
+from featurestore.monitor.served import HOUR_US, REQUESTED, read_served
+from featurestore.monitor.skew import EXAMPLES, Audit, Part, Skew, audit
+from featurestore.monitor.skew_reads import Say
 from featurestore.plan import Plan
+from validation.errors import PlatformError
 from validation.whole_file import replace_file
+
+AT_ONCE: Final = 250_000
+"""Answers whose hours are read together: some hundred bytes of memory each."""
 
 
 class Audited(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +79,14 @@ class SkewHistory:
         return self._folder / f"hour={np.datetime64(hour_us // HOUR_US, 'h')}"
 
 
+class Audits(NamedTuple):
+    """What an audit of hours found, hours in order, and the views that it could not read."""
+
+    audited: list[Audited]
+    failed: dict[str, PlatformError]
+    """By view, why; what earlier audits found of it is kept."""
+
+
 def audit_hours(
     log: Path,
     history: SkewHistory,
@@ -83,24 +97,50 @@ def audit_hours(
     end_us: int,
     clock: Clock,
     service: str | None = None,
-) -> list[Audited]:
-    """Audits the sampled answers of whole hours, keeps what it finds, and gives it, hours in order.
+    say: Say = lambda line: None,  # noqa: ARG005
+    at_once: int = AT_ONCE,
+) -> Audits:
+    """Audit the sampled answers of whole hours, and keep what is found.
 
-    Raises SourceError and UsageError where the log, a source or a definition cannot be read; the hours before are kept.
+    As many hours as hold `at_once` answers are read together; `say` hears how far it is. Raises SourceError where the
+    log cannot be read; the hours before are kept.
     """
     start_us, end_us = start_us // HOUR_US * HOUR_US, -(-end_us // HOUR_US) * HOUR_US
-    found = []
-    for hour_us in range(start_us, end_us, HOUR_US):
-        by_service: dict[str, list[Skew]] = {}
-        for shape, table in read_served(log, hour_us, hour_us + HOUR_US, service=service):
-            by_service.setdefault(shape.service, []).extend(audit(shape, table, plan, repo=repo, hour_us=hour_us))
-        for name, skews in sorted(by_service.items()):
-            audited = Audited(
-                service=name, hour_us=hour_us, audited_us=clock(), plan_version=plan.version, skews=merged(skews)
-            )
-            history.put(audited)
-            found.append(audited)
-    return found
+    done = Audits([], {})
+    parts: list[Part] = []
+
+    def look() -> None:
+        say(f"{sum(part.table.num_rows for part in parts):,} answers of {len({p.hour_us for p in parts})} hours")
+        found = audit(parts, plan, repo=repo, say=say)
+        done.failed.update(found.failed)
+        done.audited.extend(_kept(parts, found, history, plan, clock))
+        parts.clear()
+
+    for shape, table in read_served(log, start_us, end_us, service=service):
+        hour_us = int(table[REQUESTED][0].as_py()) // HOUR_US * HOUR_US
+        if parts and parts[-1].hour_us != hour_us and sum(part.table.num_rows for part in parts) >= at_once:
+            look()
+        parts.append(Part(shape, hour_us, table))
+    if parts:
+        look()
+    return done
+
+
+def _kept(parts: Sequence[Part], found: Audit, history: SkewHistory, plan: Plan, clock: Clock) -> Iterator[Audited]:
+    """The audits of these parts' hours and services, put into the history in place of earlier ones."""
+    by_hour: dict[tuple[int, str], list[Skew]] = {(part.hour_us, part.shape.service): [] for part in parts}
+    for skew in found.skews:
+        by_hour[skew.hour_us, skew.service].append(skew)
+    for (hour_us, name), skews in sorted(by_hour.items()):
+        if found.failed:
+            now = {(skew.view, skew.feature) for skew in skews}
+            before = [each for old in history.between(hour_us, hour_us + 1, service=name) for each in old.skews]
+            skews += [skew for skew in before if (skew.view, skew.feature) not in now]
+        audited = Audited(
+            service=name, hour_us=hour_us, audited_us=clock(), plan_version=plan.version, skews=merged(skews)
+        )
+        history.put(audited)
+        yield audited
 
 
 def merged(skews: Iterable[Skew]) -> tuple[Skew, ...]:

@@ -108,7 +108,7 @@ def _joined(view: View, keys: tuple[Key, ...], scan: Scan, bounds: tuple[int, in
     held_bytes = min(HELD_BYTES, asked.limits.memory_bytes // 16)
     with connection(asked.limits) as session:
         source = scan.register(session, "events")
-        found = session.sql(f"SELECT {selected} FROM {source} WHERE {_within(view, scan, bounds)}")
+        found = session.sql(f"SELECT {selected} FROM {source} WHERE {within(view, scan, bounds)}")
         width = 8 * len(found.columns)
         if scan.rows is not None and scan.rows * width <= held_bytes:
             events = found.to_arrow_table()
@@ -142,7 +142,7 @@ def _no_events(view: View, entities: pa.Table) -> pa.Table:
     return pa.table(columns | {each.column: pa.nulls(0) for each in view.aggregations})
 
 
-def _within(view: View, scan: Scan, bounds: tuple[int, int]) -> str:
+def within(view: View, scan: Scan, bounds: tuple[int, int]) -> str:
     """Of which times events can lie in a window; row-group statistics answer it."""
     timestamp = stored_name(view, view.source.timestamp_field)
     dtype = scan.column(timestamp, role="timestamp column")

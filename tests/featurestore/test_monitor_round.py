@@ -106,7 +106,7 @@ def test_a_check_that_breaks_is_told_and_the_others_go_on(settings: Settings, ma
     drifted = Finding(key="other:rides", severity="informative", title="drift", detail="")
     monitor(settings, sink, looks={"other:": lambda _: [drifted]}).round(made)
     keys = {alert.finding.key for alert in sink.told}
-    broken = {"broken:skew audit", "broken:objectives of view rides", "broken:profiles of sources"}
+    broken = {"broken:skew audit of view rides", "broken:objectives of view rides", "broken:profile of source rides"}
     assert keys == broken | {"other:rides"}
 
 

@@ -10,11 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.errors import DefinitionError
+from featurestore.monitor import skew_latest, skew_windowed
 from featurestore.monitor.causes import Cause
 from featurestore.monitor.served import HOUR_US, Answer, ServeLog, audit_rate, kept_rows, prune, read_served
-from featurestore.monitor.skew import Skew, audit
+from featurestore.monitor.skew import Part, Skew, audit
+from featurestore.monitor.skew_history import SkewHistory, audit_hours, merged
+from featurestore.offline import history
 from featurestore.offline.event_log import ARRIVAL, OFFSET, write_events
 from featurestore.offline.history import historical_features
+from featurestore.offline.sources import Scan
+from featurestore.offline.stored import scan_of
 from featurestore.online.connection import StoreClient
 from featurestore.online.reader import OnlineReader
 from featurestore.online.result import Column, Status
@@ -191,9 +196,10 @@ class Bench:
         log.add(answer)
         log.flush()
         found = {}
-        for shape, table in read_served(self.repo / "served", T - HOUR_US, T + HOUR_US):
-            for skew in audit(shape, table, now or plan(), repo=self.repo, hour_us=T // HOUR_US * HOUR_US):
-                found[skew.feature] = skew
+        served = read_served(self.repo / "served", T - HOUR_US, T + HOUR_US)
+        parts = [Part(shape, T // HOUR_US * HOUR_US, table) for shape, table in served]
+        for skew in audit(parts, now or plan(), repo=self.repo).skews:
+            found[skew.feature] = skew
         return found
 
 
@@ -356,3 +362,86 @@ def test_old_hours_are_pruned(bench: Bench) -> None:
     assert prune(bench.repo / "served", T) == 0
     assert prune(bench.repo / "served", T + HOUR_US) == 1
     assert list(read_served(bench.repo / "served", 0, T + HOUR_US)) == []
+
+
+def served_parts(repo: Path) -> list[Part]:
+    return [
+        Part(shape, table["requested"][0].as_py() // HOUR_US * HOUR_US, table)
+        for shape, table in read_served(repo / "served", 0, T + HOUR_US)
+    ]
+
+
+def several_hours(bench: Bench) -> list[Part]:
+    """Answers of three hours, of which each has faults of its own kind."""
+    log = ServeLog(bench.repo / "served", lambda: T, writer="w")
+    append(bench.repo, (1, T - 1, T + MINUTE, 99.0), (2, T - 1, T - 1, 98.0))
+    answers = [bench.answer([1, 2, 3]), bench.answer([1, 2], fares={1: 6.0, 2: 0.5}), bench.answer([1])]
+    log_trips(bench.repo, (1, T - 40_000_000, T - 30_000_000, 4.0), (1, T - 3, T - 2, 8.0), partition=1)
+    for ago, answer in enumerate(answers):
+        log.add(msgspec.structs.replace(answer, requested_us=T - ago * HOUR_US))
+    log.flush()
+    return served_parts(bench.repo)
+
+
+def test_answers_are_audited_together_as_one_by_one(bench: Bench) -> None:
+    """Whatever is read together: counts, causes and examples are those of each answer alone."""
+    parts = several_hours(bench)
+    assert len(parts) == 3
+    rows = [
+        Part(shape, hour_us, table.slice(row, 1)) for shape, hour_us, table in parts for row in range(table.num_rows)
+    ]
+    alone = merged(skew for row in rows for skew in audit([row], plan(), repo=bench.repo).skews)
+    together = merged(audit(parts, plan(), repo=bench.repo).skews)
+    assert sorted(alone, key=repr) == sorted(together, key=repr)
+    assert {cause for skew in together for cause in skew.differing} == {
+        Cause.LATE_EVENT, Cause.MATERIALIZATION_LAG, Cause.IN_FLIGHT, Cause.UNKNOWN,
+    }  # fmt: skip
+
+
+def test_an_audit_reads_a_source_once_however_many_answers_there_are(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values of all hours in one read; of a windowed view's causes one more as known, and one of the keys' events."""
+    parts = several_hours(bench)
+    reads: list[str] = []
+
+    def scan(view: View, **more: object) -> Scan:
+        reads.append(view.name)
+        return scan_of(view, **more)  # type: ignore[arg-type]
+
+    for module in (history, skew_latest, skew_windowed):
+        monkeypatch.setattr(module, "scan_of", scan)
+    audit(parts, plan(), repo=bench.repo)
+    assert sorted(reads) == ["rides"] * 2 + ["trips"] * 3
+
+
+def test_a_view_that_cannot_be_read_starves_no_other(bench: Bench) -> None:
+    """Its features are left out, with those computed from it; the others are audited, and its history stays."""
+    parts = several_hours(bench)
+    known = SkewHistory(bench.repo / "skew")
+    hours = {"repo": bench.repo, "start_us": T - 3 * HOUR_US, "end_us": T + 1, "clock": lambda: T}
+    first = audit_hours(bench.repo / "served", known, plan(), **hours)  # type: ignore[arg-type]
+    assert (len(first.audited), first.failed) == (len(parts), {})
+    (bench.repo / "rides.parquet").unlink()
+    again = audit_hours(bench.repo / "served", known, plan(), **hours)  # type: ignore[arg-type]
+    assert {name: "rides.parquet" in str(error) for name, error in again.failed.items()} == {"rides": True}
+    found = audit(parts, plan(), repo=bench.repo)
+    assert {skew.feature for skew in found.skews} == {"fares"}
+    before, after = ([sorted(each.skews, key=repr) for each in done.audited] for done in (first, again))
+    assert before == after
+
+
+def test_hours_that_are_many_are_audited_in_turns(bench: Bench) -> None:
+    """Memory is bounded: as many hours as hold so many answers are read together, with the same verdicts."""
+    several_hours(bench)
+    hours = {"repo": bench.repo, "start_us": T - 3 * HOUR_US, "end_us": T + 1, "clock": lambda: T}
+    lines: list[str] = []
+    hours |= {"say": lines.append}
+    found = [
+        audit_hours(bench.repo / "served", SkewHistory(bench.repo / name), plan(), at_once=size, **hours)  # type: ignore[arg-type]
+        for name, size in (("one", 1), ("all", 1_000))
+    ]
+    assert [line for line in lines if "hours" in line] == [
+        "1 answers of 1 hours", "2 answers of 1 hours", "3 answers of 1 hours", "6 answers of 3 hours"
+    ]  # fmt: skip
+    assert found[0].audited == found[1].audited
