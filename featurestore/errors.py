@@ -3,10 +3,12 @@
 Every message names the place, what was found, what exists and what to do. HTTP statuses live in the API alone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from validation.errors import PlatformError, did_you_mean
+from validation.interrupts import interrupted
 
 if TYPE_CHECKING:
     # Errors are imported by whatever says `--help`: contracts, which read YAML, would cost it a tenth of a second.
@@ -74,17 +76,51 @@ class ViewsFailed(FeatureStoreError):
     """
 
     def __init__(self, done: str, failed: Mapping[str, PlatformError], of: int | None = None) -> None:
-        self.failed = dict(failed)
+        self.failed = failed = dict(sorted(failed.items()))
         codes = {error.exit_code for error in failed.values()}
         contracts = {ContractBroken.BAD_DATA, ContractBroken.CHECK_BROKE}
         self.exit_code = max(codes) if len(codes) == 1 or codes <= contracts else 1
-        among = "" if of is None else f" of {of}"
-        views = f"{len(failed)}{among} {'view was' if len(failed) == 1 and of is None else 'views were'} not {done}"
-        super().__init__(f"{views}: " + "; ".join(f"{name}: {error}" for name, error in failed.items()))
+        count = f"{len(failed)} of {of} views" if of is not None else f"{len(failed)} view{'s'[: len(failed) - 1]}"
+        told = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        self.__cause__ = next(iter(failed.values()))
+        super().__init__(f"{count} could not be {done} ({', '.join(failed)}), all others were: {told}")
 
 
 class StoreUnavailable(FeatureStoreError):
     """The online store did not answer; the call may be repeated."""
+
+
+def failure_of(done: str, failed: Mapping[str, PlatformError], of: int) -> PlatformError:
+    """The error for views of which some failed: ContractBroken where a contract blocks one, and nothing else failed."""
+    first = next(iter(failed.values()))
+    return first if len(failed) == 1 and isinstance(first, ContractBroken) else ViewsFailed(done, failed, of)
+
+
+@contextmanager
+def failing(name: str, failed: MutableMapping[str, PlatformError]) -> Iterator[None]:
+    """Note why one of several views fails, so that the others are done: no error leaves the block but two kinds.
+
+    A store that is away fails every view, and a process that was asked to stop does none: both are raised. An error
+    that is not the platform's own is noted as the bug that it is.
+
+    >>> failed = {}
+    >>> with failing("rides", failed):
+    ...     raise SourceError("no such file")
+    >>> failed
+    {'rides': SourceError('no such file')}
+    """
+    try:
+        yield
+    except StoreUnavailable:
+        raise
+    except Exception as error:
+        if interrupted():
+            raise
+        if isinstance(error, PlatformError):
+            failed[name] = error
+        else:
+            failed[name] = FeatureStoreError(f"{type(error).__name__}: {' '.join(str(error).split())}; this is a bug")
+            failed[name].__cause__ = error
 
 
 class StaleStore(FeatureStoreError):

@@ -72,7 +72,10 @@ def materialize(
         bool, typer.Option("--incremental", help="Start each view where its last run ended; late rows come too.")
     ] = False,
 ) -> None:
-    """Load the latest offline values into the online store."""
+    """Load the latest offline values into the online store.
+
+    A view that cannot be loaded is left as it was, and all others are loaded; the last line says which failed and why.
+    """
     from rich.console import Console
 
     from featurestore.materialize import materialize as load

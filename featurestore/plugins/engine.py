@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 
 from featurestore.clock import system_clock
 from featurestore.config import clock_offset_us
-from featurestore.errors import ConfigurationError
+from featurestore.errors import ConfigurationError, failing, failure_of
 from featurestore.online.loaded import LoadedStore, after_run, run_of
 from featurestore.online.materialize import materialize_table
 from featurestore.online.writer import AHEAD_TOLERANCE_US, WriteResult
@@ -24,6 +24,7 @@ from featurestore.plugins.online_store import RedisOnlineStore
 from featurestore.plugins.reading import Columns, reading
 from featurestore.plugins.source_contract import SourceContracts
 from featurestore.plugins.views import latest_view
+from validation.errors import PlatformError
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +43,19 @@ class ArrowEngineConfig(FeastConfigBaseModel):  # type: ignore[misc]  # Feast sh
 class ArrowJob(MaterializationJob):  # type: ignore[misc]  # Feast ships no types
     """A finished materialization of one view, and what came of it in one line."""
 
-    def __init__(self, task: MaterializationTask, note: str) -> None:
+    def __init__(self, task: MaterializationTask, note: str, error: PlatformError | None = None) -> None:
         super().__init__()
         self.task = task
         self.note = note
+        self._error = error
 
     def status(self) -> MaterializationJobStatus:
-        """Always SUCCEEDED: a failure is raised, so that it cannot be overlooked."""
-        return MaterializationJobStatus.SUCCEEDED
+        """SUCCEEDED, or ERROR where the view is one of several that could not all be loaded."""
+        return MaterializationJobStatus.SUCCEEDED if self._error is None else MaterializationJobStatus.ERROR
 
     def error(self) -> BaseException | None:
-        """None."""
-        return None
+        """What Feast raises: it names every view that failed, not this one alone."""
+        return self._error
 
     def should_be_retried(self) -> bool:
         """False."""
@@ -93,6 +95,42 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
 
     def teardown_infra(self, project: str, fvs: Sequence[Any], entities: Sequence[Any]) -> None:
         """Nothing, as above."""
+
+    @property
+    def supports_batch(self) -> bool:
+        """True: Feast hands over all views of a call, so that one that fails starves no other."""
+        return True
+
+    @property
+    def applies_materialization(self) -> bool:
+        """True: how far a view is loaded is registered as soon as it is, not when all are."""
+        return True
+
+    def materialize(
+        self, registry: Any, tasks: MaterializationTask | list[MaterializationTask], **kwargs: Any
+    ) -> list[ArrowJob]:
+        """Load views one after the other; of several, those that fail are jobs that say so, and a single one raises.
+
+        Feast registers nothing of it: how far a view is loaded is registered here, view by view, where several come.
+        Raises StoreUnavailable at once: without the online store no view can be loaded.
+        """
+        if isinstance(tasks, MaterializationTask):
+            return [self._materialize_one(registry, tasks, **kwargs)]
+        done: dict[str, ArrowJob] = {}
+        failed: dict[str, PlatformError] = {}
+        for task in tasks:
+            view = task.feature_view
+            with failing(view.name, failed):
+                done[view.name] = self._materialize_one(registry, task, **kwargs)
+                registry.apply_materialization(view, task.project, task.start_time, task.end_time)
+            if view.name in failed:
+                done[view.name] = ArrowJob(task, f"{view.name}: not loaded", failed[view.name])
+                log.error("%s: not loaded: %s", view.name, failed[view.name])
+        if failed:
+            # Feast raises the first: it names all.
+            error = failure_of("loaded", failed, len(tasks))
+            done |= {name: ArrowJob(done[name].task, done[name].note, error) for name in failed}
+        return [done[task.feature_view.name] for task in tasks]
 
     def _materialize_one(self, registry: Any, task: MaterializationTask, **kwargs: Any) -> ArrowJob:
         """One view, in order: 1. read what its contract accepts; 2. write; 3. remember how far it is loaded.

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.apply import apply
+from featurestore.cli.main import main
 from featurestore.config import load_settings
 from featurestore.errors import ContractBroken, UsageError
 from featurestore.materialize import materialize
@@ -161,6 +162,20 @@ def test_feasts_own_materialize_keeps_the_contract(repo):
     with pytest.raises(ContractBroken, match="age_range: 1 of 3 rows"):
         store.materialize(NOW - timedelta(hours=1), NOW + timedelta(seconds=1))
     assert online(settings, "owner", "age") == [None, None]
+    assert online(settings, "second", "limit") == [2.0, 3.0]
+
+
+def test_both_views_that_cannot_be_loaded_are_named(repo, capsys):
+    """A blocked one and an unreadable one: the exit code is that of neither, the last line tells of both."""
+    settings = repo("block")
+    (settings.data_dir / "others.parquet").write_bytes(b"torn")
+    assert main(["materialize", "--repo", str(settings.repo)]) == 1
+    told = capsys.readouterr()
+    assert [word in told.out for word in ("blocked: owner:", "failed: second:")] == [True, True]
+    last = told.err.splitlines()[-1]
+    assert last.startswith("error: 2 of 2 views could not be loaded (owner, second)")
+    assert "age_range: 1 of 3 rows" in last
+    assert "others.parquet" in last
 
 
 def test_another_offline_store_is_held_to_the_contract_too(repo):
