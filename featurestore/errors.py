@@ -70,17 +70,19 @@ def _said(rule: "RuleVerdict") -> str:
 
 
 class ViewsFailed(FeatureStoreError):
-    """Some views could not be done, and all others were; `failed` says why, by view.
+    """Some views (or topics) could not be done, and all others were; `failed` says why, by name.
 
     `exit_code` is that of their errors, the greatest of broken contracts', and 1 where they failed in several ways.
     """
 
-    def __init__(self, done: str, failed: Mapping[str, PlatformError], of: int | None = None) -> None:
+    def __init__(
+        self, done: str, failed: Mapping[str, PlatformError], of: int | None = None, *, kind: str = "view"
+    ) -> None:
         self.failed = failed = dict(sorted(failed.items()))
         codes = {error.exit_code for error in failed.values()}
         contracts = {ContractBroken.BAD_DATA, ContractBroken.CHECK_BROKE}
         self.exit_code = max(codes) if len(codes) == 1 or codes <= contracts else 1
-        count = f"{len(failed)} of {of} views" if of is not None else f"{len(failed)} view{'s'[: len(failed) - 1]}"
+        count = f"{len(failed)} of {of} {kind}s" if of is not None else f"{len(failed)} {kind}{'s'[: len(failed) - 1]}"
         told = "; ".join(f"{name}: {error}" for name, error in failed.items())
         self.__cause__ = next(iter(failed.values()))
         super().__init__(f"{count} could not be {done} ({', '.join(failed)}), all others were: {told}")
@@ -119,7 +121,8 @@ def failing(name: str, failed: MutableMapping[str, PlatformError]) -> Iterator[N
         if isinstance(error, PlatformError):
             failed[name] = error
         else:
-            failed[name] = FeatureStoreError(f"{type(error).__name__}: {' '.join(str(error).split())}; this is a bug")
+            line = " ".join(f"{type(error).__name__}: {error}".split())
+            failed[name] = FeatureStoreError(line if isinstance(error, OSError) else f"{line}; this is a bug")
             failed[name].__cause__ = error
 
 

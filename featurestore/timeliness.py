@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from featurestore.errors import SourceError
 from featurestore.offline.connection import Limits
 from featurestore.offline.event_log import event_files
 from featurestore.offline.sources import place_at, scan_parquet
@@ -18,6 +17,8 @@ from featurestore.offline.timely import facts_of_source
 from featurestore.plan import Plan, View
 from featurestore.promises_kept import Looked, keep
 from validation.contract import Boundary, Contract
+from validation.errors import PlatformError
+from validation.interrupts import interrupted
 from validation.reach import Reach
 from validation.report import ViolationReport, report_of
 from validation.sla import Facts, judge_sla, rule_of
@@ -81,7 +82,10 @@ def _look(contract: Contract, view: View, reach: Reach, repo: Path, now_us: int,
     try:
         facts = _facts(contract, view, repo, now_us, limits)
         rules = judge_sla(contract, facts, now_us=now_us)
-    except SourceError as error:
+    except PlatformError as error:
+        if interrupted():
+            raise
+        # Whatever is wrong with one source, the others are looked at.
         rules = tuple(broken(rule_of(promise), str(error)) for promise in contract.sla)
     verdict = Verdict(
         contract=contract.name, version=contract.version, source=contract.source, rows=facts.rows, rules=rules

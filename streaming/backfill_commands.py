@@ -10,8 +10,9 @@ import typer
 
 from featurestore.cli.settings import HERE, Repo, settings_of
 from featurestore.clock import iso, parse_instant
-from featurestore.errors import UsageError
+from featurestore.errors import UsageError, ViewsFailed, failing
 from streaming.stop_signals import stop_on_signals
+from validation.errors import PlatformError
 
 if TYPE_CHECKING:
     from streaming.run_record import RunRecords
@@ -98,18 +99,29 @@ def rebuild(
 ) -> None:
     """Make the state of stream views again from the event log, where the online store lost it.
 
-    What the store still has is not touched. Start `featurestore stream run` afterwards: it goes on where the log ends.
+    What the store still has is not touched. A view that cannot be rebuilt holds no other up: the last line names it.
+    Start `featurestore stream run` afterwards: it goes on where the log ends.
     """
     from streaming.history_run import HistoryRun
     from streaming.streamed import stream_views
 
     run = HistoryRun(settings_of(repo))
+    plan = run.plan()
+    names = list(dict.fromkeys(views)) if views else sorted({view.name for view in stream_views(plan, [])})
+    for name in names:
+        plan.view(name)  # before anything is done
+    failed: dict[str, PlatformError] = {}
     with stop_on_signals() as stop:
-        for name in views or sorted({view.name for view in stream_views(run.plan(), [])}):
-            with run.records.alone(name):
-                if not run.rebuild(name, stop):
-                    typer.echo("stopped; the same command goes on from here", err=True)
-                    raise typer.Exit(stop.exit_code)
+        for name in names:
+            with failing(name, failed), run.records.alone(name):
+                run.rebuild(name, stop)
+            if name in failed:
+                typer.echo(f"failed: {name}: {failed[name]}", err=True)
+            if stop():
+                typer.echo("stopped; the same command goes on from here", err=True)
+                raise typer.Exit(stop.exit_code)
+    if failed:
+        raise ViewsFailed("rebuilt", failed, len(names))
 
 
 def drop(

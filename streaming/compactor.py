@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from featurestore.errors import ViewsFailed, failing
 from featurestore.offline.compaction import FAN_IN, GRACE_S, compact
 from featurestore.plan import View
 from featurestore.repeated import Failed, nobody, repeated
@@ -19,6 +20,7 @@ from streaming.event_columns import by_topic
 from streaming.sinks import Quarantine
 from streaming.source.records import TopicPartition
 from validation.contract import Contract
+from validation.errors import PlatformError
 from validation.place import Place
 from validation.quarantine_compaction import compact_quarantine
 
@@ -54,19 +56,26 @@ class Compactor:
         fan_in: int = FAN_IN,
         grace_s: float = GRACE_S,
     ) -> list[CompactedTopic]:
-        """Compact what is due of these partitions, of all without them; raises OSError, SourceError, PlatformError."""
+        """Compact what is due of these partitions, of all without them.
+
+        Raises ViewsFailed where topics cannot be compacted, once all others are.
+        """
         told = []
+        failed: dict[str, PlatformError] = {}
         for topic, key in self._keys.items():
             own = None
             if partitions is not None:
                 own = [(each.topic_id, each.partition) for each in partitions if each.topic == topic]
                 if not own:
                     continue
-            log = compact(self._event_log / topic, key_column=key, partitions=own, fan_in=fan_in, grace_s=grace_s)
-            written, deleted = compact_quarantine(
-                self._quarantine.folder(topic), partitions=own, fan_in=fan_in, grace_s=grace_s
-            )
-            told.append(CompactedTopic(topic, log.written + written, log.deleted + deleted))
+            with failing(topic, failed):
+                log = compact(self._event_log / topic, key_column=key, partitions=own, fan_in=fan_in, grace_s=grace_s)
+                written, deleted = compact_quarantine(
+                    self._quarantine.folder(topic), partitions=own, fan_in=fan_in, grace_s=grace_s
+                )
+                told.append(CompactedTopic(topic, log.written + written, log.deleted + deleted))
+        if failed:
+            raise ViewsFailed("compacted", failed, kind="topic")
         return told
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from featurestore.errors import ViewsFailed, failing
 from featurestore.event_profiles import EventProfiles, Profiled
 from featurestore.plan import View
 from featurestore.repeated import Failed, attempt, nobody, repeated
@@ -20,6 +21,7 @@ from streaming.event_columns import by_topic
 from streaming.judged import producer_name
 from streaming.source.records import TopicPartition
 from streaming.source.replayed import is_replay
+from validation.errors import PlatformError
 from validation.place import Place
 from validation.profile.store import ProfileStore
 
@@ -65,11 +67,13 @@ class EventProfiler:
         stop: Callable[[], bool] = lambda: False,
         rest: Callable[[float], object] = lambda took_s: None,  # noqa: ARG005 - no rest
     ) -> list[ProfiledTopic]:
-        """Profile what is new of these partitions, of all without them; raises OSError, PlatformError, Arrow's errors.
+        """Profile what is new of these partitions, of all without them.
 
+        Raises ViewsFailed where topics cannot be profiled, once all others are.
         Who has a topic's first partition looks after the events of former topics and of files too.
         """
         told = []
+        failed: dict[str, PlatformError] = {}
         for topic, profiles in self._topics.items():
             own, first = None, False
             if partitions is not None:
@@ -78,8 +82,11 @@ class EventProfiler:
                     continue
                 own = {(each.topic_id, each.partition) for each in mine}
                 first = any(each.partition == 0 and not is_replay(each.topic_id) for each in mine)
-            done: Profiled = profiles.run(own, strangers=first, last=last, stop=stop, rest=rest)
-            told.append(ProfiledTopic(topic, done.events, done.written, done.deleted))
+            with failing(topic, failed):
+                done: Profiled = profiles.run(own, strangers=first, last=last, stop=stop, rest=rest)
+                told.append(ProfiledTopic(topic, done.events, done.written, done.deleted))
+        if failed:
+            raise ViewsFailed("profiled", failed, kind="topic")
         return told
 
 

@@ -3,8 +3,10 @@
 import random
 import time
 
+import msgspec
 import pytest
 
+from featurestore.errors import ViewsFailed
 from featurestore.offline.event_log import read_events
 from streaming.compactor import Compactor, compacting
 from streaming.pipeline import TopicPipeline
@@ -113,3 +115,23 @@ def test_quarantine_files_go_only_when_another_holds_all_their_rows(files):
     _, deleted = compact_quarantine(folder, fan_in=100, now_s=LATER_S)
     assert deleted <= 1
     assert read_quarantine(files.aside, TOPIC).to_pylist() == before
+
+
+def test_a_topic_that_cannot_be_compacted_starves_no_other(files):
+    """Its file is torn; the topic after it is compacted, and the error names the one that was not."""
+    view = files.plan.view("user_orders")
+    renamed = msgspec.structs.replace(view.source.topic, name="a first topic")
+    first = msgspec.structs.replace(
+        view, name="first", source=msgspec.structs.replace(view.source, name="first", topic=renamed)
+    )
+    (files.log / TOPIC).parent.joinpath("a first topic").mkdir()
+    for path in (files.log / TOPIC).rglob("*.parquet"):
+        torn = files.log / "a first topic" / path.relative_to(files.log / TOPIC)
+        torn.parent.mkdir(exist_ok=True)
+        torn.write_bytes(path.read_bytes()[:-9])
+    before, many = files.held(), files.count()
+    compactor = Compactor(files.log, files.aside, (first, *files.plan.views.values()), files.plan.contracts)
+    with pytest.raises(ViewsFailed, match=r"1 topic could not be compacted \(a first topic\)"):
+        compactor.run(fan_in=2, grace_s=0)
+    assert files.held() == before
+    assert files.count() < many
