@@ -11,6 +11,8 @@ import msgspec
 from featurestore.clock import Clock
 from featurestore.online.keys import users_key
 
+WORKER: Final = "stream "
+"""How the names begin under which the stream's workers report."""
 REPORT_S: Final = 30.0
 """How long a report holds; it is repeated much more often."""
 

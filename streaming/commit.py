@@ -387,16 +387,30 @@ class ShardStore:
         """Tell readers and writers that a version is none any more; its tiles may go once open reads have ended."""
         self._run(self._client.set, shards_key(project, view, version), DROPPED)
 
-    def remove(self, project: str, view: str, version: int, *, shard: Shard | None = None) -> int:
-        """Delete what a version keeps in the store, or one shard of it; how many keys. The list of shards stays."""
+    def remove(self, project: str, view: str, version: int, *, shard: Shard | None = None, after_s: float = 0.0) -> int:
+        """Delete what a version keeps in the store, or one shard of it; how many keys. The list of shards stays.
+
+        With `after_s` tiles stay for so long, for reads that have begun, and go by themselves. What only
+        writers read goes at once, control hashes too: no writer can commit from then on.
+        """
         tag = version_tag(project, view, version) if shard is None else shard.tag
-        starts = tuple(f"fs:{kind}:{tag}".encode() for kind in ("ctl", "tile", "seen"))
+        written = tuple(f"fs:{kind}:{tag}".encode() for kind in ("ctl", "seen"))
         keys = self._run(lambda: list(self._client.scan_iter(match="fs:*", count=5_000)))
-        doomed = [key for key in keys if key.startswith(starts)]
-        removed = 0
-        for first in range(0, len(doomed), 500):
-            removed += self._run(self._client.unlink, *doomed[first : first + 500])
-        return removed
+        removed = self._doomed([key for key in keys if key.startswith(written)], 0.0)
+        tiles = f"fs:tile:{tag}".encode()
+        return removed + self._doomed([key for key in keys if key.startswith(tiles)], after_s)
+
+    def _doomed(self, keys: list[bytes], after_s: float) -> int:
+        for first in range(0, len(keys), 500):
+            some = keys[first : first + 500]
+            if after_s:
+                with self._client.pipeline(transaction=False) as pipe:
+                    for key in some:
+                        pipe.pexpire(key, round(after_s * 1_000))
+                    self._run(pipe.execute)
+            else:
+                self._run(self._client.unlink, *some)
+        return len(keys)
 
     def control(self, shard: Shard) -> Control | None:
         """The shard's control hash; None where there is none."""

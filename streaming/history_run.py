@@ -17,7 +17,7 @@ from featurestore.errors import StaleStore, UsageError
 from featurestore.online.connection import connect
 from featurestore.plan import Plan, View
 from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
-from featurestore.plan_users import PlanUsers
+from featurestore.plan_users import WORKER, PlanUsers
 from featurestore.plan_versions import begun
 from streaming.backfill import Builder, flip
 from streaming.chaser import Chaser
@@ -33,7 +33,7 @@ from streaming.source.kafka import KafkaSettings, security_from
 from streaming.source.peek import first_since
 
 HAND_OVER_S = 30.0
-"""How long a backfill keeps its version current where no worker takes it over."""
+"""How long a backfill keeps its version current where a worker runs and does not take it over."""
 
 
 def records_of(settings: Settings) -> RunRecords:
@@ -119,13 +119,24 @@ class HistoryRun:
                     return progress.told("stopped")
                 self._keep(changed)
                 progress.told("hand-over", plan_version=changed.version)
-                patience = time.monotonic() + HAND_OVER_S
-                chaser.hand_over(lambda: stop() or time.monotonic() > patience)
+                self._hand_over(chaser, progress, stop)
                 progress.told("done")
         finally:
             chaser.close()
         typer.echo(f"view {name}: version {built.version} is read since plan version {changed.version}")
         return True
+
+    def _hand_over(self, chaser: Chaser, progress: RunProgress, stop: Callable[[], bool]) -> None:
+        """Keep the version current until a worker takes it over; where none runs, none kept the former one either."""
+        users = PlanUsers(self._client, self._settings.project, system_clock())
+        until_s = time.monotonic() + HAND_OVER_S
+
+        def ended() -> bool:
+            workers = [name for name in users.uses() if name.startswith(WORKER)]
+            progress.waits_for(workers)
+            return stop() or not workers or time.monotonic() > until_s
+
+        chaser.hand_over(ended)
 
     def rebuild(self, name: str, stop: Callable[[], bool]) -> bool:
         """Make the state of the version that is read again, where the store has none; False where it was stopped."""

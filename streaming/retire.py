@@ -5,7 +5,8 @@ In this order; whoever comes next goes on where it was left, for the Plan says h
 1. nobody reports a Plan older than the one that made it `retiring`: the Plan calls it `unused`;
 2. nobody reports a Plan in which it was kept current: a mark takes the place of its list of shards, so that a reader
    that was asleep all the while is refused, not answered;
-3. reads that began before the mark have ended: its keys are deleted, and the Plan forgets it.
+3. its control hashes are deleted, its tiles go by themselves once reads that began before the mark have ended, and the
+   Plan forgets it.
 """
 
 import time
@@ -77,11 +78,11 @@ class Retirement:
             return None
         for view in plan.unused:
             self._store.give_up(plan.project, view.name, view.version)
-        self._sleep(self._grace_s)
         gone = []
         changed = plan
         for view in plan.unused:
-            gone.append(Gone(view.name, view.version, self._store.remove(plan.project, view.name, view.version)))
+            keys = self._store.remove(plan.project, view.name, view.version, after_s=self._grace_s)
+            gone.append(Gone(view.name, view.version, keys))
             changed = dropped(changed, view.name, view.version, now_us=self._clock())
         self._put(plan, msgspec.structs.replace(changed, version=plan.version + 1))
         return tuple(gone)
@@ -97,9 +98,10 @@ class Retirement:
     ) -> bool:
         """Step until all is done, `stop` says so, or it has waited so long; whether all is done.
 
-        What goes is said, and of whom it waited for it is warned.
+        What goes is said, and of whom it waits for it is warned, once each time that these are others.
         """
         until_s = seconds() + wait_s
+        told: list[str] = []
         while not stop():
             with suppress(StaleStore):  # somebody else put a plan in force: look again
                 done = self.step()
@@ -107,9 +109,13 @@ class Retirement:
                     for gone in done:
                         say(f"view {gone.view}: version {gone.version} dropped, {gone.keys} keys")
                     return True
-                if (waiting := self.waits_for()) and seconds() > until_s:
+                waiting = self.waits_for()
+                if waiting and seconds() > until_s:
                     warn(f"still used by {', '.join(waiting)}; `featurestore stream drop` goes on with it")
                     return False
+                if waiting and waiting != told:
+                    warn(f"waits for {', '.join(waiting)} to go over to the plan in force, {wait_s:g} s at most")
+                    told = waiting
             self._sleep(_AGAIN_S)
         return False
 

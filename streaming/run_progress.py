@@ -1,7 +1,7 @@
 """Who sees how far a run over history is: on the screen now, in its record later?"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ class RunProgress:
         self._bar, self._records, self._record, self._clock = bar, records, record, clock
         self._task = bar.add_task(f"{record.view} version {record.version}: {record.state}", total=None)
         self._written_s = 0.0
+        self._waits_for: Sequence[str] = ()
 
     def begin(self, offsets: int) -> None:
         """So many offsets of the event log are to be gone through."""
@@ -43,6 +44,16 @@ class RunProgress:
         self._put(state=state, **changes)
         self._bar.update(self._task, description=f"{self._record.view} version {self._record.version}: {state}")
         return state == "done"
+
+    def waits_for(self, names: Sequence[str]) -> None:
+        """These are to take the version over; said once each time that they are others."""
+        if names and names != self._waits_for:
+            self._waits_for = names
+            self._bar.console.print(
+                f"{self._record.view} version {self._record.version}: waits for {', '.join(names)} to take it over",
+                markup=False,
+                highlight=False,
+            )
 
     def _put(self, **changes: Any) -> None:
         self._record = msgspec.structs.replace(self._record, updated_us=self._clock(), **changes)

@@ -27,7 +27,7 @@ from featurestore.freed_memory import keep_freed_memory
 from featurestore.online.connection import connect
 from featurestore.plan import Plan, View
 from featurestore.plan_store import PlanStore
-from featurestore.plan_users import PlanUsers
+from featurestore.plan_users import WORKER, PlanUsers
 from featurestore.promises_kept import PromiseMetrics
 from streaming.assembly import build_sinks, build_worker
 from streaming.beside import Beside
@@ -83,7 +83,7 @@ class StreamProcess:
         self._plans = PlanStore(self._client, settings.project)
         # Reports cross processes that replay different times: they go by the true time.
         self._users = PlanUsers(self._client, settings.project, system_clock())
-        self._name = f"stream {socket.gethostname()} {os.getpid()}"
+        self._name = f"{WORKER}{socket.gethostname()} {os.getpid()}"
         self.registry = CollectorRegistry()
         self.registry.register(PromiseMetrics(settings.promises))
         self.metrics, self.pulse = StreamMetrics(self.registry, self._clock), Pulse()

@@ -343,7 +343,8 @@ class World:
             compared += audit.compared
         assert compared > 10
         old = [key for key in self.client.keys("fs:*") if b" 11:user_orders 1 " in key]
-        assert old == []
+        # Tiles stay for reads that have begun, and go by themselves.
+        assert all(key.startswith(b"fs:tile") and 0 <= self.client.pttl(key) <= 10_000 for key in old)
         with pytest.raises(VersionDropped):
             self.check(plans(HORIZON_US if self.once else None)[0])
         assert self.reads["PRESENT", 1] > 50

@@ -20,6 +20,7 @@ from featurestore.online.keys import Shard
 from featurestore.online.reader import OnlineReader
 from featurestore.plan import Projection
 from featurestore.plan_store import load_plan_file
+from featurestore.plan_users import PlanUsers
 from featurestore.plan_versions import kept_in_force
 from streaming import chaser, history_run
 from streaming.audit import audit_shard
@@ -60,7 +61,8 @@ def test_a_window_is_added_to_a_live_view(deployment):
     plan = deployment.plans.load()
     assert (plan.building, plan.retiring, plan.unused) == ({}, (), ())
     assert load_plan_file(deployment.settings.plan_path) == plan
-    assert not [key for key in deployment.client.keys("fs:*") if b" 11:user_orders 1 " in key]
+    former = [key for key in deployment.client.keys("fs:*") if b" 11:user_orders 1 " in key]
+    assert all(0 <= deployment.client.pttl(key) <= 10_000 for key in former)
     [record] = RunRecords(deployment.settings.data_dir / "backfills").all()
     assert (record.kind, record.version, record.state, record.offsets_left) == ("backfill", 2, "done", 0)
     assert record.events > 300
@@ -88,6 +90,8 @@ def test_a_backfill_that_is_killed_goes_on_where_it_was(deployment):
         "hand-over": lambda: state() == "hand-over",
     }
     killed = []
+    users = PlanUsers(deployment.client, "shop", lambda: round(time.time() * 1_000_000))
+    users.report("stream elsewhere 1", before.version, holds_s=600)  # a worker that takes nothing over
     for come in moments.values():
         run = deployment.start("backfill", VIEW)
         deadline = time.monotonic() + PATIENCE_S
@@ -98,6 +102,7 @@ def test_a_backfill_that_is_killed_goes_on_where_it_was(deployment):
         run.wait()
         killed.append(state())
     assert "done" not in killed
+    users.leave("stream elsewhere 1")
     worker = deployment.start("stream", "run", "--flush-s", "0.2")
     try:
         deployment.produce(100)
@@ -108,6 +113,34 @@ def test_a_backfill_that_is_killed_goes_on_where_it_was(deployment):
     deployment.done("stream", "run", "--until-caught-up")
     deployment.audit(2)
     assert deployment.plans.load().building == {}
+
+
+def test_a_backfill_waits_for_nobody_where_nobody_runs(deployment):
+    """No worker is there to take the version over, and no reader to go over to it: it ends when it is built."""
+    deployment.produce(300)
+    deployment.done("stream", "run", "--until-caught-up")
+    before = deployment.plans.load()
+    deployment.put(before, kept_in_force(wider(before, 2), before, lambda view: True))
+    began = time.monotonic()
+    deployment.done("backfill", VIEW)
+    assert time.monotonic() - began < 20  # it took 42 s, of which it waited 40
+    plan = deployment.plans.load()
+    assert (plan.views[VIEW].version, plan.building, plan.retiring, plan.unused) == (2, {}, (), ())
+    assert "version 1 dropped" in (deployment.repo.parent / "log").read_text()
+
+
+def test_a_backfill_says_for_whom_it_waits(deployment):
+    """A worker that is behind is named, first for the hand-over, then for the former version."""
+    deployment.produce(300)
+    deployment.done("stream", "run", "--until-caught-up")
+    before = deployment.plans.load()
+    deployment.put(before, kept_in_force(wider(before, 2), before, lambda view: True))
+    users = PlanUsers(deployment.client, "shop", lambda: round(time.time() * 1_000_000))
+    users.report("stream elsewhere 1", before.version, holds_s=8)
+    deployment.done("backfill", VIEW)
+    told = (deployment.repo.parent / "log").read_text()
+    assert "user_orders version 2: waits for stream elsewhere 1 to take it over" in told
+    assert "Traceback" not in told
 
 
 def in_this_process(deployment, monkeypatch, **options):
