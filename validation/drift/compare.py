@@ -3,16 +3,17 @@
 An alarm needs both: a corrected p-value at most the calibrated threshold, and an effect that matters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
-from validation.drift.contrast import Contrast, contrast_of
-from validation.drift.decision import Calibration, benjamini_hochberg, calibrate, ranked
+from validation.drift.contrast import Contrast, borderline, contrast_of
+from validation.drift.decision import Calibration, benjamini_hochberg, calibrate, ranked, too_small
 from validation.drift.judge import Measured, Minimums, measured, one_p
+from validation.drift.measures import Array
 from validation.drift.null import Deals, redrawn
 from validation.errors import PlatformError
 from validation.profile.baseline import Baseline, baseline_of
@@ -137,10 +138,7 @@ def compare(
     windows = [deals.windows(one) if deals else redrawn(one, families or FAMILIES, seed) for one in contrasts]
     parts = [deals.rows_a_block(one) if deals else 1.0 for one in contrasts]
     observed = np.array(
-        [
-            float(one_p(one, one.reference.sum(0) / part, one.current.sum(0) / part))
-            for one, part in zip(contrasts, parts, strict=True)
-        ]
+        [float(one_p(one, *(side / part for side in one.counted))) for one, part in zip(contrasts, parts, strict=True)]
     )
     null = np.stack(
         [
@@ -151,6 +149,14 @@ def compare(
     )
     if deals is not None:
         observed, null = ranked(observed, null)
+    else:
+        for place, one in enumerate(contrasts):
+            if too_small(null[:, place], family_rate / len(contrasts)):
+                # By itself, so that one column's p-values do not lower the threshold of all others.
+                more = max(len(null), 1_999, min(MOST_FAMILIES, round(2 * len(contrasts) / family_rate)))
+                drawn = np.concatenate([one_p(one, *part) for part in _redrawn_in_parts(one, more, seed)])
+                own, of_null = ranked(observed[place : place + 1], drawn[:, None])
+                observed[place], null[:, place] = own[0], of_null[: len(null), 0]
     calibration = calibrate(null, family_rate)
     q = benjamini_hochberg(observed)
     blind = deals is not None and deals.least_p > calibration.threshold
@@ -183,6 +189,12 @@ def compare(
     )
 
 
+def _redrawn_in_parts(contrast: Contrast, families: int, seed: int) -> Iterator[tuple[Array, Array]]:
+    """Null windows, as many at a time as memory is bounded with."""
+    for number, first in enumerate(range(0, families, FAMILIES)):
+        yield redrawn(contrast, min(FAMILIES, families - first), seed + number)
+
+
 def _contrasts(
     reference: Sequence[Profile], current: Sequence[Profile], baseline: Baseline, block_us: int | None
 ) -> tuple[list[Contrast], list[Finding]]:
@@ -196,13 +208,18 @@ def _contrasts(
                 )
             side.setdefault((profile.feature, profile.segment), []).append(profile)
     contrasts, empty = [], []
+    unnamed: dict[str, frozenset[int]] = {}
     for key in sorted({*sides[0], *sides[1]}):
         found = [side.get(key, []) for side in sides]
         rows = [merge(side).rows if side else 0 for side in found]
         if not all(rows):
             empty.append(_nothing(*key, baseline.feature(key[0]).kind, rows))
             continue
-        contrasts.append(contrast_of(found[0], found[1], baseline.feature(key[0]), block_us=block_us))
+        feature = baseline.feature(key[0])
+        if key[0] not in unnamed:
+            whole = [merge(side.get((key[0], ""), mine)) for side, mine in zip(sides, found, strict=True)]
+            unnamed[key[0]] = borderline(whole[0], whole[1], feature)
+        contrasts.append(contrast_of(found[0], found[1], feature, block_us=block_us, unnamed=unnamed[key[0]]))
     return contrasts, empty
 
 

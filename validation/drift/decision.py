@@ -14,6 +14,7 @@ from scipy import special
 from validation.drift.measures import Array
 
 CONFIDENCE: Final = 0.95
+_SUSPECT: Final = 1e-4
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +72,16 @@ def calibrate(null: Array, asked: float) -> Calibration:
         uncalibrated=float(np.count_nonzero(least <= asked) / families),
         families=families,
     )
+
+
+def too_small(null: Array, level: float) -> bool:
+    """Whether p-values under no drift are below a level more often than chance allows: one time in 10,000.
+
+    >>> too_small(np.linspace(0, 1, 400), 0.01), too_small(np.linspace(0, 1, 400) ** 3, 0.01)
+    (False, True)
+    """
+    below, families = int(np.count_nonzero(null <= level)), len(null)
+    return below > 0 and float(special.betainc(below, families - below + 1, level)) < _SUSPECT
 
 
 def ranked(observed: Array, null: Array) -> tuple[Array, Array]:

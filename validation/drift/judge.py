@@ -17,6 +17,7 @@ SHIFT: Final = {"normal scores": 0.5, "ks": 0.2, "cuts": 0.2, "low tail": 0.05, 
 """Weights of the tests of numbers in the one p-value; measured, see docs/drift.md."""
 MIX: Final = {"chi square": 0.5, "cells": 0.5}
 MISSING_WEIGHT: Final = 0.15
+_ONCE: Final = 1.5
 
 
 class Minimums(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,9 +70,12 @@ def _lump(counts: Array, contrast: Contrast) -> Array:
 def one_p(contrast: Contrast, reference: Array, current: Array) -> Array:
     """The one p-value of a contrast: its values, what is missing, what is new."""
     parts = split(contrast, reference, current)
-    if contrast.kind == "number":
+    found: dict[str, Array] = {}
+    weights: dict[str, float] = {}
+    # Without values, or with the same one throughout, only what is missing can tell.
+    if contrast.cells > 1 and contrast.kind == "number":
         found, weights = _shift(*parts["values"]), dict(SHIFT)
-    else:
+    elif contrast.cells > 1:
         found, weights = _mix(*parts["lumped"]), dict(MIX)
         found["new"], weights["new"] = _new(*parts["values"])[1], MISSING_WEIGHT
     for place, name in ((-2, "missing"), (-1, "not finite")):
@@ -79,6 +83,8 @@ def one_p(contrast: Contrast, reference: Array, current: Array) -> Array:
         if contrast.reference[:, place].any() or contrast.current[:, place].any():
             found[name] = _share(place, reference, current)[1]
             weights[name] = MISSING_WEIGHT
+    if not found:
+        return np.ones(reference.shape[:-1])
     return significance.together(list(found.values()), [weights[name] for name in found])
 
 
@@ -111,7 +117,8 @@ def _share(place: int, reference: Array, current: Array) -> Pair:
 def _new(reference: Array, current: Array) -> Pair:
     """Share of current values in categories without a reference value, and its p."""
     news = np.where(reference == 0, current, 0.0).sum(-1)
-    once = (reference == 1).sum(-1)
+    # Counts of units are no integers: of a category that one entity has there is about one.
+    once = ((reference > 0) & (reference <= _ONCE)).sum(-1)
     total = current.sum(-1)
     return news / np.maximum(total, 1), significance.new_test(once, reference.sum(-1), news, total)
 
@@ -161,7 +168,7 @@ def measured(contrast: Contrast, null: Pair, minimums: Minimums, *, independent:
     """
     observed = contrast.reference.sum(0), contrast.current.sum(0)
     seen, drawn = effects(contrast, *observed), effects(contrast, *null)
-    closed: Mapping[str, Array] = p_values(contrast, *observed) if independent else {}
+    closed: Mapping[str, Array] = p_values(contrast, *contrast.counted) if independent else {}
     least = msgspec.structs.asdict(minimums) | {"not_finite": minimums.missing}
     families = len(null[0])
     found = []

@@ -7,6 +7,7 @@ needs scikit-learn (the extra `drift`).
 """
 
 import importlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -62,10 +63,12 @@ def judge_rows(
 ) -> tuple[RowTest, ...]:
     """The tests of whole rows, of at most MOST_ROWS a side; blocks number each row's block of time.
 
-    A test needs at least 20 rows a side: with fewer there are none.
+    A test needs at least 20 rows a side, and a column: without there are none.
     """
     rng = np.random.default_rng([seed, 2])
-    sides = [matrix_of(table, reference, baseline) for table in (reference, current)]
+    sides = list(matrices_of(reference, current, baseline))
+    if not sides[0].shape[1]:
+        return ()
     blocks = [
         given if given is not None else first + np.arange(len(side))
         for given, side, first in zip((reference_blocks, current_blocks), sides, (0, len(sides[0])), strict=True)
@@ -99,33 +102,36 @@ def judge_rows(
     return tuple(found)
 
 
-def matrix_of(table: pa.Table, reference: pa.Table, baseline: Baseline) -> Array:
-    """Rows as numbers: distances from the reference's median in its spread, held within 10; categories as 0 and 1.
+def matrices_of(reference: pa.Table, current: pa.Table, baseline: Baseline) -> tuple[Array, Array]:
+    """Rows of both sides as numbers: distances from the reference's median in its spread, held within 10.
 
-    A missing number is the median, and a column of its own says that it is missing.
+    A missing number is the median, and a column of its own says that it is missing where any is. Categories are 0 and
+    1 each, the most frequent ones of both sides together: those of one side would be rarer in the other by chance.
     """
     columns: list[Array] = []
     for feature in baseline.features:
-        column = as_promised(table.column(feature.name), feature)
-        if feature.kind == "category":
-            columns += _one_hot(column, feature)
-            continue
-        values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
-        missing = ~np.isfinite(values)
-        scaled = np.clip((np.where(missing, feature.centre, values) - feature.centre) / feature.scale, -10, 10)
-        columns.append(scaled)
-        if missing.any() or reference.column(feature.name).null_count:
-            columns.append(missing.astype(np.float64))
-        elif table is not reference:
-            whole = np.asarray(reference.column(feature.name).cast(pa.float64(), safe=False).to_numpy())
-            if not np.isfinite(whole).all():
-                columns.append(missing.astype(np.float64))
-    return np.stack(columns, axis=1) if columns else np.zeros((table.num_rows, 0))
+        sides = [as_promised(table.column(feature.name), feature) for table in (reference, current)]
+        columns += _one_hot(sides) if feature.kind == "category" else _scaled(sides, feature)
+    rows = reference.num_rows
+    whole = np.stack(columns, axis=1) if columns else np.zeros((rows + current.num_rows, 0))
+    return whole[:rows], whole[rows:]
 
 
-def _one_hot(column: pa.ChunkedArray, feature: FeatureBaseline) -> list[Array]:
-    texts = np.asarray(column.cast(pa.string()).to_numpy(), object)
-    return [(texts == text).astype(np.float64) for text in feature.categories[:ONE_HOT]]
+def _scaled(sides: Sequence[pa.ChunkedArray], feature: FeatureBaseline) -> list[Array]:
+    values = np.concatenate([np.asarray(side.cast(pa.float64(), safe=False).to_numpy(), np.float64) for side in sides])
+    missing = ~np.isfinite(values)
+    with np.errstate(over="ignore"):
+        away = (np.where(missing, feature.centre, values) - feature.centre) / feature.scale
+    return [np.clip(away, -10, 10), *([missing.astype(np.float64)] if missing.any() else [])]
+
+
+def _one_hot(sides: Sequence[pa.ChunkedArray]) -> list[Array]:
+    texts = np.concatenate(
+        [np.asarray(side.cast(pa.string()).to_numpy(zero_copy_only=False), object) for side in sides]
+    )
+    counts = Counter(text for text in texts.tolist() if text is not None)
+    frequent = sorted(counts, key=lambda text: (-counts[text], text))[:ONE_HOT]
+    return [(texts == text).astype(np.float64) for text in frequent]
 
 
 def _deals(labels: Labels, block: Blocks, rng: np.random.Generator) -> Array:

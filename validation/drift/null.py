@@ -1,7 +1,8 @@
 """What does no drift look like at this window size? Null windows, drawn from a seed.
 
-Rows taken as independent: both sides are drawn anew from the reference's counts, at the rows the two sides really have.
-Drawing the current side alone would forget that the reference is a sample too, which matters most where it is small.
+Rows taken as independent: the rows of both sides are put together and dealt out again, as many to each side as it has.
+That is exact for any distribution, for two categories and for 100,000; drawing from the reference alone is not, since a
+sample lacks most rare categories of what it was drawn from.
 
 Rows that depend on their neighbours in time (weather does): whole blocks of time are dealt out anew between the two
 sides, the same deal for every feature and segment. A permutation test of blocks is exact as long as blocks are alike
@@ -19,16 +20,22 @@ from validation.drift.contrast import Contrast
 from validation.drift.measures import Array
 
 COUNTED: Final = 8
+_MOST_DEALT: Final = 10**9
 
 
 def redrawn(contrast: Contrast, families: int, seed: int) -> tuple[Array, Array]:
     """Null windows [families, cells] of both sides, rows being independent."""
     name = f"{contrast.feature}\0{contrast.segment}".encode()
     rng = np.random.default_rng([seed, zlib.crc32(name)])
-    counts = contrast.reference.sum(0)
-    share = counts / counts.sum()
-    sizes = int(counts.sum()), int(contrast.current.sum())
-    drawn = [rng.multinomial(size, share, families).astype(np.float64) for size in sizes]
+    sides = contrast.counted
+    pooled = sides[0] + sides[1]
+    whole = pooled.astype(np.int64)
+    if (whole == pooled).all() and whole.sum() < _MOST_DEALT:
+        current = rng.multivariate_hypergeometric(whole, int(sides[1].sum()), families, method="marginals")
+        return (whole - current).astype(np.float64), current.astype(np.float64)
+    # Counts of units that are no integers, and more rows than can be dealt: drawn from what is pooled.
+    share = pooled / pooled.sum()
+    drawn = [rng.multinomial(max(1, round(side.sum())), share, families).astype(np.float64) for side in sides]
     return drawn[0], drawn[1]
 
 

@@ -22,10 +22,14 @@ def rank_test(reference: Array, current: Array, scores: Array) -> Array:
     pooled, size = reference + current, n + m
     safe = np.maximum(size, 2.0)
     mean = (pooled * scores).sum(-1) / safe
-    squares = (pooled * (scores - mean[..., None]) ** 2).sum(-1)
+    away = scores - mean[..., None]
+    squares = (pooled * away**2).sum(-1)
     variance = n * m / (safe * (safe - 1)) * squares
-    moved = (current * scores).sum(-1) - n * mean
-    out: Array = np.where(variance > 0, 2 * special.ndtr(-np.abs(moved) / np.sqrt(np.maximum(variance, _LEAST))), 1.0)
+    moved = (current * away).sum(-1)
+    # The mean of one score is rounded: what is left of it over no variance is rounding too, and no evidence.
+    told = ((pooled > 0).sum(-1) > 1) & (n > 0) & (m > 0) & (variance > 0)
+    p = 2 * special.ndtr(-np.abs(moved) / np.sqrt(np.where(told, variance, 1.0)))
+    out: Array = np.where(told, p, 1.0)
     return out
 
 
@@ -124,6 +128,8 @@ def cut_test(reference: Array, current: Array, cuts: int = 9) -> Array:
 
     It sees what leaves an end of the distribution empty, where distances of cumulative distributions are blind.
     """
+    if not reference.shape[-1]:
+        return np.ones(reference.shape[:-1])
     pooled = np.cumsum(reference + current, -1)
     size = pooled[..., -1:]
     places = np.stack(

@@ -16,12 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from validation.errors import PlatformError, did_you_mean
-from validation.profile.sketch import HASH, codes_of, distances
+from validation.profile.sketch import HASH, HIGHEST, codes_of, distances
 
 Kind = Literal["number", "category"]
 BINS: Final = 20
 NAMED: Final = 256
 """So many categories are counted by name: the reference's most frequent."""
+
+
+_WORDS: Final = (pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
 class ProfileError(PlatformError):
@@ -69,7 +72,7 @@ def kind_of(type_: pa.DataType) -> Kind | None:
     """How a column is profiled; None where it is not: instants, lists, structs, bytes."""
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
-    if pa.types.is_boolean(type_) or pa.types.is_string(type_) or pa.types.is_large_string(type_):
+    if any(is_one(type_) for is_one in _WORDS):
         return "category"
     if pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_):
         return "number"
@@ -92,6 +95,8 @@ def words(column: pa.ChunkedArray) -> tuple[list[str], list[int], int]:
     """The different non-null values as text, how often each occurs, and how many are null."""
     if pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries()
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
     found = column.value_counts()
     texts = found.field("values").cast(pa.string()).to_pylist()
     counts = found.field("counts").to_pylist()
@@ -143,7 +148,10 @@ def _number(name: str, column: pa.ChunkedArray, bins: int) -> FeatureBaseline:
     quantiles = np.quantile(values, shares, method="inverted_cdf")
     low, centre, high = (float(np.quantile(values, share, method="inverted_cdf")) for share in (0.25, 0.5, 0.75))
     with np.errstate(over="ignore", invalid="ignore"):
-        spreads = ((high - low) / 1.35, float(values.std()), abs(centre), 1.0)
+        ends = np.quantile(values, (0.01, 0.99), method="inverted_cdf")
+        inner, own = values[(values >= ends[0]) & (values <= ends[1])], abs(centre) or 1.0
+        whole = float(values.std())
+        spreads = ((high - low) / 1.35, float(inner.std()), whole if whole < own * 2.0**HIGHEST else 0.0, own, 1.0)
     # The quartiles before the deviation: one wrong reading of 1e9 must not make all others one bucket.
     spread = next(one for one in spreads if math.isfinite(one) and one > 0)
     scale = 2.0 ** max(-900, min(900, round(math.log2(spread))))

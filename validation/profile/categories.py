@@ -39,6 +39,8 @@ def words_of(column: pa.ChunkedArray, feature: FeatureBaseline) -> Words:
     """A column's words: values of whatever kind as text."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_null(column.type) or pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
     encoded = pa.chunked_array([column.combine_chunks()]).combine_chunks().dictionary_encode()
     texts = encoded.dictionary.cast(pa.string()).to_pylist()
     codes = encoded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -7,7 +7,9 @@ the centre was taken off first. (The exact partials of windowed features live in
 """
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from math import isfinite
 from typing import Final
 
@@ -208,16 +210,29 @@ def word_hash(text: str) -> int:
 def mean_of(profile: Profile, feature: FeatureBaseline) -> float | None:
     """The mean of the finite values, within 2**-21 scales; None where there are none."""
     count = int(profile.counts.sum())
-    return feature.centre + profile.total * UNIT / count * feature.scale if count else None
+    if not count:
+        return None
+    return _nearest(Fraction(feature.centre) + Fraction(profile.total, count) * Fraction(UNIT * feature.scale))
 
 
 def variance_of(profile: Profile, feature: FeatureBaseline) -> float | None:
-    """The sample variance of the finite values: one exact rational of the cut values; None for less than two."""
+    """The sample variance of the finite values: one exact rational of the cut values; None for less than two.
+
+    The greatest double where it is greater still.
+    """
     count = int(profile.counts.sum())
     if count < 2:
         return None
     exact = count * profile.squares - profile.total**2
-    return exact / (count * (count - 1)) * (UNIT * feature.scale) ** 2
+    return _nearest(Fraction(exact, count * (count - 1)) * Fraction(UNIT * feature.scale) ** 2)
+
+
+def _nearest(exact: Fraction) -> float:
+    """The nearest finite double: values near 1e308 have a variance that no double holds."""
+    try:
+        return float(exact)
+    except OverflowError:
+        return sys.float_info.max if exact > 0 else -sys.float_info.max
 
 
 def quantile_of(profile: Profile, share: float, feature: FeatureBaseline) -> float | None:

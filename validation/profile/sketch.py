@@ -28,6 +28,7 @@ _BASE: Final = (1023 + LOWEST) << PER_OCTAVE_BITS
 
 HASH: Final = "splitmix64-v1"
 """The hash of numbers; changing it makes profiles unmergeable, so its name is part of every baseline."""
+_GREATEST: Final = float(np.finfo(np.float64).max)
 REGISTER_BITS: Final = 10
 REGISTERS: Final = 2**REGISTER_BITS
 _FEW: Final = 8_192
@@ -74,8 +75,10 @@ def middles(codes: Codes, centre: float, scale: float) -> Floats:
     low = (magnitude << _SHIFT).view(np.float64)
     high = ((magnitude + np.uint64(1)) << _SHIFT).view(np.float64)
     middle = np.where(np.abs(codes) == LAST, low, (low + high) / 2)
-    out: Floats = centre + scale * np.where(codes == 0, 0.0, np.sign(codes) * middle)
-    return out
+    with np.errstate(over="ignore"):
+        out: Floats = centre + scale * np.where(codes == 0, 0.0, np.sign(codes) * middle)
+    # Beyond the last value that a double holds there is none.
+    return np.clip(out, -_GREATEST, _GREATEST)
 
 
 def hashes_of(values: Floats) -> Hashes:
