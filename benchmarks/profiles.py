@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from featurestore.event_profiles import read_event_profiles
 from featurestore.monitor.kept_profiles import AT
-from featurestore.monitor.profiles import put_served, served_rows
+from featurestore.monitor.profiles import owner_columns, put_served, served_rows
 from featurestore.monitor.served import HOUR_US, Answer, ServeLog
 from featurestore.offline.event_log import read_events
 from featurestore.online.result import Column
@@ -85,7 +85,8 @@ def events(count: int, folder: Path) -> None:
     store, took_ns = timed(folder, work, len(log) * columns)
     made = read_event_profiles(store, view, 0, 2**62)
     table = log.rename_columns([AT if name == "event_timestamp" else name for name in log.column_names])
-    same(made, profile_table(table, store.baseline(made[0].baseline), boundary="event", time_column=AT))
+    keys = [key.name for key in view.join_keys]
+    same(made, profile_table(table, store.baseline(made[0].baseline), boundary="event", time_column=AT, entities=keys))
     print(f"{len(log):,} events of {columns} columns: {took_ns:.0f} ns a value, asked {ASKED_NS}")
 
 
@@ -121,7 +122,7 @@ def answers(count: int, folder: Path) -> None:
     log.flush()
     table = served_rows(folder / "served", "eta", 0, 2**62)
     assert table is not None
-    baseline = baseline_of(table.drop_columns([AT]))
+    baseline = baseline_of(table.drop_columns([AT, *owner_columns(table)]))
 
     def work(store: ProfileStore) -> None:
         found = served_rows(folder / "served", "eta", 0, 2**62)
@@ -130,7 +131,7 @@ def answers(count: int, folder: Path) -> None:
 
     store, took_ns = timed(folder, work, len(table) * FEATURES)
     made = store.read(boundary="served", baseline=baseline.id)
-    same(made, profile_table(table, baseline, boundary="served", time_column=AT))
+    same(made, profile_table(table, baseline, boundary="served", time_column=AT, entities=owner_columns(table)))
     _, read_ns = timed(folder, lambda _: served_rows(folder / "served", "eta", 0, 2**62), len(table) * FEATURES)
     print(f"of which the serve log is read in {read_ns:.0f} ns a value")
     print(f"{len(table):,} answers of {FEATURES} features: {took_ns:.0f} ns a value, asked {ASKED_NS}")

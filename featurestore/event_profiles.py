@@ -89,6 +89,7 @@ class EventProfiles:
         ids = {view.source.topic.event_id for view in views if view.source.topic is not None}
         self._left_out = {*PROVENANCE.names, self._timestamp, *ids}
         self._segments = tuple(segments)
+        self._keys = [_producer_name(views[0], key.name) for key in views[0].join_keys]
         self._footers: dict[Place, pq.FileMetaData] = {}
         """Of the files of this pass."""
         self._baselines: dict[str, Baseline] = {}
@@ -158,7 +159,8 @@ class EventProfiles:
                 step = (after - first) // FAN_IN
                 parts = [self._block(log, stretches, start, start + step) for start in range(first, after, step)]
                 return sum(count for count, _ in parts), sum(files for _, files in parts)
-            made = added(made, by_segment(table, baseline, BOUNDARY, self._segments, time_column=AT, threads=1))
+            more = by_segment(table, baseline, BOUNDARY, self._segments, time_column=AT, entities=self._keys, threads=1)
+            made = added(made, more)
             rows += len(table)
             self._rest(time.thread_time() - began_s)
             began_s = time.thread_time()

@@ -149,12 +149,13 @@ class WriteProfiles:
             table = pa.concat_tables(tables, promote_options="permissive")
             # Keys name rows: they may be a million different words, and no model sees them.
             keys = {key.name for key in held.view.join_keys}
-            seen = table.select([each for each in table.column_names if each not in keys])
-            baseline = first_baseline(self._store, BOUNDARY, name, seen)
+            baseline = first_baseline(self._store, BOUNDARY, name, table, sorted(keys))
             # What the plan says of the view: Feast's SDK makes a view of its own object, without tags.
             segments = segments_of(held.plan, [held.plan.views.get(name, held.view)])
             hours: dict[int, list[Profile]] = {}
-            for profile in by_segment(table, baseline, BOUNDARY, segments, time_column=AT, threads=1):
+            for profile in by_segment(
+                table, baseline, BOUNDARY, segments, time_column=AT, entities=sorted(keys), threads=1
+            ):
                 hours.setdefault((profile.hour_us or 0) // HOUR_US, []).append(profile)
             with alone(self._store, BOUNDARY):
                 for hour, made in sorted(hours.items()):

@@ -19,15 +19,18 @@ AT: Final = "at"
 """The column of instants by which rows belong to an hour."""
 
 
-def first_baseline(store: ProfileStore, boundary: str, name: str, table: pa.Table) -> Baseline:
+def first_baseline(
+    store: ProfileStore, boundary: str, name: str, table: pa.Table, left_out: Sequence[str] = ()
+) -> Baseline:
     """The baseline of what crosses a boundary: of the first rows that were ever profiled, kept.
 
+    Columns that are `left_out` are no features of it.
     Of processes that begin at the same time one makes it, the others take that one.
     """
     if (known := kept_baseline(store, boundary, name)) is not None:
         return known
     path = _named(store, boundary, name)
-    made = baseline_of(table.drop_columns([AT]))
+    made = baseline_of(table.drop_columns([name for name in (AT, *left_out) if name in table.column_names]))
     store.put_baseline(made)
     chosen = first_file(path, made.id.encode()).decode()
     return made if chosen == made.id else store.baseline(chosen)
@@ -46,9 +49,13 @@ def by_segment(
     segments: Sequence[str],
     *,
     time_column: str | None = None,
+    entities: Sequence[str] = (),
     threads: int | None = None,
 ) -> list[Profile]:
-    """What is kept of rows: profiles of all, and of each cohort of those columns in `segments` that the rows have."""
+    """What is kept of rows: profiles of all, and of each cohort of those columns in `segments` that the rows have.
+
+    `entities` are the columns that together say whose a row is; where the rows lack one, it is not known.
+    """
     return profile_table(
         table,
         baseline,
@@ -56,6 +63,7 @@ def by_segment(
         time_column=time_column,
         segments=[name for name in segments if name in table.column_names],
         every_cohort=False,
+        entities=entities if all(name in table.column_names for name in entities) else (),
         threads=threads,
     )
 

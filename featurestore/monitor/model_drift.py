@@ -24,8 +24,10 @@ from featurestore.monitor.served import HOUR_US
 from featurestore.plan import Service
 from featurestore.segments import declared_segments
 from validation.drift.compare import DriftReport, compare
-from validation.profile.baseline import Baseline, baseline_of
+from validation.drift.repeats import most_repeated
+from validation.profile.baseline import Baseline, baseline_of, unprofiled_of
 from validation.profile.build import profile_table
+from validation.profile.entities import EVERY
 from validation.profile.profile import Profile
 from validation.profile.store import ProfileStore
 from validation.whole_file import replace_file
@@ -74,16 +76,19 @@ class ModelDrift:
         whole = profiles.served_rows(self._log, service.name, first_us, now_us, options.segments)
         if whole is None:
             return None
-        trained = profiles.training_rows(self._datasets / manifest.name, manifest, service, options.segments)
+        keys = profiles.service_keys(whole)
+        trained = profiles.training_rows(self._datasets / manifest.name, manifest, service, options.segments, keys)
         features = [name for name in trained.column_names if name in whole.column_names and ":" in name]
         baseline = baseline_of(trained.select(features))
-        kept = by_segment(trained, baseline, "training", options.segments)
+        owners = profiles.owner_columns(trained)
+        kept = by_segment(trained, baseline, "training", options.segments, entities=owners)
         self._store.put(manifest.name, kept, boundary="training", baseline=baseline)
         profiles.put_served(self._store, service.name, whole, baseline, options.segments)
         served = whole.filter(pc.greater_equal(whole[AT].cast(pa.int64()), start_us))
         if not len(served):
             return None
-        sides = [_side(table, baseline, options) for table in (trained, served)]
+        entities = most_repeated(served, owners)
+        sides = [_side(table, baseline, options, entities) for table in (trained, served)]
         report = compare(
             sides[0],
             sides[1],
@@ -91,6 +96,7 @@ class ModelDrift:
             seed=_SEED,
             block_hours=options.block_h,
             family_rate=options.family_rate,
+            left_out=unprofiled_of(trained.select(features)),
             names=(f"training set {manifest.name}", f"answers of the last {options.window_h:g} h"),
         )
         checked = Checked(
@@ -128,7 +134,8 @@ def findings(checked: Checked, service: Service) -> list[Finding]:
                 key=f"{SCOPE}{service.name}:{each.feature}:{each.segment}",
                 severity=severity,
                 title=f"{each.feature} is not what the model of service {service.name} was trained on",
-                detail=f"{each.effect} {size:.3g}, q {each.q:.2g}, {each.rows_current} answers against "
+                detail=f"{each.effect} {size:.3g}, q {each.q:.2g}, {each.rows_current} answers "
+                f"(which tell as much as {each.counted_current:.0f} of entities of their own) against "
                 f"{each.rows_reference} rows of {checked.dataset}"
                 + (f"; new: {', '.join(each.new)}" if each.new else ""),
                 owner=service.owner,
@@ -145,13 +152,15 @@ def _path(folder: Path, service: str) -> Path:
     return folder / f"{quote(service, safe='')}.json"
 
 
-def _side(table: pa.Table, baseline: Baseline, options: "_Options") -> list[Profile]:
+def _side(table: pa.Table, baseline: Baseline, options: "_Options", entities: Sequence[str]) -> list[Profile]:
     return profile_table(
         table,
         baseline,
         segments=options.segments,
         time_column=None if options.block_h is None else AT,
         span_us=HOUR_US if options.block_h is None else round(options.block_h * HOUR_US),
+        entities=entities,
+        most_entities=EVERY,
     )
 
 

@@ -10,7 +10,7 @@ them (`featurestore.write_profiles`).
 An hour is made again while rows can still come late to it; the profiles of its source id are replaced.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +23,10 @@ from featurestore.offline.connection import Limits, connection
 from featurestore.offline.sql_types import earliest, identifier, instant, latest
 from featurestore.offline.stored import scan_of, stored_names
 from featurestore.plan import Service, View
+from validation.drift.repeats import OWNER
 from validation.drift.rows import rows_of
 from validation.profile.baseline import Baseline, kind_of
+from validation.profile.entities import hashes_of_rows
 from validation.profile.profile import Profile
 from validation.profile.store import ProfileStore
 
@@ -34,11 +36,14 @@ _AT_ONCE: Final = 131_072
 
 
 def served_rows(log: Path, service: str, start_us: int, end_us: int, segments: tuple[str, ...] = ()) -> pa.Table | None:
-    """The sampled answers of a service as `view:feature` columns, with the instant of the request; None without any."""
+    """The sampled answers of a service as `view:feature` columns, with the instant of the request; None without any.
+
+    Columns `owner_columns` say whose an answer is, one an entity key of the service.
+    """
 
     def wanted(shape: Shape) -> list[str]:
         given = (name.partition(":") for name in shape.given)
-        return [*(given_column(view, feature) for view, _, feature in given), *(f"key {name}" for name in segments)]
+        return [*(given_column(view, feature) for view, _, feature in given), *(f"key {name}" for name in shape.keys)]
 
     tables = []
     for shape, table in read_served(log, start_us, end_us, service=service, columns=wanted):
@@ -47,12 +52,18 @@ def served_rows(log: Path, service: str, start_us: int, end_us: int, segments: t
             view, _, feature = name.partition(":")
             columns[name] = table[given_column(view, feature)]
         columns |= {name: table[f"key {name}"] for name in segments if f"key {name}" in table.column_names}
+        columns |= {f"{OWNER} {name}": _hashed(table, f"key {name}") for name in shape.keys}
         tables.append(pa.table(columns))
     return pa.concat_tables(tables, promote_options="permissive") if tables else None
 
 
-def training_rows(folder: Path, manifest: Manifest, service: Service, segments: tuple[str, ...] = ()) -> pa.Table:
-    """The rows that a model was trained on, with their instants, features as `view:feature`; DriftError where torn."""
+def training_rows(
+    folder: Path, manifest: Manifest, service: Service, segments: tuple[str, ...] = (), keys: Sequence[str] = ()
+) -> pa.Table:
+    """The rows that a model was trained on, with their instants, features as `view:feature`; DriftError where torn.
+
+    Columns as those of `served_rows` say whose a row is; `keys` are the entity columns that answers have.
+    """
     table = rows_of(folder).table
     columns = {AT: table[manifest.timestamp_column].cast(pa.timestamp("us", "UTC"))}
     for projection in service.projections:
@@ -61,7 +72,22 @@ def training_rows(folder: Path, manifest: Manifest, service: Service, segments: 
             if name in table.column_names:
                 columns[f"{projection.name}:{feature}"] = table[name]
     columns |= {name: table[name] for name in segments if name in table.column_names}
+    columns |= {f"{OWNER} {name}": _hashed(table, name) for name in keys if name in table.column_names}
     return pa.table(columns)
+
+
+def owner_columns(table: pa.Table) -> list[str]:
+    """The columns of answers, or of a training set, that say whose each row is."""
+    return sorted(name for name in table.column_names if name.startswith(f"{OWNER} "))
+
+
+def service_keys(table: pa.Table) -> list[str]:
+    """The entity columns that answers have."""
+    return [name.removeprefix(f"{OWNER} ") for name in owner_columns(table)]
+
+
+def _hashed(table: pa.Table, name: str) -> pa.Array:
+    return pa.array(hashes_of_rows(table, [name]), pa.uint64())
 
 
 def put_served(
@@ -69,8 +95,9 @@ def put_served(
 ) -> None:
     """Profiles answers, all and by segment: all answers of their hours, whose profiles are replaced."""
     by_hour: dict[int, list[Profile]] = {}
+    owners = owner_columns(table)
     # Threads would wait for each other at slices of an hour.
-    for profile in by_segment(table, baseline, "served", segments, time_column=AT, threads=1):
+    for profile in by_segment(table, baseline, "served", segments, time_column=AT, entities=owners, threads=1):
         by_hour.setdefault((profile.hour_us or 0) // HOUR_US, []).append(profile)
     for hour, made in by_hour.items():
         store.put(f"{safe_name(service)}-{hour_name(hour)}", made, boundary="served", baseline=baseline)
@@ -84,11 +111,12 @@ def put_arrived(store: ProfileStore, view: View, repo: Path, hour_us: int, segme
     """
     stored = stored_names(view)
     segments = tuple(stored.get(name, name) for name in segments)
+    keys = [stored.get(key.name, key.name) for key in view.join_keys]
     made: list[Profile] = []
     baseline, rows = None, 0
     for table in _arrived(view, repo, hour_us):
         baseline = baseline or first_baseline(store, SOURCE, view.source.name, table)
-        made = added(made, by_segment(table, baseline, SOURCE, segments, time_column=AT))
+        made = added(made, by_segment(table, baseline, SOURCE, segments, time_column=AT, entities=keys))
         rows += len(table)
     if baseline is not None:
         name = f"{safe_name(view.source.name)}-{hour_name(hour_us // HOUR_US)}"

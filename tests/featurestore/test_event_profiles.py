@@ -127,7 +127,7 @@ def same(log, store, segments=()):
     assert counted(store) == stored(log)
     made = read_event_profiles(store, VIEW, 0, 2**62)
     baseline = store.baseline(made[0].baseline)
-    whole = profile_table(log.read(), baseline, boundary=BOUNDARY, time_column=AT, segments=segments)
+    whole = profile_table(log.read(), baseline, boundary=BOUNDARY, time_column=AT, segments=segments, entities=["user"])
     assert sorted(each.digest() for each in made) == sorted(each.digest() for each in whole)
     return made
 

@@ -12,12 +12,15 @@ import pyarrow as pa
 
 from validation.drift.contrast import Contrast, borderline, contrast_of
 from validation.drift.decision import Calibration, benjamini_hochberg, calibrate, ranked, too_small
+from validation.drift.dependence import warned
 from validation.drift.judge import Measured, Minimums, measured, one_p
 from validation.drift.measures import Array
 from validation.drift.null import Deals, redrawn
+from validation.drift.repeats import OWNER, with_owners
 from validation.errors import PlatformError
-from validation.profile.baseline import Baseline, baseline_of
+from validation.profile.baseline import Baseline, FeatureBaseline, baseline_of, unprofiled_of
 from validation.profile.build import HOUR_US, profile_table
+from validation.profile.entities import EVERY, repeats_of
 from validation.profile.profile import Profile, merge, top_of
 
 Verdict = Literal["drift", "too small", "none", "cannot tell", "no data"]
@@ -26,6 +29,8 @@ MOST_FAMILIES: Final = 9_999
 FAMILY_RATE: Final = 0.05
 FREQUENT: Final = 0.005
 """A number that makes so large a share of values, and at least twice the reference's, is told by name."""
+LEAST_COUNTED: Final = 5.0
+"""With less than so many entities a side, where entities repeat, nothing can be told."""
 _NAMED: Final = 10
 
 
@@ -64,6 +69,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     rows_current: int = 0
     mean_reference: float | None = None
     mean_current: float | None = None
+    counted_reference: float = 0.0
+    counted_current: float = 0.0
+    """How many rows of entities of their own would tell as much; as many as there are where no entity repeats."""
     new: tuple[str, ...] = ()
     """Categories of the current side that the reference has not seen; of numbers that drift those that became frequent
     (see FREQUENT). The most frequent first, at most 10."""
@@ -85,6 +93,12 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     """Rows within so many hours may depend on each other; None: rows are taken as independent."""
     blocks_reference: int = 0
     blocks_current: int = 0
+    entities: bool = False
+    """Whether both sides' profiles say whose each row is, so that rows of one entity are taken together."""
+    left_out: tuple[str, ...] = ()
+    """Columns that were not compared, each with the reason."""
+    warnings: tuple[str, ...] = ()
+    """What makes the stated rate of false alarms too low."""
 
     @property
     def alarms(self) -> tuple[Finding, ...]:
@@ -107,11 +121,13 @@ def compare(
     block_hours: float | None = None,
     families: int | None = None,
     names: tuple[str, str] = ("reference", "current"),
+    left_out: Sequence[str] = (),
 ) -> DriftReport:
     """The comparison of two sets of profiles on one baseline.
 
-    With `block_hours`, rows of the same so many hours are dealt out together, so that what depends on time (weather, a
-    bad day) is not taken for thousands of independent rows. The same arguments give the same report.
+    Where profiles say whose rows are, those of one entity are taken together. With `block_hours`, rows of the same so
+    many hours are dealt out together, so that what depends on time (weather, a bad day) is not taken for thousands of
+    independent rows. The same arguments give the same report.
     """
     minimums = minimums or Minimums()
     if not 0 < family_rate < 1:
@@ -127,6 +143,9 @@ def compare(
         tests=len(contrasts),
         seed=seed,
         block_hours=block_hours,
+        entities=bool(contrasts) and all(one.known for one in contrasts),
+        left_out=tuple(left_out),
+        warnings=tuple(warned(contrasts, reference, current, block_us, seed)),
     )
     if not contrasts:
         return report
@@ -159,6 +178,7 @@ def compare(
                 observed[place], null[:, place] = own[0], of_null[: len(null), 0]
     calibration = calibrate(null, family_rate)
     q = benjamini_hochberg(observed)
+    few = [min(float(side.sum()) for side in one.counted) < LEAST_COUNTED and max(one.repeats) > 1 for one in contrasts]
     blind = deals is not None and deals.least_p > calibration.threshold
     findings = [
         _finding(
@@ -167,7 +187,7 @@ def compare(
             p=float(observed[place]),
             q=float(q[place]),
             calibration=calibration,
-            blind=blind,
+            blind=blind or few[place],
         )
         for place, (one, window) in enumerate(zip(contrasts, windows, strict=True))
     ]
@@ -218,9 +238,18 @@ def _contrasts(
         feature = baseline.feature(key[0])
         if key[0] not in unnamed:
             whole = [merge(side.get((key[0], ""), mine)) for side, mine in zip(sides, found, strict=True)]
-            unnamed[key[0]] = borderline(whole[0], whole[1], feature)
-        contrasts.append(contrast_of(found[0], found[1], feature, block_us=block_us, unnamed=unnamed[key[0]]))
+            unnamed[key[0]] = borderline(whole[0], whole[1], feature, _repeats(whole, feature))
+        # Whole blocks are dealt with what is in them; entities that are in several are warned of.
+        repeats = (1.0, 1.0) if block_us is not None else _repeats([merge(side) for side in found], feature)
+        contrasts.append(
+            contrast_of(found[0], found[1], feature, block_us=block_us, unnamed=unnamed[key[0]], repeats=repeats)
+        )
     return contrasts, empty
+
+
+def _repeats(sides: Sequence[Profile], feature: FeatureBaseline) -> tuple[float, float]:
+    found = [repeats_of(side.entities, side.values, number=feature.kind == "number") for side in sides]
+    return found[0], found[1]
 
 
 def _became_frequent(
@@ -259,9 +288,10 @@ def _finding(
     deciding = [one for one in told if one.minimum is not None]
     strengths = {one.name: abs(one.effect) / one.minimum for one in deciding if one.minimum}
     significant = [one.name for one in deciding if one.p <= calibration.asked]
+    counted = [float(side.sum()) for side in contrast.counted]
     best = max(significant or strengths, key=lambda name: strengths[name], default="")
     verdict: Verdict = "cannot tell" if blind else "none"
-    if q <= calibration.threshold:
+    if q <= calibration.threshold and not blind:
         verdict = "drift" if significant and strengths[best] >= 1 else "too small"
     reference, current = contrast.reference.sum(0), contrast.current.sum(0)
     return Finding(
@@ -278,6 +308,8 @@ def _finding(
         rows_current=int(current.sum()),
         mean_reference=contrast.reference_mean,
         mean_current=contrast.current_mean,
+        counted_reference=counted[0],
+        counted_current=counted[1],
         new=_new(contrast),
         bars=_bars(contrast),
     )
@@ -315,13 +347,17 @@ def compare_tables(
     categorical: Sequence[str] = (),
     segments: Sequence[str] = (),
     time_column: str | None = None,
+    entities: Sequence[str] = (),
     block_hours: float | None = None,
     family_rate: float = FAMILY_RATE,
     minimums: Minimums | None = None,
     families: int | None = None,
     names: tuple[str, str] = ("reference", "current"),
+    left_out: Sequence[str] = (),
 ) -> DriftReport:
-    """The comparison of two tables; the baseline is the reference's. Segment and time columns are no features.
+    """The comparison of two tables; the baseline is the reference's. Segment, time and entity columns are no features.
+
+    Rows of one entity are taken together; without `entities`, rows that are equal where they repeat (see `repeats`).
 
     >>> rng = np.random.default_rng(0)
     >>> tables = [pa.table({"x": rng.standard_normal(500) + shift}) for shift in (0, 0, 1)]
@@ -330,8 +366,15 @@ def compare_tables(
     """
     if block_hours is not None and time_column is None:
         raise DriftError("blocks of time need a time column")
-    kept = [name for name in reference.column_names if name not in {*segments, time_column}]
+    known = {*segments, time_column, *(() if features else entities)}
+    kept = [name for name in reference.column_names if name not in known]
     baseline = baseline_of(reference.select(kept), features=features, categorical=categorical)
+    unprofiled = [] if features is not None else unprofiled_of(reference.select(kept))
+    chosen = [feature.name for feature in baseline.features]
+    absent = [name for name in (*chosen, *entities) if name not in current.column_names]
+    repeated = False
+    if not absent:
+        reference, current, repeated = with_owners(reference, current, entities=entities, features=chosen)
     span_us = None if block_hours is None else round(block_hours * HOUR_US)
     sides = [
         profile_table(
@@ -340,10 +383,12 @@ def compare_tables(
             segments=segments,
             time_column=time_column if span_us else None,
             span_us=span_us or HOUR_US,
+            entities=[name for name in (OWNER,) if name in table.column_names],
+            most_entities=EVERY,
         )
         for table in (reference, current)
     ]
-    return compare(
+    report = compare(
         sides[0],
         sides[1],
         baseline,
@@ -353,4 +398,9 @@ def compare_tables(
         block_hours=block_hours,
         families=families,
         names=names,
+        left_out=[*left_out, *unprofiled],
     )
+    if not repeated:
+        return report
+    told = "equal rows repeat and were taken for one entity each; name the columns of the entity"
+    return msgspec.structs.replace(report, warnings=(*report.warnings, told))

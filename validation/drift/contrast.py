@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from validation.drift.measures import Array
 from validation.profile.baseline import FeatureBaseline, Kind
-from validation.profile.profile import NEW_CELLS, Profile, keep_new, mean_of, merge, variance_of, word_hash
-from validation.profile.sketch import middles
+from validation.profile.profile import NEW_CELLS, Profile, keep_new, mean_of, merge, variance_of
+from validation.profile.sketch import middles, word_hash
 
 CELLS: Final = 200
 FAR: Final = 1_024.0
@@ -55,6 +55,8 @@ class Contrast:
     current_mean: float | None
     repeats: tuple[float, float] = (1.0, 1.0)
     """How many rows of each side tell as much as one would of an entity of its own."""
+    known: bool = False
+    """Whether it is known whose the rows of both sides are."""
 
     @property
     def cells(self) -> int:
@@ -129,6 +131,7 @@ def contrast_of(
         rare=rare,
         deviation=_deviation(whole[0], variance, feature),
         repeats=repeats,
+        known=all(one.entities.most > 0 for one in whole),
         reference_mean=mean_of(whole[0], feature) if feature.kind == "number" else None,
         current_mean=mean_of(whole[1], feature) if feature.kind == "number" else None,
     )

@@ -79,6 +79,15 @@ def kind_of(type_: pa.DataType) -> Kind | None:
     return None
 
 
+def unprofiled_of(table: pa.Table) -> list[str]:
+    """The columns that are not profiled, each with its type.
+
+    >>> unprofiled_of(pa.table({"x": [1.0], "day": pa.array([0], pa.date32())}))
+    ['day (date32[day] is not profiled)']
+    """
+    return [f"{field.name} ({field.type} is not profiled)" for field in table.schema if kind_of(field.type) is None]
+
+
 def numbers(column: pa.ChunkedArray) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], int]:
     """The non-null values as float64 (integers beyond 2**53 rounded to it), and how many are null."""
     if column.null_count:

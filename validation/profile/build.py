@@ -17,8 +17,9 @@ from msgspec.structs import replace
 
 from validation.errors import did_you_mean
 from validation.profile.baseline import Baseline, FeatureBaseline, ProfileError, as_promised, numbers
-from validation.profile.categories import profiles_of_words, words_of
+from validation.profile.categories import Words, profiles_of_words, words_of
 from validation.profile.cohorts import kept_cohorts
+from validation.profile.entities import KEPT, Bools, Grouped, grouped, hashes_of_rows
 from validation.profile.frequent import nothing_frequent, with_more
 from validation.profile.profile import SMALL, UNIT, Profile, merge
 from validation.profile.short_slices import SHORT, Slice, groups_of, profiles_of
@@ -42,22 +43,26 @@ def profile_table(
     segments: Sequence[str] = (),
     span_us: int = HOUR_US,
     every_cohort: bool = True,
+    entities: Sequence[str] = (),
+    most_entities: int = KEPT,
     threads: int | None = None,
 ) -> list[Profile]:
     """The profiles of a table: a feature, segment and hour each, in that order.
 
     Of every column in `segments` each value is a segment (`column=value`, null is `column=`), and all rows are one
     too. Not `every_cohort`: of a column with very many values those that are kept (`cohorts`), so that memory is
-    bounded. Without `time_column` there is one profile for all time; `span_us` takes longer spans than hours, for a
-    single use. Raises ProfileError for a column that is absent or of another kind than in the baseline.
+    bounded. `entities` are the columns that together say whose a row is. Without
+    `time_column` there is one profile for all time; `span_us` takes longer spans than hours, for a single use. Raises
+    ProfileError for a column that is absent or of another kind than in the baseline.
     """
-    for name in (*(feature.name for feature in baseline.features), *segments, *filter(None, [time_column])):
+    for name in (*(feature.name for feature in baseline.features), *segments, *filter(None, [time_column]), *entities):
         if name not in table.column_names:
             raise ProfileError(f"no column {name!r} to profile; {did_you_mean(name, table.column_names)}")
     hours = _hours(table, time_column, span_us)
     parts = [_groups(table.num_rows, hours, None, "")] if not segments else []
     parts += [_groups(table.num_rows, hours, table.column(name), name, every_cohort=every_cohort) for name in segments]
     baseline_id = baseline.id
+    owners = [_owners(table, entities, most_entities, *part) for part in parts] if entities else None
 
     def whole(feature: FeatureBaseline) -> list[Profile]:
         column = as_promised(table.column(feature.name), feature)
@@ -70,6 +75,9 @@ def profile_table(
                 made = _sliced(
                     column if order is None else column.take(pa.array(order)), slices, feature, baseline_id, boundary
                 )
+            if owners is not None:
+                scores = _scores(column, words, feature)
+                made = _owned(made, owners[number], [each if order is None else each[order] for each in scores], slices)
             # All rows are the sum of any one column's segments: merging is cheaper than counting again.
             if segments and number == 0:
                 found += _all_rows(made)
@@ -81,6 +89,35 @@ def profile_table(
         return [profile for found in map(whole, baseline.features) for profile in found]
     with ThreadPoolExecutor(threads) as pool:
         return [profile for found in pool.map(whole, baseline.features) for profile in found]
+
+
+def _owners(
+    table: pa.Table,
+    entities: Sequence[str],
+    most: int,
+    order: npt.NDArray[np.int64] | None,
+    slices: Sequence[Slice],
+) -> Grouped:
+    hashes = hashes_of_rows(table, entities)
+    by_row = sorted((start, end) for _, _, start, end in slices)
+    return grouped(hashes if order is None else hashes[order], by_row, most)
+
+
+def _scores(column: pa.ChunkedArray, words: Words | None, feature: FeatureBaseline) -> tuple[Bools, Bools, Bools]:
+    """Of each row whether it has a value, and whether that is above and below the centre; see `entities`."""
+    if words is not None:
+        null = len(words.texts)
+        # Every other one; of words without a name every other hash.
+        odd = np.r_[np.where(words.named >= 0, words.named % 2 == 1, words.registers % 2 == 1), False]
+        return words.codes != null, odd[words.codes], np.r_[words.named == 0, False][words.codes]
+    values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+    valid = np.isfinite(values)
+    return valid, valid & (values > feature.centre), valid & (values < feature.centre)
+
+
+def _owned(made: list[Profile], owners: Grouped, scores: Sequence[Bools], slices: Sequence[Slice]) -> list[Profile]:
+    by_start = dict(zip(sorted(one[2] for one in slices), owners.entities_of(*scores), strict=True))
+    return [replace(profile, entities=by_start[one[2]]) for profile, one in zip(made, slices, strict=True)]
 
 
 def _hours(table: pa.Table, time_column: str | None, span_us: int) -> npt.NDArray[np.int64] | None:

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from validation.profile.baseline import FeatureBaseline
-from validation.profile.profile import NEW_CELLS, NEW_KEPT, Counts, Profile, word_hash
+from validation.profile.profile import NEW_CELLS, NEW_KEPT, Counts, Profile
 from validation.profile.short_slices import SHORT, Slice, counted, groups_of
-from validation.profile.sketch import REGISTERS, places_and_ranks
+from validation.profile.sketch import REGISTERS, places_and_ranks, word_hash
 
 Ints = npt.NDArray[np.int64]
 

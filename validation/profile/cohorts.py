@@ -8,7 +8,8 @@ kept, and what they count, depends on the rows alone. The profile of all rows ha
 from collections.abc import Iterable
 from typing import Final
 
-from validation.profile.profile import Profile, word_hash
+from validation.profile.profile import Profile
+from validation.profile.sketch import word_hash
 
 MOST: Final = 256
 """Of one column; a profile of a number and hour takes 2 KB."""

@@ -20,6 +20,7 @@ from msgspec import field
 from msgspec.structs import replace
 
 from validation.profile.baseline import FeatureBaseline, ProfileError
+from validation.profile.entities import Entities, merge_entities
 from validation.profile.frequent import (
     Keys,
     count_of,
@@ -29,7 +30,7 @@ from validation.profile.frequent import (
     nothing_frequent,
     numbers_of,
 )
-from validation.profile.sketch import Codes, Floats, Registers, distinct_of, middles, no_registers
+from validation.profile.sketch import Codes, Floats, Registers, distinct_of, middles, no_registers, word_hash
 
 UNIT: Final = 2.0**-20
 """Sums are multiples of so many scales."""
@@ -88,6 +89,7 @@ class Profile(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     seen_counts: Counts = field(default_factory=_no_counts)
     sums: Counts = field(default_factory=_no_counts)
     """What is kept of numbers where there are many different ones."""
+    entities: Entities = field(default_factory=Entities)
 
     @property
     def values(self) -> int:
@@ -112,6 +114,7 @@ class Profile(msgspec.Struct, frozen=True, eq=False, kw_only=True):
             *(self.codes.tolist(), self.counts.tolist(), sorted(self.new.items()), self.cells.tolist()),
             self.registers.tobytes(),
             *(self.seen.tolist(), self.seen_counts.tolist(), self.sums.tolist()),
+            *((self.entities.hashes.tolist(), self.entities.counts.tolist()) if self.entities.most else ()),
         )
         return hashlib.sha256(repr(plain).encode()).hexdigest()
 
@@ -172,6 +175,7 @@ def merge(profiles: Iterable[Profile]) -> Profile:
         seen=seen,
         seen_counts=seen_counts,
         sums=sums,
+        entities=merge_entities([one.entities for one in given if one.rows]),
     )
 
 
@@ -200,11 +204,6 @@ def keep_new(added: Mapping[str, int], cells: Counts) -> tuple[dict[str, int], C
     for text in ranked[NEW_KEPT:]:
         cells[(word_hash(text) >> 32) % NEW_CELLS] += added[text]
     return {text: added[text] for text in sorted(ranked[:NEW_KEPT])}, cells
-
-
-def word_hash(text: str) -> int:
-    """64 bits of a category's hash."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def mean_of(profile: Profile, feature: FeatureBaseline) -> float | None:

@@ -8,6 +8,7 @@ five bits of the mantissa of (value - centre) / scale. They are read from the fl
 rounds one value two ways. A bucket's middle is within 1/64 of each of its values' distance from the centre.
 """
 
+import hashlib
 from typing import Final
 
 import numpy as np
@@ -83,14 +84,23 @@ def middles(codes: Codes, centre: float, scale: float) -> Floats:
 
 def hashes_of(values: Floats) -> Hashes:
     """A 64-bit hash of each float's bits; -0.0 is 0.0."""
-    x = (values + 0.0).view(np.uint64)
-    x += np.uint64(0x9E3779B97F4A7C15)
+    return mixed((values + 0.0).view(np.uint64))
+
+
+def mixed(x: Hashes) -> Hashes:
+    """A hash of 64 bits (splitmix64), one to one; a new array."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
     x ^= x >> np.uint64(30)
     x *= np.uint64(0xBF58476D1CE4E5B9)
     x ^= x >> np.uint64(27)
     x *= np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
     return x
+
+
+def word_hash(text: str) -> int:
+    """64 bits of a text's hash."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def no_registers() -> Registers:

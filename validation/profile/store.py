@@ -24,6 +24,7 @@ from validation.errors import did_you_mean
 from validation.instant import to_us
 from validation.profile.baseline import Baseline, ProfileError
 from validation.profile.cohorts import of_kept_cohorts
+from validation.profile.entities import FIELDS, Entities
 from validation.profile.profile import Profile, merge
 from validation.profile.ranges import each_offset_once
 from validation.whole_file import replace_file
@@ -45,9 +46,14 @@ SCHEMA: Final = pa.schema(
         pa.field("seen", pa.list_(pa.uint32())),
         pa.field("seen_counts", pa.list_(pa.int64())),
         pa.field("sums", pa.list_(pa.int64())),
+        # Since layout 3.
+        pa.field("most_entities", pa.int64()),
+        pa.field("entities", pa.list_(pa.uint64())),
+        pa.field("entity_counts", pa.list_(pa.int64())),
     ],
-    metadata={"profiles": "2"},
+    metadata={"profiles": "3"},
 )
+_OTHERWISE: Final = {"hour", "most_entities", "entities", "entity_counts"}
 _REPLACES: Final = "replaces"
 _ATTEMPTS: Final = 20
 _SAFE: Final = re.compile(r"[A-Za-z0-9._=-]{1,200}")
@@ -184,7 +190,7 @@ def _by_hour(profiles: Iterable[Profile]) -> list[Profile]:
 
 
 def _row(profile: Profile, boundary: str) -> dict[str, Any]:
-    plain = {name: getattr(profile, name) for name in SCHEMA.names if name != "hour"}
+    plain = {name: getattr(profile, name) for name in SCHEMA.names if name not in _OTHERWISE}
     return plain | {
         "boundary": boundary,
         "hour": profile.hour_us,
@@ -192,11 +198,18 @@ def _row(profile: Profile, boundary: str) -> dict[str, Any]:
         "squares": str(profile.squares),
         "new": [{"value": text, "count": count} for text, count in profile.new.items()],
         "registers": profile.registers.tobytes(),
+        "most_entities": profile.entities.most or None,
+        "entities": profile.entities.hashes,
+        "entity_counts": profile.entities.counts.reshape(-1),
     }
 
 
 def _profile(row: dict[str, Any]) -> Profile:
     hour = row.pop("hour")
+    most, hashes, counts = (row.pop(name) for name in ("most_entities", "entities", "entity_counts"))
+    entities = Entities()
+    if most:
+        entities = Entities(most, np.array(hashes, np.uint64), np.array(counts, np.int64).reshape(-1, FIELDS))
     return Profile(
         **row
         | {
@@ -211,5 +224,6 @@ def _profile(row: dict[str, Any]) -> Profile:
             "seen": np.array(row["seen"] or (), np.uint32),
             "seen_counts": np.array(row["seen_counts"] or (), np.int64),
             "sums": np.array(row["sums"] or (), np.int64),
+            "entities": entities,
         }
     )
