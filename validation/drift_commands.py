@@ -11,6 +11,8 @@ import typer
 from validation.folders import CONTRACTS, PLAN, PROFILES, here
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from validation.drift.compare import DriftReport
     from validation.drift.multivariate import RowTest
     from validation.drift.rows import Rows
@@ -27,6 +29,11 @@ Categorical = Annotated[
     list[str] | None, typer.Option("--categorical", help="A number that is a code, not a quantity; repeatable.")
 ]
 Segments = Annotated[list[str] | None, typer.Option("--segment", help="A column whose values are cohorts; repeatable.")]
+Entities = Annotated[
+    list[str] | None,
+    typer.Option("--entity", help="A column that says whose a row is; repeatable; default: the plan's join keys."),
+]
+LeaveOut = Annotated[list[str] | None, typer.Option("--leave-out", help="A column that is no feature; repeatable.")]
 Time = Annotated[str | None, typer.Option("--time", help="The column of instants; a training set knows its own.")]
 
 
@@ -45,30 +52,45 @@ def profile_command(
     feature: Features = None,
     categorical: Categorical = None,
     segment: Segments = None,
+    entity: Entities = None,
+    leave_out: LeaveOut = None,
     time: Time = None,
     profiles: Profiles = PROFILES,
     plan: Annotated[Path, typer.Option("--plan", help="The plan file that knows sources by name.")] = PLAN,
 ) -> None:
     """Profile rows by feature, segment and hour, and keep the profiles. The same rows again change nothing."""
+    from validation.drift.columns import chosen_columns
     from validation.drift.compare import DriftError
-    from validation.profile.baseline import baseline_of
+    from validation.profile.baseline import baseline_of, unprofiled_of
     from validation.profile.build import profile_table
     from validation.profile.store import ProfileStore
+    from validation.reach import column_roles
 
     store = ProfileStore(here(profiles))
     rows = _rows(data, here(plan))
     if baseline is not None and reference is not None:
         raise DriftError("--baseline and --reference exclude each other: a baseline is made of one reference")
     instants = time or rows.timestamp_column
-    left_out = {*(segment or ()), instants}
+    known = _rows(reference, here(plan)) if reference is not None else rows
+    chosen = chosen_columns(
+        (known, rows), column_roles(here(plan)), leave_out or (), entity, time=instants, segments=segment or ()
+    )
     if baseline is not None:
         fixed = store.baseline(baseline)
     else:
-        known = _rows(reference, here(plan)).table if reference is not None else rows.table
-        kept = known.select([name for name in known.column_names if name not in left_out])
+        left_out = set() if feature else {*chosen.left_out, *(segment or ()), instants}
+        kept = known.table.select([name for name in known.table.column_names if name not in left_out])
         fixed = baseline_of(kept, features=feature, categorical=categorical or ())
+        if feature is None:
+            _tell_left_out([*chosen.reasons, *unprofiled_of(kept)])
     made = profile_table(
-        rows.table, fixed, boundary=boundary, time_column=instants, segments=segment or (), every_cohort=False
+        rows.table,
+        fixed,
+        boundary=boundary,
+        time_column=instants,
+        segments=segment or (),
+        every_cohort=False,
+        entities=chosen.entities,
     )
     name = source_id or _digest(rows.table)
     path = store.put(name, made, boundary=boundary, baseline=fixed)
@@ -107,6 +129,8 @@ def check_command(
     feature: Features = None,
     categorical: Categorical = None,
     segment: Segments = None,
+    entity: Entities = None,
+    leave_out: LeaveOut = None,
     time: Time = None,
     block_hours: Annotated[
         float | None,
@@ -132,7 +156,7 @@ def check_command(
     """
     import msgspec
 
-    from validation.drift.page import calibration_line, page
+    from validation.drift.page import calibration_line, few, page
     from validation.drift.windows import is_window
 
     if is_window(reference) or is_window(current):
@@ -147,6 +171,9 @@ def check_command(
             block_hours,
             family_rate,
             seed,
+            feature=feature,
+            entity=entity,
+            leave_out=leave_out or [],
         )
     else:
         report, tests = _check_rows(
@@ -160,6 +187,8 @@ def check_command(
             seed,
             rows=rows,
             model=model,
+            entity=entity,
+            leave_out=leave_out or [],
         )
     if as_json is not None:
         told = msgspec.to_builtins(report) | {"rows": msgspec.to_builtins(tests)}
@@ -170,14 +199,25 @@ def check_command(
         where = f" [{finding.segment}]" if finding.segment else ""
         size = next((one.effect for one in finding.measures if one.name == finding.effect), 0.0)
         new = f"; new: {', '.join(finding.new)}" if finding.new else ""
-        typer.echo(f"{finding.verdict}: {finding.feature}{where}: {finding.effect} {size:.3g}, q {finding.q:.3g}{new}")
+        rows_of = f"; {finding.rows_current:,} rows count as {finding.counted_current:,.0f}" if few(finding) else ""
+        typer.echo(
+            f"{finding.verdict}: {finding.feature}{where}: {finding.effect} {size:.3g}, q {finding.q:.3g}{new}{rows_of}"
+        )
     for one in tests:
         typer.echo(f"{'drift' if one.drifted else 'none'}: rows, {one.name}: {one.detail}, q {one.q:.3g}")
     typer.echo(calibration_line(report))
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}")
+    _tell_left_out(report.left_out)
     if all(finding.verdict == "no data" for finding in report.findings):
         raise typer.Exit(NO_DATA_EXIT)
     if report.drifted or any(one.drifted for one in tests):
         raise typer.Exit(DRIFT_EXIT)
+
+
+def _tell_left_out(reasons: "Sequence[str]") -> None:
+    if reasons:
+        typer.echo(f"left out: {', '.join(reasons)}; name columns with --feature to look at them")
 
 
 def _check_rows(
@@ -192,11 +232,16 @@ def _check_rows(
     *,
     rows: bool,
     model: str | None,
+    entity: "Sequence[str] | None",
+    leave_out: "Sequence[str]",
 ) -> "tuple[DriftReport, tuple[RowTest, ...]]":
+    from validation.drift.columns import chosen_columns
     from validation.drift.compare import compare_tables
     from validation.drift.multivariate import judge_rows
+    from validation.drift.repeats import most_repeated, owners_of
     from validation.drift.rows import blocks_of, with_outputs
     from validation.profile.baseline import baseline_of
+    from validation.reach import column_roles
 
     sides = [_rows(text, plan) for text in (reference, current)]
     tables = [side.table for side in sides]
@@ -205,6 +250,14 @@ def _check_rows(
         if chosen["features"]:
             chosen = {**chosen, "features": [*chosen["features"], "model_output"]}
     instants = time or sides[0].timestamp_column
+    known = chosen_columns(sides, column_roles(plan), leave_out, entity, time=instants, segments=chosen["segments"])
+    # Of join keys that nobody named the one that repeats most: features of it are alike in most rows.
+    entities = known.entities if entity else most_repeated(tables[1], known.entities)
+    reasons: tuple[str, ...] = ()
+    if chosen["features"] is None:
+        reasons = known.reasons
+        unused = known.unused(entities)
+        tables = [table.select([name for name in table.column_names if name not in unused]) for table in tables]
     # Features and whole rows are two families: each may alarm at half the rate.
     rate = family_rate / 2 if rows else family_rate
     report = compare_tables(
@@ -213,13 +266,15 @@ def _check_rows(
         seed=seed,
         **chosen,
         time_column=instants,
+        entities=entities,
         block_hours=block_hours,
         family_rate=rate,
         names=(sides[0].name, sides[1].name),
+        left_out=reasons,
     )
     if not rows:
         return report, ()
-    left_out = {*chosen["segments"], instants}
+    left_out = {*chosen["segments"], instants, *(() if chosen["features"] else entities)}
     kept = [name for name in tables[0].column_names if name not in left_out]
     fixed = baseline_of(tables[0].select(kept), features=chosen["features"], categorical=chosen["categorical"])
     blocks: list[Any] = [None, None]
@@ -233,6 +288,7 @@ def _check_rows(
         rate=rate,
         reference_blocks=blocks[0],
         current_blocks=blocks[1],
+        owners=owners_of(tables[0], tables[1], entities=entities, features=[one.name for one in fixed.features]),
     )
 
 
@@ -247,12 +303,17 @@ def _check_windows(
     block_hours: float | None,
     family_rate: float,
     seed: int,
+    *,
+    feature: "Sequence[str] | None",
+    entity: "Sequence[str] | None",
+    leave_out: "Sequence[str]",
 ) -> "tuple[DriftReport, tuple[RowTest, ...]]":
     import msgspec
 
     from validation.drift.compare import DriftError, compare
     from validation.drift.windows import baseline_of_window, is_window, parse_window, past_profiles, profiles_in
     from validation.profile.store import ProfileStore
+    from validation.reach import column_roles
 
     store = ProfileStore(profiles)
     meant = {
@@ -269,7 +330,13 @@ def _check_windows(
         found = past_profiles(text, store, meant[current], fixed) if text.startswith("past:") else None
         if found is None and text in meant:
             found = profiles_in(store, meant[text], fixed)
-        sides.append(found if found is not None else _profiled(text, plan, fixed, time, segments))
+        sides.append(found if found is not None else _profiled(text, plan, fixed, time, segments, entity))
+    roles = column_roles(plan) | dict.fromkeys(leave_out, "as asked")
+    known = [one.name for one in fixed.features]
+    for name in feature or ():
+        fixed.feature(name)  # raises with the names that exist
+    looked_at = set(feature or (name for name in known if name not in roles))
+    sides = [[profile for profile in side if profile.feature in looked_at] for side in sides]
     report = compare(
         sides[0],
         sides[1],
@@ -278,16 +345,31 @@ def _check_windows(
         family_rate=family_rate,
         block_hours=block_hours,
         names=(reference, current),
+        left_out=[] if feature else [f"{name} ({roles[name]})" for name in known if name in roles],
     )
     return report, ()
 
 
-def _profiled(text: str, plan: Path, fixed: "Baseline", time: str | None, segments: list[str]) -> Any:
+def _profiled(
+    text: str, plan: Path, fixed: "Baseline", time: str | None, segments: list[str], entity: "Sequence[str] | None"
+) -> Any:
     """Rows on the other side of a window, profiled on its baseline."""
+    from validation.drift.columns import chosen_columns
     from validation.profile.build import profile_table
+    from validation.profile.entities import EVERY
+    from validation.reach import column_roles
 
     rows = _rows(text, plan)
-    return profile_table(rows.table, fixed, time_column=time or rows.timestamp_column, segments=segments)
+    instants = time or rows.timestamp_column
+    known = chosen_columns((rows,), column_roles(plan), (), entity, time=instants, segments=segments)
+    return profile_table(
+        rows.table,
+        fixed,
+        time_column=instants,
+        segments=segments,
+        entities=known.entities,
+        most_entities=EVERY,
+    )
 
 
 def _rows(text: str, plan: Path) -> "Rows":

@@ -5,12 +5,15 @@ Read from a plan file, of which only what the answer needs is looked at.
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from validation.contract import Contract
 from validation.errors import ContractError
 from validation.verdict import Verdict
+
+JOIN_KEY: Final = "join key"
 
 
 class _Named(msgspec.Struct, frozen=True):
@@ -19,6 +22,7 @@ class _Named(msgspec.Struct, frozen=True):
 
 class _Topic(msgspec.Struct, frozen=True):
     name: str
+    event_id: str | None = None
 
 
 class _Source(msgspec.Struct, frozen=True):
@@ -159,6 +163,32 @@ def load_reach(path: Path) -> Reach:
         ) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ContractError(f"{path}: no plan: {error}; `featurestore apply` writes one") from error
+
+
+def column_roles(path: Path) -> dict[str, str]:
+    """The columns that a plan's views read and that are no features, and what each is; nothing without a plan.
+
+    Under the producer's name and the view's. A column that is a feature of any view has no such role.
+    """
+    if not path.exists():
+        return {}
+    plan = load_reach(path)
+    roles: dict[str, str] = {}
+    for view in plan.views.values():
+        source = view.source
+        found = {key.name: JOIN_KEY for key in view.join_keys}
+        found |= {source.timestamp_field: "event timestamp", source.created_field or "": "created timestamp"}
+        if source.topic is not None and source.topic.event_id:
+            found[source.topic.event_id] = "event id"
+        for name, role in found.items():
+            if name:
+                roles.setdefault(name, role)
+                for old, new in source.field_mapping.items():
+                    if name in (old, new):
+                        roles.setdefault(old, role)
+                        roles.setdefault(new, role)
+    features = {feature.name for view in plan.views.values() for feature in view.features}
+    return {name: role for name, role in roles.items() if name not in features}
 
 
 def source_paths(path: Path, repo: Path) -> dict[str, Path]:

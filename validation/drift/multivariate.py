@@ -19,9 +19,11 @@ import pyarrow as pa
 from validation.drift.measures import Array
 from validation.errors import PlatformError
 from validation.profile.baseline import Baseline, FeatureBaseline, as_promised
+from validation.profile.sketch import Hashes
 
 DEALS: Final = 999
 MOST_ROWS: Final = 20_000
+FEWEST_BLOCKS: Final = 4
 KERNEL_ROWS: Final = 600
 """Rows of both sides together that the kernel test looks at: its cost is their square."""
 ONE_HOT: Final = 20
@@ -59,11 +61,15 @@ def judge_rows(
     rate: float,
     reference_blocks: Blocks | None = None,
     current_blocks: Blocks | None = None,
+    owners: tuple[Hashes, Hashes] | None = None,
     tests: Sequence[str] = ("domain_classifier", "mmd", "pca"),
 ) -> tuple[RowTest, ...]:
     """The tests of whole rows, of at most MOST_ROWS a side; blocks number each row's block of time.
 
-    A test needs at least 20 rows a side, and a column: without there are none.
+    `owners` say whose each row is: whole entities are dealt out, each with about as many rows on both sides. Blocks of
+    time go before them.
+
+    A test needs at least 20 rows a side, FEWEST_BLOCKS blocks or entities, and a column: without there are none.
     """
     rng = np.random.default_rng([seed, 2])
     sides = list(matrices_of(reference, current, baseline))
@@ -73,6 +79,10 @@ def judge_rows(
         given if given is not None else first + np.arange(len(side))
         for given, side, first in zip((reference_blocks, current_blocks), sides, (0, len(sides[0])), strict=True)
     ]
+    if owners is not None and reference_blocks is None and current_blocks is None:
+        kept = _evened(owners, rng)
+        sides = [side[rows] for side, rows in zip(sides, kept, strict=True)]
+        blocks = [owner[rows].view(np.int64) for owner, rows in zip(owners, kept, strict=True)]
     for place, side in enumerate(sides):
         if len(side) < 20:
             return ()
@@ -82,7 +92,10 @@ def judge_rows(
     rows = np.concatenate(sides)
     labels = np.repeat([False, True], [len(sides[0]), len(sides[1])])
     # A block that both sides share would tie their labels: each side's blocks are its own.
-    block = np.unique(np.stack([labels, np.concatenate(blocks)]), axis=1, return_inverse=True)[1].ravel()
+    numbers = np.unique(np.concatenate(blocks), return_inverse=True)[1].ravel()
+    block = np.unique(numbers * 2 + labels, return_inverse=True)[1].ravel()
+    if any(len(np.unique(block[labels == side])) < FEWEST_BLOCKS for side in (False, True)):
+        return ()
     known = {"domain_classifier": _classifier, "mmd": _mmd, "pca": _pca}
     found = []
     for name in tests:
@@ -100,6 +113,22 @@ def judge_rows(
             )
         )
     return tuple(found)
+
+
+def _evened(owners: tuple[Hashes, Hashes], rng: np.random.Generator) -> list[Blocks]:
+    """The rows that are looked at: of each entity at most as many as the usual one has where it has fewer.
+
+    One of many rows says more than one of few; exchanged for each other they would have to be alike.
+    """
+    most = min(int(np.median(np.unique(side, return_counts=True)[1])) for side in owners)
+    kept = []
+    for side in owners:
+        order = rng.permutation(len(side))
+        order = order[np.argsort(side[order], kind="stable")]
+        arranged = side[order]
+        first = np.searchsorted(arranged, arranged)
+        kept.append(np.sort(order[np.arange(len(side)) - first < max(most, 1)]))
+    return kept
 
 
 def matrices_of(reference: pa.Table, current: pa.Table, baseline: Baseline) -> tuple[Array, Array]:

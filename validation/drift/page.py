@@ -37,7 +37,7 @@ def page(report: DriftReport, rows: Sequence[RowTest] = ()) -> bytes:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body><main><h1>{title}</h1>"
-        f"<p>{escape(calibration_line(report))}</p>{_rows(rows)}"
+        f"<p>{escape(calibration_line(report))}</p>{_notes(report)}{_rows(rows)}"
         "<table><thead><tr>"
         + "".join(
             f'<th scope="col">{name}</th>'
@@ -53,8 +53,9 @@ def calibration_line(report: DriftReport) -> str:
     found = report.calibration
     if found is None:
         return "Nothing could be compared."
+    taken = "rows of one entity taken together" if report.entities else "rows taken as independent"
     kind = (
-        "rows taken as independent"
+        taken
         if report.block_hours is None
         else f"blocks of {report.block_hours:g} h ({report.blocks_reference} against {report.blocks_current})"
     )
@@ -66,6 +67,16 @@ def calibration_line(report: DriftReport) -> str:
     )
 
 
+def _notes(report: DriftReport) -> str:
+    left_out = [f"Left out: {', '.join(report.left_out)}."] if report.left_out else []
+    return "".join(f"<p>{escape(text)}</p>" for text in (*(f"Warning: {one}." for one in report.warnings), *left_out))
+
+
+def few(finding: Finding) -> bool:
+    """Whether the current rows tell less than as many rows of entities of their own."""
+    return 0 < finding.counted_current < 0.95 * finding.rows_current
+
+
 def _row(finding: Finding) -> str:
     told = {one.name: one for one in finding.measures}
     best = told.get(finding.effect)
@@ -74,7 +85,8 @@ def _row(finding: Finding) -> str:
         f"{best.effect:.3g}" if best else "",
         f"{best.noise:.3g}" if best and best.noise is not None else "",
         f"{finding.q:.3g}",
-        f"{finding.rows_reference:,} / {finding.rows_current:,}",
+        f"{finding.rows_reference:,} / {finding.rows_current:,}"
+        + (f" (count as {finding.counted_current:,.0f})" if few(finding) else ""),
         f"{missing.effect:+.2%}" if missing else "",
     )
     kind = "drift" if finding.verdict == "drift" else ""

@@ -18,8 +18,8 @@ OWNER: Final = "\0owner"
 """The column that says whose a row is."""
 EXCESS: Final = 1.25
 """Rows that are equal to a row, itself included, beyond what chance makes: from here on they are repeats."""
-_FEWEST: Final = 10
-"""Different rows that repeat; fewer are values that became frequent."""
+_FEWEST: Final = 5
+"""Different rows that repeat without those most often; fewer are values that became frequent."""
 
 
 def with_owners(
@@ -38,6 +38,17 @@ def with_owners(
     if not any(_repeats(*pair) for pair in (hashes, hashes[::-1])):
         return reference, current, False
     return _owned(reference, hashes[0]), _owned(current, hashes[1]), True
+
+
+def owners_of(
+    reference: pa.Table, current: pa.Table, *, entities: Sequence[str], features: Sequence[str]
+) -> tuple[Hashes, Hashes] | None:
+    """Whose each row of both sides is, as `with_owners` finds it; None where rows stand for themselves."""
+    sides = with_owners(reference, current, entities=entities, features=features)[:2]
+    if OWNER not in sides[0].column_names:
+        return None
+    found = [side.column(OWNER).to_numpy() for side in sides]
+    return found[0], found[1]
 
 
 def most_repeated(table: pa.Table, columns: Sequence[str]) -> list[str]:
@@ -64,11 +75,10 @@ def _repeats(side: Hashes, other: Hashes) -> bool:
     One value that becomes frequent, a reading that means none or a new category, is drift and no repeat.
     """
     words, counts = np.unique(side, return_counts=True)
-    others, theirs = np.unique(other, return_counts=True)
+    of_other, theirs = np.unique(other, return_counts=True)
     expected = np.zeros(len(words))
-    expected[np.isin(words, others, assume_unique=True)] = theirs[np.isin(others, words, assume_unique=True)]
+    expected[np.isin(words, of_other, assume_unique=True)] = theirs[np.isin(of_other, words, assume_unique=True)]
     chance = counts * expected / len(other)
     excess = counts * (counts - 1) / len(side) - chance
-    more = np.maximum(excess, 0.0)
-    often = float(excess.sum()) > max(EXCESS - 1, float(chance.sum()))
-    return often and float(more.sum() ** 2) >= _FEWEST * float((more**2).sum())
+    others = np.argsort(-excess)[_FEWEST:]
+    return float(excess[others].sum()) > max(EXCESS - 1, float(chance[others].sum()))

@@ -29,10 +29,15 @@ class _Part(msgspec.Struct):
     rows: int
 
 
+class _File(msgspec.Struct):
+    path: str
+
+
 class _Manifest(msgspec.Struct):
     name: str
     timestamp_column: str
     parts: tuple[_Part, ...]
+    entity_rows: _File | None = None
 
 
 class Rows(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +48,8 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     timestamp_column: str | None = None
     """The instant of each row, where the manifest tells it."""
+    given: tuple[str, ...] = ()
+    """Columns of a training set that its entity rows had: keys and labels, no features."""
 
 
 def rows_of(path: Path) -> Rows:
@@ -82,7 +89,18 @@ def _training_set(folder: Path) -> Rows:
         table=pa.concat_tables(tables),
         name=f"{folder.name} ({names})",
         timestamp_column=manifest.timestamp_column,
+        given=_given(folder, manifest),
     )
+
+
+def _given(folder: Path, manifest: _Manifest) -> tuple[str, ...]:
+    path = folder / manifest.entity_rows.path if manifest.entity_rows is not None else None
+    if path is None or not path.exists():
+        return ()
+    try:
+        return tuple(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException) as error:
+        raise DriftError(f"{path}: the entity rows cannot be read: {error}; build the set again") from error
 
 
 def _read(path: Path) -> pa.Table:
