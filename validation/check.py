@@ -127,6 +127,8 @@ class Drift:
     seed: int = 0
     minimums: tuple[tuple[str, float], ...] = ()
     """Measure -> the least effect that counts, where it is not the usual one."""
+    entities: tuple[str, ...] = ()
+    """Columns that together say whose a row is: rows of one entity are taken together."""
 
 
 RowCheckable = Null | Between | InSet | Matches | OfType | Pair | Across
@@ -192,8 +194,8 @@ def _columns(check: Check | None) -> tuple[str, ...]:
             return columns
         case Aggregate(column):
             return () if column is None else (column,)
-        case Drift(columns, segments=segments, time_column=time_column):
-            return (*columns, *segments, *([] if time_column is None else [time_column]))
+        case Drift(columns, segments=segments, time_column=time_column, entities=entities):
+            return (*columns, *segments, *([] if time_column is None else [time_column]), *entities)
         case _:
             return (check.column,)
 

@@ -28,7 +28,7 @@ SERVICE = "service:"
 """What goes before the name of a feature service that a contract is about."""
 LOGICAL_TYPES = ("string", "integer", "number", "boolean", "date", "timestamp", "time", "object", "array")
 _PARAMETER = "parameter."
-_COLUMNS = ("column", "column_A", "column_B", "column_list", "column_set", "segments")
+_COLUMNS = ("column", "column_A", "column_B", "column_list", "column_set", "segments", "entities")
 PERSONAL = ("pii", "personal")
 """Classifications of what is about a person."""
 PII = (*PERSONAL, "restricted", "confidential", "secret", "sensitive")

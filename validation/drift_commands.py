@@ -288,7 +288,7 @@ def _check_rows(
         rate=rate,
         reference_blocks=blocks[0],
         current_blocks=blocks[1],
-        owners=owners_of(tables[0], tables[1], entities=entities, features=[one.name for one in fixed.features]),
+        owners=owners_of(tables[0], tables[1], entities=entities, features=fixed.features),
     )
 
 

@@ -228,6 +228,7 @@ def _drift(columns: Callable[[Arguments], tuple[str, ...]]) -> Callable[[Argumen
             if value is not None and value <= 0:
                 raise a.wrong(name, value, "the least effect that counts, above 0")
         segments = a.column_list("segments") if a.left.get("segments") is not None else ()
+        entities = a.column_list("entities") if a.left.get("entities") is not None else ()
         return Drift(
             named,
             reference,
@@ -237,6 +238,7 @@ def _drift(columns: Callable[[Arguments], tuple[str, ...]]) -> Callable[[Argumen
             0.05 if rate is None else rate,
             seed or 0,
             tuple((name, float(value)) for name, value in least if value is not None),
+            entities,
         )
 
     return build

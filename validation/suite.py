@@ -55,7 +55,7 @@ from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, st
 
 SAMPLES: Final = 20
 _DRIFT_KEYS: Final = (
-    *("column", "columns", "reference", "segments", "time_column", "block_hours", "family_rate", "seed"),
+    *("column", "columns", "reference", "segments", "entities", "time_column", "block_hours", "family_rate", "seed"),
     *("wasserstein_sd", "cohens_w", "missing", "new"),
 )
 _EXACT_FLOAT: Final = 2**53
@@ -105,7 +105,12 @@ class TableDrift(TableMetricProvider):  # type: ignore[misc]  # untyped library
         given = {name: value for name, value in metric_value_kwargs.items() if value is not None}
         column = given.pop("column", None)
         columns = [column] if column else [*given.pop("columns")]
-        read = [*columns, *given.get("segments", ()), *filter(None, [given.get("time_column")])]
+        read = [
+            *columns,
+            *given.get("segments", ()),
+            *given.get("entities", ()),
+            *filter(None, [given.get("time_column")]),
+        ]
         table = pa.Table.from_pandas(rows[list(dict.fromkeys(read))], preserve_index=False)
         return drift_of(table, columns=columns, **given)
 
@@ -116,6 +121,7 @@ class ExpectTableToNotDrift(BatchExpectation):  # type: ignore[misc]  # untyped 
     reference: str
     columns: list[str] | None = None
     segments: list[str] | None = None
+    entities: list[str] | None = None
     time_column: str | None = None
     block_hours: float | None = None
     family_rate: float = 0.05

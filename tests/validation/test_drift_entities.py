@@ -209,7 +209,7 @@ def test_whole_rows_of_entities_are_dealt_out_together(tests: tuple[str, ...]) -
         sides = asked(made, rng.choice(5_000, 1_000, replace=False)), asked(made, ten_times(rng))
         features = ["x", "fare", "town"]
         baseline = baseline_of(sides[0], features=features)
-        owners = owners_of(*sides, entities=["driver"], features=features)
+        owners = owners_of(*sides, entities=["driver"], features=baseline.features)
         low = [
             min(one.q for one in judge_rows(*sides, baseline, seed=seed, rate=0.05, tests=tests, owners=each)) <= 0.05
             for each in (owners, None)

@@ -301,7 +301,8 @@ def _drift(rule: Rule, check: Drift, relation: Relation) -> RuleVerdict:
     # SciPy takes half a second to import: only contracts with a rule about drift wait for it.
     from validation.drift.rule import judge_drift
 
-    names = [name for name in relation.schema.names if name in {*check.columns, *check.segments, check.time_column}]
+    read = {*check.columns, *check.segments, *check.entities, check.time_column}
+    names = [name for name in relation.schema.names if name in read]
     pieces = [piece for _, piece in relation.batches(names)]
     table = pa.concat_tables(pieces) if pieces else relation.schema.empty_table().select(names)
     return judge_drift(rule, check, table.select(names))

@@ -3,6 +3,7 @@
 An alarm needs both: a corrected p-value at most the calibrated threshold, and an effect that matters.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
@@ -17,7 +18,7 @@ from validation.drift.judge import Measured, Minimums, measured, one_p
 from validation.drift.measures import Array
 from validation.drift.null import Deals, redrawn
 from validation.drift.repeats import OWNER, with_owners
-from validation.errors import PlatformError
+from validation.errors import PlatformError, did_you_mean
 from validation.profile.baseline import Baseline, FeatureBaseline, baseline_of, unprofiled_of
 from validation.profile.build import HOUR_US, profile_table
 from validation.profile.entities import EVERY, repeats_of
@@ -371,10 +372,12 @@ def compare_tables(
     baseline = baseline_of(reference.select(kept), features=features, categorical=categorical)
     unprofiled = [] if features is not None else unprofiled_of(reference.select(kept))
     chosen = [feature.name for feature in baseline.features]
-    absent = [name for name in (*chosen, *entities) if name not in current.column_names]
+    for name, side in itertools.product(entities, (reference, current)):
+        if name not in side.column_names:
+            raise DriftError(f"no column {name!r}, which says whose a row is; {did_you_mean(name, side.column_names)}")
     repeated = False
-    if not absent:
-        reference, current, repeated = with_owners(reference, current, entities=entities, features=chosen)
+    if all(name in current.column_names for name in chosen):
+        reference, current, repeated = with_owners(reference, current, entities=entities, features=baseline.features)
     span_us = None if block_hours is None else round(block_hours * HOUR_US)
     sides = [
         profile_table(

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from validation.profile.baseline import FeatureBaseline, as_promised
 from validation.profile.entities import hashes_of_rows
 from validation.profile.sketch import Hashes
 
@@ -23,7 +24,7 @@ _FEWEST: Final = 5
 
 
 def with_owners(
-    reference: pa.Table, current: pa.Table, *, entities: Sequence[str], features: Sequence[str]
+    reference: pa.Table, current: pa.Table, *, entities: Sequence[str], features: Sequence[FeatureBaseline]
 ) -> tuple[pa.Table, pa.Table, bool]:
     """Both tables with a column OWNER: of the entities' columns, or of whole rows where they repeat (then True).
 
@@ -34,14 +35,27 @@ def with_owners(
         return owned[0], owned[1], False
     if not features or not reference.num_rows or not current.num_rows:
         return reference, current, False
-    hashes = [hashes_of_rows(table, features) for table in (reference, current)]
+    contents = [_content(table, features) for table in (reference, current)]
+    hashes = [hashes_of_rows(table, table.column_names) for table in contents]
     if not any(_repeats(*pair) for pair in (hashes, hashes[::-1])):
         return reference, current, False
     return _owned(reference, hashes[0]), _owned(current, hashes[1]), True
 
 
+def _content(table: pa.Table, features: Sequence[FeatureBaseline]) -> pa.Table:
+    """The features as they are profiled, so that equal values are equal in whatever type; missing ones are equal."""
+    columns = {}
+    for feature in features:
+        column = as_promised(table.column(feature.name), feature)
+        if feature.kind == "number":
+            columns[feature.name] = column.cast(pa.float64(), safe=False).fill_null(float("nan"))
+        else:
+            columns[feature.name] = column.cast(pa.string()).fill_null("\0")
+    return pa.table(columns)
+
+
 def owners_of(
-    reference: pa.Table, current: pa.Table, *, entities: Sequence[str], features: Sequence[str]
+    reference: pa.Table, current: pa.Table, *, entities: Sequence[str], features: Sequence[FeatureBaseline]
 ) -> tuple[Hashes, Hashes] | None:
     """Whose each row of both sides is, as `with_owners` finds it; None where rows stand for themselves."""
     sides = with_owners(reference, current, entities=entities, features=features)[:2]

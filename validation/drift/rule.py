@@ -27,6 +27,7 @@ def judge_drift(rule: Rule, check: Drift, table: pa.Table) -> RuleVerdict:
             columns=check.columns,
             reference=check.reference,
             segments=check.segments,
+            entities=check.entities,
             time_column=check.time_column,
             block_hours=check.block_hours,
             family_rate=check.family_rate,
@@ -44,6 +45,7 @@ def drift_of(
     columns: Sequence[str],
     reference: str,
     segments: Sequence[str] = (),
+    entities: Sequence[str] = (),
     time_column: str | None = None,
     block_hours: float | None = None,
     family_rate: float = FAMILY_RATE,
@@ -52,7 +54,7 @@ def drift_of(
 ) -> dict[str, Any]:
     """What a verdict tells: whether anything drifted, the strongest drifts, and the rate of false alarms."""
     known = rows_of(Path(reference))
-    read = list(dict.fromkeys([*columns, *segments, *filter(None, [time_column])]))
+    read = list(dict.fromkeys([*columns, *segments, *entities, *filter(None, [time_column])]))
     absent = [name for name in read if name not in known.table.column_names]
     # The reference is read as a whole before it is narrowed, so that a column it lacks is told by name.
     kept = known.table.select([name for name in read if name not in absent])
@@ -62,6 +64,7 @@ def drift_of(
         seed=seed,
         features=list(columns),
         segments=list(segments),
+        entities=list(entities),
         time_column=time_column,
         block_hours=block_hours,
         family_rate=family_rate,
