@@ -15,6 +15,7 @@ import yaml
 
 from featurestore.errors import ConfigurationError
 from validation.place import Place, is_address, place_of
+from validation.redaction import redacted_url
 
 FILE_NAME = "feature_store.yaml"
 EMBEDDED = "embedded"
@@ -144,7 +145,9 @@ def events_url(environ: Mapping[str, str]) -> str | None:
     if not url:
         return None
     if not is_address(url):
-        raise ConfigurationError(f"{EVENTS_URL} is {url!r}; expected s3://BUCKET/PREFIX, or none for the data folder")
+        raise ConfigurationError(
+            f"{EVENTS_URL} is {redacted_url(url)!r}; expected s3://BUCKET/PREFIX, or none for the data folder"
+        )
     return url.rstrip("/")
 
 
@@ -209,7 +212,7 @@ def _checked_url(path: Path, url: object) -> str:
     if url == EMBEDDED or (isinstance(url, str) and urlsplit(url).scheme in SCHEMES):
         return str(url)
     known = ", ".join([EMBEDDED, *(f"{scheme}://…" for scheme in SCHEMES)])
-    raise ConfigurationError(f"{path}: online_store.connection is {url!r}; expected one of {known}")
+    raise ConfigurationError(f"{path}: online_store.connection is {redacted_url(str(url))!r}; expected one of {known}")
 
 
 def clock_offset_us(environ: Mapping[str, str]) -> int:

@@ -11,10 +11,11 @@ import msgspec
 from featurestore.config import EVENTS_URL, Settings, load_settings
 from featurestore.errors import ConfigurationError, FeatureStoreError
 from featurestore.offline.sources import place_at
-from featurestore.online.connection import StoreClient, connect, without_password
+from featurestore.online.connection import StoreClient, connect
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore, load_plan_file
 from validation.place import ObjectPath, is_address, place_of
+from validation.redaction import redacted_url
 
 DIAL_TIMEOUT_S = 2.0
 
@@ -108,7 +109,7 @@ def _plan(settings: Settings, checks: list[Check]) -> Plan | None:
 
 
 def _online(settings: Settings, plan: Plan | None) -> Iterator[Check]:
-    address = without_password(settings.online.url)
+    address = redacted_url(settings.online.url)
     try:
         client = connect(settings.online, settings.data_dir, start=False, timeout_s=DIAL_TIMEOUT_S)
         client.ping()

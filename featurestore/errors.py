@@ -92,6 +92,18 @@ class StoreUnavailable(FeatureStoreError):
     """The online store did not answer; the call may be repeated."""
 
 
+class StoreRefused(StoreUnavailable):
+    """The online store answered and refused a command; `code` is the first word of its reply, such as NOREPLICAS."""
+
+    def __init__(self, message: str, code: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+class StoreDenied(StoreRefused, ConfigurationError):
+    """The online store refused this user or password; it may pass, while users are changed."""
+
+
 def failure_of(done: str, failed: Mapping[str, PlatformError], of: int) -> PlatformError:
     """The error for views of which some failed: ContractBroken where a contract blocks one, and nothing else failed."""
     first = next(iter(failed.values()))

@@ -5,12 +5,16 @@ earlier plan version gives. Monitors switch it on and off here; every process th
 second. Without the tag nothing is switched: no output can be better than a wrong one, so the choice is the user's.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
 
 from featurestore.online.keys import fallback_key
+
+UNREADABLE = "the switch is on, and its row in the online store cannot be read; clear it and switch it again"
+_log = logging.getLogger(__name__)
 
 
 class Fallback(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,10 +51,24 @@ class Fallbacks:
         self._key = fallback_key(project)
 
     def active(self) -> dict[str, Fallback]:
-        """Service -> why it answers by its fallback."""
+        """Service -> why it answers by its fallback.
+
+        A switch whose row cannot be read stays on, for its presence is the alarm; one without a readable name is left
+        out and named in the log.
+        """
         raw = self._client.hgetall(self._key)
-        assert isinstance(raw, Mapping)
-        return {name.decode(): msgspec.json.decode(value, type=Fallback) for name, value in sorted(raw.items())}
+        found: dict[str, Fallback] = {}
+        for name, value in sorted(raw.items()) if isinstance(raw, Mapping) else ():
+            try:
+                service = name.decode()
+            except UnicodeDecodeError:
+                _log.warning("a fallback switch has the unreadable name %r and is left out", name)
+                continue
+            try:
+                found[service] = msgspec.json.decode(value, type=Fallback)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                found[service] = Fallback(since_us=0, reason=UNREADABLE, by_monitor=False)
+        return found
 
     def switch(self, service: str, fallback: Fallback) -> None:
         """Lets a service answer by its fallback from now on."""

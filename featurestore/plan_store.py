@@ -98,7 +98,7 @@ class PlanStore:
         self._client.hset(self._earlier, b"%d" % plan.version, plan.encode())
         known = self._client.hkeys(self._earlier)
         assert isinstance(known, list)
-        if old := sorted(known, key=int)[:-REMEMBERED]:
+        if old := sorted((name for name in known if name.isdigit()), key=int)[:-REMEMBERED]:
             self._client.hdel(self._earlier, *old)
 
     def load(self) -> Plan:
@@ -120,7 +120,15 @@ class PlanStore:
     def version(self) -> int | None:
         """The version in force, None where there is no Plan."""
         head = self._client.getrange(self._key, 0, _VERSION_BYTES)
-        return int(head.split(b"\n", 1)[0]) if isinstance(head, bytes) and head else None
+        if not isinstance(head, bytes) or not head:
+            return None
+        number = head.split(b"\n", 1)[0]
+        if not number.isdigit():
+            raise StaleStore(
+                f"the plan of project {self._project!r} in the online store cannot be read: it starts with {head!r}; "
+                "run `featurestore apply`"
+            )
+        return int(number)
 
 
 def _encoded(plan: Plan) -> bytes:

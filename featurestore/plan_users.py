@@ -4,6 +4,7 @@ Whoever reads or writes by a Plan reports its version, and repeats it before the
 given up when nobody reports a Plan that reads it. The key-value client comes from the process that starts them.
 """
 
+import logging
 from typing import Final, Protocol
 
 import msgspec
@@ -15,6 +16,7 @@ WORKER: Final = "stream "
 """How the names begin under which the stream's workers report."""
 REPORT_S: Final = 30.0
 """How long a report holds; it is repeated much more often."""
+_log = logging.getLogger(__name__)
 
 
 class Hashes(Protocol):
@@ -63,9 +65,14 @@ class PlanUsers:
         reports = held if isinstance(held, dict) else {}
         found, over = {}, []
         for name, value in reports.items():
-            use = msgspec.json.decode(value, type=Use)
+            try:
+                use = msgspec.json.decode(value, type=Use)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                # Whoever it was repeats its report, and the row is written anew.
+                _log.warning("the report of %r cannot be read and is left out", name)
+                continue
             if use.until_us > self._clock():
-                found[name.decode()] = use.plan_version
+                found[name.decode(errors="backslashreplace")] = use.plan_version
             else:
                 over.append(name)
         if over:

@@ -15,10 +15,12 @@ An offset is in the log's part or in Kafka's, never in both, because both contin
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from featurestore.clock import Clock
+from featurestore.errors import StoreUnavailable
 from featurestore.online.keys import Shard
 from featurestore.plan import Plan, View
 from featurestore.plan_store import PlanStore
@@ -31,7 +33,7 @@ from streaming.homes import partitions_of
 from streaming.log_replay import EventLogReplay, Stretch
 from streaming.pipeline import AHEAD_TOLERANCE_US
 from streaming.rekeyed import History, Rekeying
-from streaming.source.records import Source, TopicPartition
+from streaming.source.records import Source, SourceUnavailable, TopicPartition
 from streaming.view_pipeline import LatestPipeline, ViewPipeline
 from streaming.worker import Worker
 
@@ -248,8 +250,9 @@ def chase(
     """Read Kafka until the new version has passed in every partition; False where it was stopped before."""
     while not stop():
         worker.turn(poll_ms)
-        if all(each.passed for each in stand()):
-            return True
+        with suppress(StoreUnavailable, SourceUnavailable):  # the next turn of the worker waits, says so and counts it
+            if all(each.passed for each in stand()):
+                return True
     return False
 
 
@@ -267,8 +270,14 @@ def flip(plans: PlanStore, name: str, *, now_us: int) -> Plan:
 def hand_over(worker: Worker, stop: Callable[[], bool], *, poll_ms: int = 50) -> None:
     """Go on until a worker has claimed the version, then yield to it."""
     fenced = worker.counters["fenced"]
-    while not stop() and not worker.overtaken():
+    while not stop() and not _overtaken(worker):
         worker.turn(poll_ms)
         if worker.counters["fenced"] > fenced:
             break  # claiming again would take it from the worker that has it now
     worker.leave()
+
+
+def _overtaken(worker: Worker) -> bool:
+    with suppress(StoreUnavailable):
+        return worker.overtaken()
+    return False

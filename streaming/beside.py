@@ -26,6 +26,10 @@ class Beside:
         self._compactor: Compactor | None = None
         self._profiler: EventProfiler | None = None
 
+    def plan_failed(self) -> None:
+        """Count a look at the plan that failed."""
+        self._failed("plan")
+
     def take_up(self, plan: Plan, views: Sequence[View]) -> None:
         """From now on it is about these views."""
         self._compactor = build_compactor(self._settings, plan, views)
@@ -49,7 +53,7 @@ def counted(registry: CollectorRegistry) -> Failed:
     """Counts, by name, looks that failed: an alert can say what is not done."""
     failures = Counter(
         "featurestore_stream_looks_failed",
-        "Looks beside the stream that failed and are tried again: compaction, profiling, retention_check",
+        "Looks beside the stream that failed and are tried again: compaction, profiling, retention_check, plan",
         ["look"],
         registry=registry,
     )

@@ -23,9 +23,10 @@ import pyarrow as pa
 import redis
 
 from featurestore.clock import Clock
-from featurestore.errors import ConfigurationError, FeatureStoreError, StoreUnavailable
+from featurestore.errors import ConfigurationError, FeatureStoreError, StoreRefused
 from featurestore.offline.event_log import ARRIVAL
 from featurestore.online.connection import StoreClient
+from featurestore.online.failures import failure
 from featurestore.online.keys import DROPPED, Shard, shards_key, version_tag
 from featurestore.online.writer import RowWriter
 from featurestore.plan import View
@@ -174,7 +175,7 @@ class ShardStore:
         try:
             found: dict[Any, Any] = self._client.config_get("maxmemory-policy")
             policy = next(iter(found.values()), "noeviction")
-        except redis.exceptions.ResponseError:
+        except StoreRefused:
             # Managed services hide CONFIG; INFO says the same.
             policy = dict(self._client.info("memory")).get("maxmemory_policy", "noeviction")
         name = policy.decode() if isinstance(policy, bytes) else str(policy)
@@ -268,12 +269,11 @@ class ShardStore:
             pipeline.execute_command("EVALSHA", self._commit_sha, *words)  # type: ignore[no-untyped-call]
         return pipeline.execute(raise_on_error=False)
 
-    @staticmethod
-    def _outcome(commit: Commit, answer: object) -> Claim | Fenced:
+    def _outcome(self, commit: Commit, answer: object) -> Claim | Fenced:
         if isinstance(answer, Exception):
             if str(answer).startswith("FENCED"):
                 return _fenced(answer)
-            raise StoreUnavailable(f"the online store refused a command of the stream: {answer}") from answer
+            raise failure(self._client.address, answer) from answer
         return msgspec.structs.replace(
             commit.claim,
             offset=commit.offset,
@@ -430,12 +430,12 @@ class ShardStore:
     def _run(self, call: Any, *arguments: Any) -> Any:
         try:
             return call(*arguments)
-        except redis.exceptions.ResponseError as error:
-            if str(error).startswith("FENCED"):
+        except StoreRefused as error:
+            if error.code == "FENCED":
                 raise _fenced(error) from error
-            raise StoreUnavailable(f"the online store refused a command of the stream: {error}") from error
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-            raise StoreUnavailable(f"the online store does not answer the stream: {error}") from error
+            raise
+        except redis.exceptions.NoScriptError as error:
+            raise failure(self._client.address, error) from error
 
 
 def _fenced(error: Exception) -> Fenced:

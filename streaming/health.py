@@ -1,7 +1,8 @@
 """How does a worker answer those who look after it? `/health`, `/ready` and `/metrics` over HTTP, on a thread.
 
 - `/health`: the loop is alive; 503 once a round has taken longer than it ever should. Restart it then.
-- `/ready`: it does what it is there for; 503 while it has not been told what to read, claims, or fails.
+- `/ready`: it does what it is there for; 503 while it has not been told what to read, claims, fails, or
+  could not look the plan up for long.
 - `/metrics`: everything measured, in Prometheus's text format.
 """
 
@@ -22,16 +23,29 @@ STALLED_S: Final = 60.0
 """A round of the loop that takes longer has hung."""
 
 
+LONGEST_BLIND_S: Final = 30.0
+"""How old the last good look at the plan may be."""
+
+
 class Pulse:
     """When the loop came round last. `beat` is the loop's, the rest anybody's."""
 
     def __init__(self, seconds: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
-        self._last = seconds()
+        self._last = self._saw_plan = seconds()
 
     def beat(self) -> None:
         """A round begins."""
         self._last = self._seconds()
+
+    def saw_plan(self) -> None:
+        """The plan was looked up."""
+        self._saw_plan = self._seconds()
+
+    @property
+    def blind_s(self) -> float:
+        """How long ago the plan was last looked up."""
+        return self._seconds() - self._saw_plan
 
     @property
     def age_s(self) -> float:
@@ -79,6 +93,8 @@ class HealthServer:
             if path == "/ready":
                 found = standing()
                 reason = not_ready(found)
+                if reason is None and pulse.blind_s > LONGEST_BLIND_S:
+                    reason = f"the plan could not be looked up for {pulse.blind_s:.0f} s; the log says why"
                 told: dict[str, Any] = {"status": "not ready", "reason": reason} if reason else {"status": "ready"}
                 if found is not None:
                     told |= {"plan_version": found.plan_version, "partitions": len(found.partitions)}

@@ -13,7 +13,7 @@ import typer
 
 from featurestore.clock import system_clock
 from featurestore.config import Settings
-from featurestore.errors import StaleStore, UsageError
+from featurestore.errors import StaleStore, StoreUnavailable, UsageError
 from featurestore.online.connection import connect
 from featurestore.plan import Plan, View
 from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
@@ -26,11 +26,13 @@ from streaming.cluster import kafka_source, servers_of
 from streaming.commit import ShardStore
 from streaming.ingest import ingest
 from streaming.log_replay import EventLogReplay, Stretch
+from streaming.patience import patiently
 from streaming.retire import Retirement
 from streaming.run_progress import RunProgress, shown
 from streaming.run_record import RunRecord, RunRecords
 from streaming.source.kafka import KafkaSettings, security_from
 from streaming.source.peek import first_since
+from streaming.source.records import TopicPartition
 
 HAND_OVER_S = 30.0
 """How long a backfill keeps its version current where a worker runs and does not take it over."""
@@ -90,7 +92,7 @@ class HistoryRun:
             return self._latest("backfill", plan, plan.view(name), from_us, to_us, stop)
         if name not in plan.building and any(each.name == name for each in plan.retiring):
             return True  # it is in force already; what is left is to let the former one go
-        plan = self._begun(plan, name)
+        plan = patiently(lambda: self._begun(self.plan(), name), stop=stop)
         built = plan.building[name]
         replay = self._replay(built, from_us, to_us)
         record = self._record(
@@ -106,11 +108,12 @@ class HistoryRun:
             live = chaser.live()
             stretches = replay.stretches() if use_log else ()
             with self._building(record, plan, built, replay, stretches, from_us) as (builder, progress):
-                builder.announce(live)
-                builder.build(stretches, live, stop)
+                patiently(lambda: builder.announce(live), stop=stop)
+                patiently(lambda: builder.build(stretches, live, stop), stop=stop)
                 if from_us is not None and not use_log:
                     kafka = KafkaSettings(servers_of(self._settings, [built]), security_from(os.environ))
-                    builder.begin(first_since(kafka, live, from_us))
+                    since_us = from_us
+                    patiently(lambda: builder.begin(first_since(kafka, live, since_us)), stop=stop)
                 if stop():
                     return progress.told("stopped")
                 progress.told("chase")
@@ -153,9 +156,9 @@ class HistoryRun:
             source.close()
         stretches = replay.stretches()
         with self._building(self._record("rebuild", view), plan, view, replay, stretches, None) as (builder, progress):
-            left = builder.left(stretches)
-            builder.announce(live)
-            builder.build(stretches, live, stop)
+            left = patiently(lambda: builder.left(stretches), stop=stop)
+            patiently(lambda: builder.announce(live), stop=stop)
+            patiently(lambda: builder.build(stretches, live, stop), stop=stop)
             progress.told("stopped" if stop() else "done")
         typer.echo(f"view {name}, version {view.version}: {left} offsets of the event log folded")
         return not stop()
@@ -181,7 +184,8 @@ class HistoryRun:
         replay = self._replay(view, from_us, to_us)
         stretches = replay.stretches()
         with self._building(self._record(kind, view), plan, view, replay, stretches, from_us) as (builder, progress):
-            builder.build_latest(stretches, stop, {})
+            done: dict[TopicPartition, int] = {}
+            patiently(lambda: builder.build_latest(stretches, stop, done), stop=stop)
             return progress.told("stopped" if stop() else "done")
 
     def _begun(self, plan: Plan, name: str) -> Plan:
@@ -196,12 +200,17 @@ class HistoryRun:
         self, chaser: Chaser, builder: Builder, plan: Plan, built: View, stop: Callable[[], bool]
     ) -> Plan | None:
         """The plan that makes it the version that is read, once it has passed that one; None where it was stopped."""
-        while chaser.overtake(plan.views[built.name], builder, stop):
+        while patiently(lambda: chaser.overtake(plan.views[built.name], builder, stop), stop=stop):
             try:
                 return flip(self._plans, built.name, now_us=self._clock())
             except StaleStore:
-                if self._plans.load().building.get(built.name) != built:
+                if patiently(self._plans.load, stop=stop).building.get(built.name) != built:
                     raise
+            except StoreUnavailable:
+                # The plan may have changed before the reply was lost or a later command was refused.
+                held = patiently(self._plans.load, stop=stop)
+                if held.views[built.name].version == built.version:
+                    return held
         return None
 
     def _replay(self, view: View, from_us: int | None, to_us: int | None) -> EventLogReplay:
@@ -236,7 +245,7 @@ class HistoryRun:
                 from_us=from_us,
                 progress=progress.moved,
             )
-            progress.begin(builder.left(stretches))
+            progress.begin(patiently(lambda: builder.left(stretches)))
             yield builder, progress
 
     def _keep(self, plan: Plan) -> None:

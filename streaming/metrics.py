@@ -30,6 +30,7 @@ _COUNTED: Final = {
     "commits": "Commits of one view's shard",
     "fenced": "Commits refused because another claim holds the shard, or the store came back older",
     "retries": "Rounds that failed and were tried again",
+    "unforeseen": "Rounds that failed in a way nobody foresaw and were tried again",
     "strays": "Batches that did not start where the last one ended",
     "slots": "Tile slots written",
     "late": "Accepted events beyond some window, counted in each view",

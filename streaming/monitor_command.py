@@ -52,6 +52,7 @@ def monitor(
     from featurestore.plan_store import load_plan_file
     from featurestore.plan_users import PlanUsers
     from featurestore.promises_kept import PromiseMetrics
+    from featurestore.repeated import attempt
 
     settings = settings_of(repo)
     plan = load_plan_file(settings.plan_path)
@@ -70,8 +71,8 @@ def monitor(
     if metrics_port is not None:
         metrics.serve("127.0.0.1", metrics_port)
     console = Console()
-    while True:
-        began = time.monotonic()
+
+    def look() -> int:
         found = watch.round(load_plan_file(settings.plan_path))
         alarms = watch.book.open()
         metrics.take(found, alarms, clock())
@@ -79,8 +80,13 @@ def monitor(
         console.print(
             f"{compared} served values audited, {len(found.budgets)} objectives measured, {len(alarms)} alerts open"
         )
-        if once:
-            raise typer.Exit(1 if any(each.finding.severity == "critical" for each in alarms) else 0)
+        return 1 if any(each.finding.severity == "critical" for each in alarms) else 0
+
+    if once:
+        raise typer.Exit(look())
+    while True:
+        began = time.monotonic()
+        attempt("a round of the monitor", look, lambda _: metrics.round_failed())
         time.sleep(max(0.0, every_s - (time.monotonic() - began)))
 
 

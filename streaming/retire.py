@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from featurestore.clock import Clock
-from featurestore.errors import StaleStore
+from featurestore.errors import StaleStore, StoreUnavailable
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore
 from featurestore.plan_users import PlanUsers
@@ -103,7 +103,8 @@ class Retirement:
         until_s = seconds() + wait_s
         told: list[str] = []
         while not stop():
-            with suppress(StaleStore):  # somebody else put a plan in force: look again
+            # Another process put a plan in force, or the store refuses for a while: look again.
+            with suppress(StaleStore, *(() if seconds() > until_s else (StoreUnavailable,))):
                 done = self.step()
                 if done is not None:
                     for gone in done:

@@ -34,6 +34,7 @@ from streaming.beside import Beside
 from streaming.cluster import kafka_source, outbox_of, waited_for
 from streaming.health import Pulse
 from streaming.metrics import StreamMetrics
+from streaming.patience import patiently
 from streaming.plan_watch import PlanWatch
 from streaming.retention import Exposure, look
 from streaming.schema_registry import registry_of
@@ -108,7 +109,7 @@ class StreamProcess:
     def _live(self, stop: Callable[[], bool]) -> bool:
         """The life of one worker; whether another is needed."""
         options, settings = self._options, self._settings
-        plan = self._plans.load()
+        plan = patiently(self._plans.load, stop=stop)
         views = self._views(plan)
         self._beside.take_up(plan, views)
         source, appeared = waited_for(
@@ -138,6 +139,7 @@ class StreamProcess:
             stop,
             appeared=appeared,
             report=partial(self._users.report, self._name),
+            failed=self._beside.plan_failed,
         )
         worker = build_worker(
             settings,

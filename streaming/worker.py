@@ -50,6 +50,7 @@ from streaming.standing import PartitionStanding, ShardStanding, Standing
 from streaming.takeover import Takeover
 from streaming.verdicts import Verdicts
 from streaming.view_pipeline import LatestPipeline, ViewPipeline
+from validation.errors import PlatformError
 
 _LOG = logging.getLogger(__name__)
 _RECOVERABLE: Final = (Fenced, StoreUnavailable, SinkUnavailable, SourceUnavailable, NotAssigned)
@@ -66,6 +67,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     backoff_s: float = 0.05
     """Wait after the first failure in a row; doubled each time."""
     longest_backoff_s: float = 2.0
+    unforeseen: int = 10
+    """Rounds in a row that may end in an error that is none of this product's, before the worker ends by it."""
 
 
 class News(msgspec.Struct, frozen=True):
@@ -113,7 +116,7 @@ class Worker:
     ) -> None:
         self.counters: Counter[str] = Counter()
         """Events, accepted, rejected:REASON, warned:RULE, late, duplicates, reused_ids, commits, slots, claims,
-        fenced, retries, strays."""
+        fenced, retries, strays, unforeseen."""
         self._source = source
         self._store = store
         self._sinks = tuple(sinks)
@@ -133,6 +136,7 @@ class Worker:
         self._to_claim: dict[TopicPartition, None] = {}
         self._assigned_once = False
         self._failures = 0
+        self._unforeseen = 0
 
     @property
     def positions(self) -> Mapping[TopicPartition, int]:
@@ -202,10 +206,34 @@ class Worker:
         while not stop():
             if (changed := news()) is not None:
                 self.adopt(changed)
-            self.turn(self._pace.poll_ms)
+            self._survive(self.turn)
             if until_caught_up and self._is_done(goals):
                 break
         self.leave()
+
+    def _survive(self, turn: Callable[[int], int]) -> None:
+        """One round; an error that nobody foresaw is logged with its traceback, counted, and the round tried again.
+
+        After `Pace.unforeseen` such rounds in a row it is raised, with the places that were being read: a record that
+        no worker can get past must not be tried in silence for ever (`featurestore stream skip` steps past it).
+        """
+        try:
+            turn(self._pace.poll_ms)
+        except PlatformError:
+            raise
+        except Exception as error:
+            self._unforeseen += 1
+            self.counters["unforeseen"] += 1
+            places = ", ".join(f"{each} at offset {offset}" for each, offset in self.positions.items()) or "none"
+            if self._unforeseen >= self._pace.unforeseen:
+                error.add_note(f"partitions in hand: {places}; `featurestore stream skip` steps past a record")
+                raise
+            _LOG.exception("a round failed in a way that nobody foresaw; partitions in hand: %s", places)
+            for partition in list(self._held):
+                self._again(partition)
+            self._recover(error)
+        else:
+            self._unforeseen = 0
 
     def _begin(self, stop: Callable[[], bool], *, until_caught_up: bool) -> dict[TopicPartition, int]:
         """List the partitions, and where they end if that is a goal: as often as it takes."""

@@ -123,8 +123,9 @@ class Publication:
         while not stop():
             try:
                 self.round()
-            except (PlatformError, OSError) as error:
-                _LOG.warning("%s: %s; trying again in %g s", self.channel.name, error, every_s)
+            except Exception as error:  # noqa: BLE001 - the loop's outermost frame: the next round may succeed
+                foreseen = isinstance(error, (PlatformError, OSError))
+                _LOG.warning("%s: %s; trying again in %g s", self.channel.name, error, every_s, exc_info=not foreseen)
             sleep(every_s)
 
     def _marks(self) -> dict[str, Mark]:

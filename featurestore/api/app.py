@@ -32,6 +32,7 @@ from featurestore.api.serving import PlanSource, PlanWatch, Reader, Serving, Ser
 from featurestore.api.staleness import Staleness
 from featurestore.api.status_routes import add_status_routes
 from featurestore.api.violation_routes import SCHEMAS, add_violation_routes
+from featurestore.api.watching import LONGEST_BLIND_S, Watching
 from featurestore.api.write_routes import BODIES, WriteRoutes, add_materialize_routes, add_write_routes
 from featurestore.api.writes import Writes
 from featurestore.clock import Clock
@@ -64,11 +65,13 @@ def create_app(
     limits: Limits | None = None,
     users: PlanUsers | None = None,
     poll_s: float = POLL_S,
+    longest_blind_s: float = LONGEST_BLIND_S,
 ) -> FastAPI:
     """The application: it serves from the plan in `plans`, read by what `reader` makes of it.
 
     The plan is looked up every `poll_s` seconds; a new one is taken over between two requests. Without a plan or with
-    the store away, requests get 503 with Retry-After, and the first look-up that succeeds ends that. Without a `gate`
+    the store away, requests get 503 with Retry-After, and the first look-up that succeeds ends that. The service says
+    that it is not ready while plan or keys could not be looked up for `longest_blind_s`. Without a `gate`
     the `keys` alone decide, and no keys let everybody in. Routes that write exist where there is what they need.
     `again` gets answers to look at after the response; `fallbacks` says which services answer by their fallback;
     `users` hears which plan is served from.
@@ -85,20 +88,18 @@ def create_app(
     report = None if users is None else partial(users.report, name)
     watch = PlanWatch(plans, Servings(serving, plans).of, metrics, fallbacks=fallbacks or tuple, report=report)
 
-    def look() -> None:
-        watch.look()
-        gate.look()
+    watching = Watching({"plan": watch.look} | gate.looks, metrics, longest_blind_s=longest_blind_s)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(look)
-        watching = asyncio.create_task(_watch(look, metrics, poll_s))
+        await asyncio.to_thread(watching.look)
+        looking = asyncio.create_task(watching.run(poll_s))
         if again is not None:
             again.start()
         yield
-        watching.cancel()
+        looking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await watching
+            await looking
         if again is not None:
             await asyncio.to_thread(again.stop)
         fetching.close()
@@ -121,7 +122,7 @@ def create_app(
         response.raw_headers = headers
         return response
 
-    add_status_routes(app, watch=watch, store=store, gate=gate, metrics=metrics, staleness=staleness)
+    add_status_routes(app, watch=watch, watching=watching, store=store, gate=gate, metrics=metrics, staleness=staleness)
     if violations is not None:
         add_violation_routes(app, store=violations, gate=gate, metrics=metrics)
     if writes is not None:
@@ -135,13 +136,6 @@ def create_app(
     app.add_exception_handler(Exception, _broken)
     describe(app, bounds, (*BODIES, *SCHEMAS))
     return app
-
-
-async def _watch(look: Callable[[], None], metrics: Metrics, poll_s: float) -> None:
-    while True:
-        await asyncio.sleep(poll_s)
-        await asyncio.to_thread(look)
-        metrics.fold()
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:

@@ -71,10 +71,21 @@ class Gate:
     audit: AuditLog | None = None
     _permissions: dict[int, Permissions] = field(default_factory=dict)
 
+    @property
+    def looks(self) -> dict[str, Callable[[], None]]:
+        """What keeps the keys current, by name: each blocks, raises what is in the way, and runs between requests."""
+        return {"API keys": self._look_ring, "issuer keys": self._look_tokens}
+
     def look(self) -> None:
-        """Takes over keys that were created or revoked, and the issuer's; blocks, so it runs between requests."""
+        """Take over keys that were created or revoked, and the issuer's."""
+        for look in self.looks.values():
+            look()
+
+    def _look_ring(self) -> None:
         if self.ring is not None:
             self.ring.look()
+
+    def _look_tokens(self) -> None:
         if self.tokens is not None:
             self.tokens.look()
 

@@ -5,10 +5,11 @@ The key-value client comes from the process that starts this, so that this room 
 """
 
 import hashlib
+import logging
 import re
 import secrets
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -16,9 +17,9 @@ import msgspec
 from featurestore.api.identity import ROLES, Caller
 from featurestore.clock import Clock
 from featurestore.errors import StaleStore, StoreUnavailable, UnknownName, UsageError
-from validation.errors import PlatformError
 
 PREFIX = "fsk_"
+_log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9_.:@/-]{1,100}")
 
 
@@ -111,19 +112,31 @@ class KeyStore:
         return secret, key
 
     def list(self) -> list[ApiKey]:
-        """Every key there ever was, oldest first; raises StaleStore where one cannot be read."""
+        """Every key there ever was that can be read, oldest first."""
+        return [*self.rows()[0]]
+
+    def rows(self) -> tuple[Sequence[ApiKey], Sequence[str]]:
+        """Every key that can be read, oldest first, and the names of rows that cannot: each row stands for itself."""
         held: Mapping[bytes, bytes] = self._client.hgetall(self._key)
-        try:
-            keys = [msgspec.json.decode(value, type=ApiKey) for value in held.values()]
-        except msgspec.MsgspecError as error:
-            raise StaleStore(
-                f"an API key in the online store cannot be read: {error}; revoke and create it again"
-            ) from error
-        return sorted(keys, key=lambda key: (key.created_us, key.id))
+        keys, unreadable = [], []
+        for name, value in held.items():
+            try:
+                key = msgspec.json.decode(value, type=ApiKey)
+                bytes.fromhex(key.digest)
+            except (msgspec.MsgspecError, ValueError):
+                unreadable.append(name.decode(errors="backslashreplace"))
+            else:
+                keys.append(key)
+        return sorted(keys, key=lambda key: (key.created_us, key.id)), sorted(unreadable)
 
     def revoke(self, key_id: str, *, clock: Clock) -> ApiKey:
         """Ends a key, for every worker within about a second; it stays listed. Raises UnknownName."""
-        keys = {key.id: key for key in self.list()}
+        found, unreadable = self.rows()
+        keys = {key.id: key for key in found}
+        if key_id in unreadable:
+            raise StaleStore(
+                f"API key {key_id!r} is stored unreadably, which lets nobody in; create another one in its place"
+            )
         if key_id not in keys:
             raise UnknownName("API key", key_id, keys)
         revoked = keys[key_id]
@@ -142,16 +155,19 @@ class KeyRing:
     def __init__(self, store: KeyStore) -> None:
         self._store = store
         self._callers: dict[bytes, Caller] | None = None
+        self._unreadable: Sequence[str] = ()
         self._looking = threading.Lock()
 
     def look(self) -> None:
-        """Takes over the keys in the store; where it does not answer, those known stay in force."""
+        """Take over the keys in the store; raises what the store raises, and then those known stay in force.
+
+        A row that cannot be read lets nobody in, is named in the log, and keeps no other row from being taken over.
+        """
         with self._looking:
-            try:
-                keys = self._store.list()
-            except PlatformError:
-                # The store's absence is told by everything else; what is known stays known.
-                return
+            keys, unreadable = self._store.rows()
+            if unreadable and unreadable != self._unreadable:
+                _log.error("API keys that cannot be read let nobody in: %s", ", ".join(map(repr, unreadable)))
+            self._unreadable = unreadable
             self._callers = {bytes.fromhex(key.digest): key.caller for key in keys if key.revoked_us is None}
 
     def find(self, key: str) -> Caller | None:

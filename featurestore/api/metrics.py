@@ -103,6 +103,12 @@ class Metrics:
         self._plan_errors = Counter(
             "featurestore_plan_watch_errors", "Times the plan could not be looked up or read", registry=registry
         )
+        self._look_errors = Counter(
+            "featurestore_look_errors",
+            "Looks that failed and are tried again: plan, API keys, issuer keys",
+            ["look"],
+            registry=registry,
+        )
 
         self._looked = Counter(
             "featurestore_served_again",
@@ -197,6 +203,10 @@ class Metrics:
     def plan_error(self) -> None:
         """Counts a look-up of the plan that failed."""
         self._plan_errors.inc()
+
+    def look_failed(self, name: str) -> None:
+        """Counts a look that failed."""
+        self._look_errors.labels(name).inc()
 
     def exposition(self) -> bytes:
         """Everything in Prometheus's text format; other workers' counts are up to a second old."""

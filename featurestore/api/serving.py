@@ -24,13 +24,14 @@ from featurestore.api.request import Asked, FeatureRequest, entity_columns, inst
 from featurestore.api.selection import Selection, select
 from featurestore.api.straight import Straight
 from featurestore.clock import Clock
-from featurestore.errors import FeatureStoreError, StaleStore
+from featurestore.errors import StaleStore
 from featurestore.online.fetch import Fetcher
 from featurestore.online.reader import Held, Steps
 from featurestore.online.result import Block, Instants, OnlineResult, Status
 from featurestore.online.together import Together
 from featurestore.plan import Plan, Projection
 from featurestore.user_code import run_on_demand
+from validation.errors import PlatformError
 
 Replace = Callable[[Sequence[Answered]], list[Answered]]
 _KINDS = 1024
@@ -352,26 +353,27 @@ class PlanWatch:
         return None if self._serving is None else self._serving.plan.version
 
     def look(self) -> None:
-        """Looks the plan up and takes it over where it is another; a failure keeps the one in force, and is counted.
+        """Look the plan up and take it over where it is another one; raises what is in the way, after counting it.
 
-        What is served from is reported each time.
-
-        A store that lost its plan (emptied, restored) does not take a working plan away.
+        A failure keeps the plan that is served from. A store that lost its plan (emptied, restored) does not take a
+        working plan away. What is served from is reported each time, whether or not a newer plan could be read.
         """
         with self._looking:
             try:
-                version, fallbacks = self._source.version(), frozenset(self._fallbacks())
-                held = self._serving
-                if held is None or (version is not None and version != self.version) or fallbacks != held.fallbacks:
-                    plan = held.plan if held is not None and version is None else self._source.load()
-                    self._serving = held = self._make(plan, fallbacks)
-                    self._metrics.plan_in_force(plan.version)
-                    _log.info("serving plan version %d; by fallback: %s", plan.version, sorted(fallbacks) or "none")
-                # A version of a view is dropped only once nobody says that they read it.
-                if self._report is not None:
-                    self._report(held.plan.version)
-            except FeatureStoreError as error:
+                self._renew()
+                # A version of a view is dropped only once no process says that it reads it.
+                if self._report is not None and self._serving is not None:
+                    self._report(self._serving.plan.version)
+            except Exception as error:
                 self._metrics.plan_error()
-                if str(error) != self._trouble:
-                    _log.warning("plan not renewed: %s", error)
-                self._trouble = str(error)
+                self._trouble = str(error) if isinstance(error, PlatformError) else f"{type(error).__name__}: {error}"
+                raise
+
+    def _renew(self) -> None:
+        version, fallbacks = self._source.version(), frozenset(self._fallbacks())
+        held = self._serving
+        if held is None or (version is not None and version != self.version) or fallbacks != held.fallbacks:
+            plan = held.plan if held is not None and version is None else self._source.load()
+            self._serving = self._make(plan, fallbacks)
+            self._metrics.plan_in_force(plan.version)
+            _log.info("serving plan version %d; by fallback: %s", plan.version, sorted(fallbacks) or "none")

@@ -15,6 +15,7 @@ from featurestore.api.gate import Gate
 from featurestore.api.metrics import Metrics
 from featurestore.api.serving import PlanWatch
 from featurestore.api.staleness import Staleness, refuse_stale
+from featurestore.api.watching import Watching
 from featurestore.plan import Plan
 from validation.errors import PlatformError
 
@@ -34,6 +35,7 @@ def add_status_routes(
     app: FastAPI,
     *,
     watch: PlanWatch,
+    watching: Watching,
     store: Pinged,
     gate: Gate,
     metrics: Metrics,
@@ -48,9 +50,13 @@ def add_status_routes(
 
     @app.get("/ready", responses=answering("Requests can be answered", _READY) | ERRORS)
     async def ready() -> Response:
-        """Whether requests can be answered as promised: a plan, the online store, and no view staler than it may be."""
+        """Whether requests can be answered as promised.
+
+        There is a plan, it and the keys were looked up lately, the online store answers, no view is too stale.
+        """
         try:
             plan = watch.current.plan
+            watching.check()
             await asyncio.to_thread(store.ping)
             told: dict[str, Any] = {"status": "ready", "plan_version": plan.version}
             if staleness is not None:

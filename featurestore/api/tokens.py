@@ -4,7 +4,6 @@ The key set (JWKS) is a file or a URL. It is read between requests, never during
 not known yet is refused and makes the next look read the set again.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -18,6 +17,8 @@ import msgspec
 from featurestore.api.faults import Refused
 from featurestore.api.identity import Caller
 from featurestore.errors import ConfigurationError, StoreUnavailable
+from validation.printable import printable
+from validation.redaction import redacted
 
 JWKS, ISSUER, AUDIENCE = "FEATURESTORE_OIDC_JWKS", "FEATURESTORE_OIDC_ISSUER", "FEATURESTORE_OIDC_AUDIENCE"
 ROLES_CLAIM, GROUPS_CLAIM = "FEATURESTORE_OIDC_ROLES_CLAIM", "FEATURESTORE_OIDC_GROUPS_CLAIM"
@@ -28,7 +29,8 @@ _RENEW_S = 3600.0
 _AGAIN_S = 10.0
 """How soon the set may be read again: tokens of unknown keys must not make us ask the issuer all the time."""
 _CACHED = 4096
-_log = logging.getLogger(__name__)
+_LATEST_S = 253_402_300_800
+_NAME_CHARS = 200
 
 
 class TokenSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,24 +82,35 @@ class Tokens:
         self._keys: dict[str, Any] | None = None
         self._read_s = float("-inf")
         self._unknown = False
+        self._trouble = ""
         self._seen: dict[str, tuple[float, Caller]] = {}
         self._looking = threading.Lock()
 
     def look(self) -> None:
-        """Reads the key set where it is not known, is an hour old or lacked a key; a failure keeps the one known."""
+        """Read the key set where it is not known, is an hour old, lacked a key, or could not be read lately.
+
+        Raises StoreUnavailable where the last reading failed; the keys known stay accepted.
+        """
         with self._looking:
-            age_s = self._now_s() - self._read_s
-            if age_s < (_AGAIN_S if self._keys is None or self._unknown else _RENEW_S):
-                return
-            self._read_s = self._now_s()
-            try:
-                keys = jwt.PyJWKSet.from_json(self._text()).keys
-            except (OSError, UnicodeDecodeError, httpx.HTTPError, ValueError, jwt.PyJWTError) as error:
-                _log.warning("the key set at %s cannot be read: %s", self._settings.jwks, error)
-                return
-            self._keys, self._unknown = {str(key.key_id): key for key in keys}, False
-            # What a withdrawn key had signed is not known any more.
-            self._seen.clear()
+            self._read()
+            if self._trouble:
+                raise StoreUnavailable(self._trouble)
+
+    def _read(self) -> None:
+        age_s = self._now_s() - self._read_s
+        if age_s < (_AGAIN_S if self._keys is None or self._unknown or self._trouble else _RENEW_S):
+            return
+        self._read_s = self._now_s()
+        try:
+            keys = jwt.PyJWKSet.from_json(self._text()).keys
+        except Exception as error:  # noqa: BLE001 - whatever a foreign document or server provokes: asked again later
+            self._trouble = (
+                f"the issuer's key set at {redacted(self._settings.jwks)} cannot be read: {redacted(str(error))}"
+            )
+            return
+        self._keys, self._unknown, self._trouble = {str(key.key_id): key for key in keys}, False, ""
+        # What a withdrawn key had signed is not known any more.
+        self._seen.clear()
 
     def _text(self) -> str:
         place = self._settings.jwks
@@ -113,7 +126,7 @@ class Tokens:
         if known is not None and now_s <= known[0]:
             return known[1]
         if self._keys is None:
-            raise StoreUnavailable(f"the key set at {self._settings.jwks} has not been read yet")
+            raise StoreUnavailable("the issuer's key set has not been read yet")
         claims = self._claims(token, self._keys, now_s)
         caller = self._caller(claims)
         if len(self._seen) >= _CACHED:
@@ -146,8 +159,8 @@ class Tokens:
         except jwt.PyJWTError as error:
             raise _refused(str(error)) from error
         starts, ends = claims.get("nbf", 0), claims["exp"]
-        if not all(isinstance(moment, (int, float)) and not isinstance(moment, bool) for moment in (starts, ends)):
-            raise _refused("exp or nbf is no number")
+        if not all(_is_moment(moment) for moment in (starts, ends)):
+            raise _refused("exp or nbf is no time")
         if now_s > ends + LEEWAY_S:
             raise _refused("it has expired")
         if now_s < starts - LEEWAY_S:
@@ -157,13 +170,18 @@ class Tokens:
     def _caller(self, claims: Mapping[str, Any]) -> Caller:
         settings = self._settings
         return Caller(
-            name=f"token {claims['sub']}",
+            name=f"token {printable(claims['sub'], most=_NAME_CHARS)}",
             roles=_words(claims, settings.roles_claim),
             groups=_words(claims, settings.groups_claim),
             namespaces=_words(claims, settings.namespaces_claim),
             grants=_words(claims, settings.grants_claim),
             producers=_words(claims, settings.producers_claim),
         )
+
+
+def _is_moment(value: object) -> bool:
+    """Whether a claim is seconds since the epoch, before the year 10000; JSON has integers of any length and NaN."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LATEST_S < value < _LATEST_S
 
 
 def _words(claims: Mapping[str, Any], path: str) -> frozenset[str]:

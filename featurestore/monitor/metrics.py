@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 from prometheus_client.registry import Collector
 
 from featurestore.monitor.alerts import Alert
@@ -34,6 +34,14 @@ class MonitorMetrics:
         self._round = Gauge(
             "featurestore_monitor_round", "When the last round ended, in epoch seconds", registry=self.registry
         )
+
+        self._failed = Counter(
+            "featurestore_monitor_failed_rounds", "Rounds that failed and are tried again", registry=self.registry
+        )
+
+    def round_failed(self) -> None:
+        """Counts a round that failed."""
+        self._failed.inc()
 
     def serve(self, host: str, port: int) -> None:
         """Answers `/metrics` there, in a thread of its own; raises OSError where the port is taken."""

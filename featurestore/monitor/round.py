@@ -8,6 +8,7 @@ itself: where one fails, the round goes on, and the failure is a critical findin
 neither good nor bad data.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ KEEP_US: Final = 30 * DAY_US
 BROKEN_SCOPE: Final = "broken:"
 SLO_SCOPE: Final = "slo:"
 
+_LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 Look = Callable[[Plan], Sequence[Finding]]
 """What looks at something else: drift, violations. Its findings' keys start with its scope."""
@@ -188,19 +190,21 @@ class Monitor:
     def _attempt(self, what: str, work: Callable[[], _T]) -> _T | None:
         try:
             return work()
-        except PlatformError as error:
+        except Exception as error:  # noqa: BLE001 - a step's outermost frame: the round goes on, and says so
             if interrupted():
                 raise
+            if not isinstance(error, PlatformError):
+                _LOG.exception("the monitor's step %r failed", what)
             self._broke(what, error)
             return None
 
-    def _broke(self, what: str, error: PlatformError) -> None:
+    def _broke(self, what: str, error: Exception) -> None:
         self._broken.append(
             Finding(
                 key=f"{BROKEN_SCOPE}{what}",
                 severity="critical",
                 title=f"the check broke: {what}",
-                detail=str(error),
+                detail=str(error) if isinstance(error, PlatformError) else f"{type(error).__name__}: {error}",
                 evidence="featurestore monitor --once",
             )
         )

@@ -4,8 +4,7 @@ The library's own split sends one slot after another; here every node gets all i
 work at once. Nothing is promised across slots.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,14 +12,8 @@ import redis
 from redis.cluster import ClusterNode, ClusterPipeline
 from redis.crc import key_slot
 
-from featurestore.errors import StoreUnavailable
+from featurestore.online.failures import mapped
 
-_AWAY = (
-    redis.exceptions.RedisClusterException,
-    redis.exceptions.ClusterError,
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-)
 _slot_of_tag = lru_cache(maxsize=65536)(key_slot)
 
 
@@ -44,7 +37,7 @@ class ClusterClient(redis.RedisCluster):
     # The library's own stubs are untyped here; Any stops in this room.
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """As the library's; raises StoreUnavailable where the cluster does not answer."""
-        with _mapped(self.address):
+        with mapped(self.address):
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
     def pipeline(self, transaction: bool | None = None, shard_hint: Any = None) -> "_Pipeline":  # noqa: ARG002, FBT001 - the library's signature
@@ -68,7 +61,7 @@ class ClusterClient(redis.RedisCluster):
         """The values of keys of any slots, in order; None where there is none."""
         names: list[bytes] = [*keys, *more]
         by_node: dict[str, tuple[ClusterNode, dict[int, list[int]]]] = {}
-        with _mapped(self.address):
+        with mapped(self.address):
             for place, name in enumerate(names):
                 slot = slot_of(name)
                 node = self.nodes_manager.get_node_from_slot(slot)
@@ -132,15 +125,5 @@ class _Pipeline(ClusterPipeline):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - the library's signature
         """As the library's; raises StoreUnavailable where the cluster does not answer."""
-        with _mapped(self.address):
+        with mapped(self.address):
             return list(super().execute(raise_on_error))
-
-
-@contextmanager
-def _mapped(address: str) -> Iterator[None]:
-    try:
-        yield
-    except _AWAY as error:
-        raise StoreUnavailable(
-            f"the cluster at {address} does not answer ({error}); `featurestore doctor` says what to check"
-        ) from error

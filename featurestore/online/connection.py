@@ -1,15 +1,12 @@
 """How does a process reach the online store?
 
 One client type for every address: `embedded` (a private server under the data folder), `redis://`, `rediss://`
-and `unix://`. Foreign errors are mapped here, once: whatever the client library raises for a store that is away,
-callers see `StoreUnavailable`, which names the address and what to do.
+and `unix://`. Whatever the client library raises for a store that is away or refuses, callers see `StoreUnavailable`
+and its kinds (see `failures`), which name the address and what to do.
 """
 
 import atexit
-import contextlib
-import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -25,7 +22,9 @@ from redis.sentinel import Sentinel, SentinelConnectionPool
 from featurestore.errors import ConfigurationError, StoreUnavailable
 from featurestore.online.cluster import ClusterClient
 from featurestore.online.command import command
+from featurestore.online.failures import mapped
 from featurestore.online.server import EmbeddedServer, running
+from validation.redaction import redacted, redacted_url
 
 EMBEDDED = "embedded"
 _SCHEMES = ("redis", "rediss", "unix")
@@ -50,7 +49,7 @@ class StoreClient(redis.Redis):
     # The library's own stubs are untyped here; Any stops in this room.
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """As the library's; raises StoreUnavailable where the store does not answer."""
-        with _mapped(self.address):
+        with mapped(self.address):
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
     def mget(self, keys: Any, *more: Any) -> Any:
@@ -60,7 +59,7 @@ class StoreClient(redis.Redis):
             return []
         packed = [command(b"MGET", *names)]
         pool = self.connection_pool
-        with _mapped(self.address):
+        with mapped(self.address):
             connection: Any = pool.get_connection()
             try:
                 return connection.retry.call_with_retry(
@@ -88,7 +87,7 @@ class StorePipeline(Pipeline):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - the library's signature
         """As the library's; raises StoreUnavailable where the store does not answer."""
-        with _mapped(self.address):
+        with mapped(self.address):
             return list(super().execute(raise_on_error))
 
 
@@ -130,7 +129,7 @@ def connect(settings: OnlineAddress, data_dir: Path, *, start: bool = True, time
         return _of_many(url, timeout_s)
     if parts.scheme not in _SCHEMES:
         raise ConfigurationError(
-            f"online_store connection {without_password(url)!r}: expected `embedded`, or a URL that starts with "
+            f"online_store connection {redacted_url(url)!r}: expected `embedded`, or a URL that starts with "
             + ", ".join(f"{scheme}://" for scheme in (*_SCHEMES, *_MANY))
         )
     if parts.scheme != "unix":
@@ -139,8 +138,8 @@ def connect(settings: OnlineAddress, data_dir: Path, *, start: bool = True, time
         client = StoreClient(connection_pool=redis.ConnectionPool.from_url(url, **options))
         client.auto_close_connection_pool = True
     except ValueError as error:
-        raise ConfigurationError(f"online_store connection {without_password(url)!r}: {error}") from error
-    client.address = without_password(url)
+        raise ConfigurationError(f"online_store connection {redacted_url(url)!r}: {redacted(str(error))}") from error
+    client.address = redacted_url(url)
     return client
 
 
@@ -171,7 +170,7 @@ def _of_many(url: str, timeout_s: float) -> StoreClient:
     if kind == "sentinel" and len(path) not in (1, 2):
         wrong = "the path names no service of the sentinels"
     if wrong:
-        raise ConfigurationError(f"online_store connection {without_password(url)!r}: {wrong}; expected {_MANY_FORM}")
+        raise ConfigurationError(f"online_store connection {redacted_url(url)!r}: {wrong}; expected {_MANY_FORM}")
     options.update(parameters)
     client: StoreClient
     if kind == "sentinel":
@@ -181,14 +180,11 @@ def _of_many(url: str, timeout_s: float) -> StoreClient:
         pool = SentinelConnectionPool(path[0], sentinel, db=database, retry=_retry(), **options)  # type: ignore[no-untyped-call]
         client = StoreClient(connection_pool=pool)
     else:
-        with _mapped(without_password(url)):
-            try:
-                found = ClusterClient(startup_nodes=[ClusterNode(*node) for node in nodes], **options)  # type: ignore[no-untyped-call]
-            except redis.exceptions.RedisClusterException as error:
-                raise StoreUnavailable(f"no cluster answers at {without_password(url)} ({error})") from error
+        with mapped(redacted_url(url)):
+            found = ClusterClient(startup_nodes=[ClusterNode(*node) for node in nodes], **options)  # type: ignore[no-untyped-call]
         # Every command that this product sends means the same to both; the library has no common type for them.
         client = cast(StoreClient, found)
-    client.address = without_password(url)
+    client.address = redacted_url(url)
     return client
 
 
@@ -199,36 +195,9 @@ def _address(text: str, port: int) -> tuple[str, int]:
     return parts.hostname, parts.port or port
 
 
-def without_password(url: str) -> str:
-    """The URL with its password masked, for messages and logs.
-
-    >>> without_password("rediss://app:s3cret@cache:6380/0")
-    'rediss://app:***@cache:6380/0'
-    """
-    url = re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", url)
-
-
 def _retry() -> Retry:
     # One more try: a pooled connection dies when the server restarts. More would hide an outage for seconds.
     return Retry(ConstantBackoff(0.02), 1)
-
-
-@contextlib.contextmanager
-def _mapped(address: str) -> Iterator[None]:
-    try:
-        yield
-    except redis.exceptions.AuthenticationError as error:
-        raise ConfigurationError(
-            f"the online store at {address} refused the user or password ({error}); "
-            "check `connection` in feature_store.yaml"
-        ) from error
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-        raise StoreUnavailable(
-            f"the online store at {address} does not answer ({error}); `featurestore doctor` says what to check"
-        ) from error
-    except (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError) as error:
-        raise StoreUnavailable(f"the online store at {address} takes no writes ({error})") from error
 
 
 _servers: dict[Path, EmbeddedServer] = {}

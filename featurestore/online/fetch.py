@@ -19,6 +19,7 @@ from redis.sentinel import SentinelConnectionPool
 from featurestore.errors import StoreUnavailable
 from featurestore.online.command import command
 from featurestore.online.connection import StoreClient
+from featurestore.online.failures import failure, refusal
 from featurestore.online.reader import Held
 
 Fetch: TypeAlias = Callable[[list[bytes]], Awaitable[Held]]
@@ -48,6 +49,10 @@ def fetcher(client: StoreClient) -> Fetcher:
     return Blocking(client)
 
 
+class _Refusal(Exception):
+    """An error reply, as the server words it."""
+
+
 class Pipelined:
     """One connection to one server: that of the client's address, or the master that its sentinels name."""
 
@@ -72,11 +77,10 @@ class Pipelined:
                 except ConnectionError:
                     pass
             return cast(Held, await (await self._open()).ask(b"MGET", *names))
-        except (OSError, TimeoutError, RedisError) as error:
-            raise StoreUnavailable(
-                f"the online store at {self._address} does not answer ({error}); `featurestore doctor` says what to "
-                "check"
-            ) from error
+        except _Refusal as error:
+            raise refusal(self._address, str(error)) from error
+        except (OSError, RedisError) as error:
+            raise failure(self._address, error) from error
 
     async def _open(self) -> "_Connection":
         """A connection; all who wait for one wait for the same."""
@@ -186,10 +190,10 @@ class _Connection(asyncio.Protocol):
         self._end(ConnectionResetError(str(error or "the connection was closed")))
 
     async def ask(self, *words: bytes) -> Any:
-        """The reply to a command; raises OSError (time-outs among them), and RedisError where the server refuses."""
+        """The reply to a command; raises OSError (time-outs among them), and _Refusal where the server refuses."""
         reply = await self._call(command(*words))
         if isinstance(reply, hiredis.ReplyError):
-            raise RedisError(str(reply))
+            raise _Refusal(str(reply))
         return reply
 
     def _call(self, command: bytes) -> "asyncio.Future[Any]":

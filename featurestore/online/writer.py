@@ -11,7 +11,7 @@ import pyarrow as pa
 import redis
 
 from featurestore.clock import Clock
-from featurestore.errors import UsageError
+from featurestore.errors import StoreRefused, UsageError
 from featurestore.online.blobs import Ints
 from featurestore.online.connection import StoreClient
 from featurestore.online.keys import ROW_TAGS, EntityKeyCodec, row_prefixes
@@ -148,11 +148,13 @@ class RowWriter:
                 pipeline.execute_command("EVALSHA", self._sha, len(names), *names, *times, *values)  # type: ignore[no-untyped-call]
             try:
                 told = np.frombuffer(b"".join(pipeline.execute()), np.uint8) == ord("1")
-            except redis.exceptions.NoScriptError:
+            except redis.exceptions.NoScriptError as error:
                 # The server was restarted without its scripts. Chunks already written stay: writing is repeatable.
                 self._sha = None
                 if attempt == 2:
-                    raise
+                    raise StoreRefused(
+                        "the online store forgets scripts faster than they are loaded", "NOSCRIPT"
+                    ) from error
             else:
                 won = np.zeros(len(rows), np.bool_)
                 won[[place for places, _, _ in chunks for place in places]] = told

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from featurestore.errors import ConfigurationError, StoreUnavailable
-from featurestore.online.connection import connect, without_password
+from featurestore.online.connection import connect
 from featurestore.online.server import EmbeddedServer, running
+from validation.redaction import redacted_url
 
 
 class Address:
@@ -206,8 +207,8 @@ def test_messages_never_show_the_password(tmp_path: Path) -> None:
         connect(Address("redis://app:s3cret@127.0.0.1:1/0"), tmp_path).get("k")
     assert "s3cret" not in str(caught.value)
     assert "redis://app:***@127.0.0.1:1/0" in str(caught.value)
-    assert without_password("unix:///tmp/x.sock") == "unix:///tmp/x.sock"
-    assert without_password("unix://app@/x.sock?db=1&password=s3cret") == "unix://app@/x.sock?db=1&password=***"
+    assert redacted_url("unix:///tmp/x.sock") == "unix:///tmp/x.sock"
+    assert redacted_url("unix://app@/x.sock?db=1&password=s3cret") == "unix://app@/x.sock?db=1&password=***"
 
 
 def test_an_acl_user_connects_and_a_wrong_password_is_a_configuration_error(tmp_path: Path) -> None:

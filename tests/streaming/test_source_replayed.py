@@ -140,6 +140,8 @@ def test_a_running_worker_notices_the_first_replay():
         def beat(self):
             pass
 
+        saw_plan = beat
+
     class Plan:
         version = 1
 
