@@ -4,12 +4,12 @@ Every wrong argument is a ContractError that names it, what was found and what i
 """
 
 import math
-import re
 from collections.abc import Mapping
 
 from validation.check import INSTANTS, Bound, Ignore
 from validation.errors import ContractError, did_you_mean
 from validation.instant import to_us
+from validation.pattern import NotLinear, searcher
 
 
 class Arguments:
@@ -77,9 +77,11 @@ class Arguments:
             raise self.wrong(name, value, "a regular expression")
         for pattern in found:
             try:
-                re.compile(pattern)
-            except (re.error, TypeError) as error:
-                raise self.wrong(name, pattern, f"a Python regular expression ({error})") from error
+                searcher(pattern)
+            except NotLinear as error:
+                raise self.wrong(
+                    name, pattern, f"a Python regular expression that a linear-time search has ({error})"
+                ) from error
         return tuple(found)
 
     def typed(self, name: str, value: object, column: str) -> Bound | bool:

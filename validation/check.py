@@ -48,7 +48,7 @@ class InSet:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """Python's `re.search` finds any (or all) of the patterns in the text; `negate`: it must not."""
+    """Python's `re.search` finds any (or all) of the patterns in the text (`validation.pattern`); `negate`: none."""
 
     column: str
     patterns: tuple[str, ...]

@@ -4,7 +4,6 @@ Text of expressions over locals `v0`, `v1`, … (a column's value, None where mi
 Nothing a user chose, no name and no value, ever stands in the text: names and values are constants of the namespace.
 """
 
-import re
 from typing import Any
 
 from validation.check import (
@@ -20,6 +19,7 @@ from validation.check import (
     Pair,
     RowCheckable,
 )
+from validation.pattern import searcher
 
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
@@ -57,7 +57,7 @@ def bad_value(check: RowCheckable, ns: Namespace) -> str:
         case Matches(column, patterns, on_all, negate):
             text = _text(ns.local(column))
             joiner = " and " if on_all else " or "
-            found = joiner.join(f"{ns.constant(re.compile(pattern).search)}({text})" for pattern in patterns)
+            found = joiner.join(f"{ns.constant(searcher(pattern))}({text})" for pattern in patterns)
             return f"({found})" if negate else f"not ({found})"
         case OfType(column, type_):
             wrong = f"not isinstance({ns.local(column)}, {ns.constant(_TYPES[type_])})"
