@@ -7,9 +7,11 @@
 """
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,6 +25,8 @@ STALLED_S: Final = 60.0
 """A round of the loop that takes longer has hung."""
 
 
+CONNECTIONS: Final = 64
+"""Those that are answered at a time."""
 LONGEST_BLIND_S: Final = 30.0
 """How old the last good look at the plan may be."""
 
@@ -102,12 +106,11 @@ class HealthServer:
             return 404, "text/plain", b"there are /health, /ready and /metrics\n"
 
         try:
-            self._server = ThreadingHTTPServer((host, port), _handler(answer))
+            self._server = _Few((host, port), _handler(answer))
         except OSError as error:
             raise ConfigurationError(
                 f"cannot listen on {host}:{port}: {error}; choose another --metrics-port"
             ) from error
-        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
 
     @property
@@ -126,6 +129,37 @@ class HealthServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Few(ThreadingHTTPServer):
+    """A thread a connection, for so many at a time: the one that has taken longest makes room for the next."""
+
+    daemon_threads = True
+
+    def __init__(self, *declared: Any) -> None:
+        super().__init__(*declared)
+        self._taken: dict[Any, None] = {}
+        self._changing = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._changing:
+            if len(self._taken) >= CONNECTIONS:
+                self._end(next(iter(self._taken)))
+            self._taken[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._changing:
+            self._taken.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller who went away is worth no line."""
+
+    def _end(self, request: Any) -> None:
+        del self._taken[request]
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
 
 def _handler(answer: Callable[[str], tuple[int, str, bytes]]) -> type[BaseHTTPRequestHandler]:

@@ -10,6 +10,7 @@ from featurestore.api.key_store import digest_of
 from featurestore.errors import ConfigurationError
 
 VARIABLE = "FEATURESTORE_API_KEYS"
+PROXIES = "FEATURESTORE_TRUSTED_PROXIES"
 CONFIGURED = Caller(name="a key of the environment", roles=frozenset({"admin"}), grants=frozenset({PII}))
 """Whoever sets the environment of this service could read its store as well: its keys open everything."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -47,6 +48,25 @@ def keys_of(environ: Mapping[str, str]) -> ApiKeys:
                 f"{len(digest)} characters; make one with: printf %s KEY | sha256sum"
             )
     return ApiKeys(tuple(bytes.fromhex(digest) for digest in digests))
+
+
+def proxies_of(environ: Mapping[str, str]) -> list[str]:
+    """The proxies whose X-Forwarded-For is believed: addresses or networks of FEATURESTORE_TRUSTED_PROXIES, by commas.
+
+    Raises ConfigurationError for anything else, `*` included: then every caller could say where it comes from.
+
+    >>> proxies_of({}), proxies_of({"FEATURESTORE_TRUSTED_PROXIES": "10.0.0.7, 10.1.0.0/16"})
+    ([], ['10.0.0.7', '10.1.0.0/16'])
+    """
+    found = [part.strip() for part in environ.get(PROXIES, "").split(",") if part.strip()]
+    for each in found:
+        try:
+            ipaddress.ip_network(each)
+        except ValueError:
+            raise ConfigurationError(
+                f"{PROXIES}: {each!r} is no address and no network; expected such as 10.0.0.7 or 10.1.0.0/16"
+            ) from None
+    return found
 
 
 def check_bind(host: str, keys: ApiKeys | bool) -> None:  # noqa: FBT001 - whether there are any

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from featurestore.errors import NotExact, StaleStore, StoreUnavailable, UnknownName, UsageError
 from validation.errors import PlatformError
+from validation.redaction import redacted
 
 RETRY_AFTER_S = 1
 _LONGEST_MESSAGE = 1000
@@ -66,7 +67,8 @@ def fault(
     """A response of the one error shape; long messages and lists are cut."""
     if len(message) > _LONGEST_MESSAGE:
         message = message[: _LONGEST_MESSAGE - 1] + "…"
-    # A name from a URL or header may hold half a surrogate pair, which JSON cannot.
-    message = message.encode("utf-8", "replace").decode()
-    body = orjson.dumps({"code": code, "message": message, "exists": list(exists)[:_MOST_NAMES]})
+    # A name from a URL, a header or the store may hold half a surrogate pair, which JSON cannot.
+    message = redacted(message.encode("utf-8", "replace").decode())
+    names = [str(each).encode("utf-8", "replace").decode() for each in list(exists)[:_MOST_NAMES]]
+    body = orjson.dumps({"code": code, "message": message, "exists": names})
     return Response(body, status, dict(headers or {}), "application/json")

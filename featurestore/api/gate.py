@@ -19,6 +19,10 @@ from featurestore.api.permissions import Permissions
 from featurestore.api.rate import RateLimit
 from featurestore.plan import Plan
 from validation.errors import PlatformError
+from validation.printable import printable
+
+_LONGEST = 200
+_LONGEST_ADDRESS = 64
 
 
 def looks_like_token(text: str) -> bool:
@@ -114,6 +118,13 @@ class Gate:
             found = self.keys.find(credential)
             if found is None and self.ring is not None:
                 found = self.ring.find(credential)
+        if found is None and credential:
+            raise Refused(
+                401,
+                "unauthorized",
+                "the API key that was sent is not known here: it is misspelt, revoked, or of another service",
+                {"WWW-Authenticate": 'Bearer error="invalid_token"'},
+            )
         if found is None:
             raise Refused(
                 401,
@@ -122,6 +133,14 @@ class Gate:
                 {"WWW-Authenticate": "Bearer"},
             )
         return found
+
+    def knows(self, request: Asking) -> bool:
+        """Whether a request comes from a caller who would be let in; nothing of it is audited or counted."""
+        try:
+            self._identify(request.headers)
+        except PlatformError:
+            return False
+        return True
 
     def permissions(self, plan: Plan) -> Permissions:
         """The rules of a plan, made once for each."""
@@ -137,7 +156,7 @@ class Gate:
             return
         told: dict[str, Any] = {
             "address": address_of(request),
-            "route": request.scope["path"],
+            "route": printable(request.scope["path"], most=_LONGEST),
             "status": refused.status,
             "code": refused.code,
             "detail": str(refused),
@@ -167,7 +186,7 @@ class Gate:
         told: dict[str, Any] = {
             "caller": caller.name,
             "address": address_of(request),
-            "route": request.scope["path"],
+            "route": printable(request.scope["path"], most=_LONGEST),
             "resources": resources,
         }
         self.audit.record("write", **told)
@@ -183,27 +202,40 @@ def _ended(audit: AuditLog, told: dict[str, Any], error: PlatformError | None) -
 
 
 def address_of(request: Asking) -> str:
-    """Where a request comes from, as the server saw it."""
+    """Where a request comes from, as the server saw it, or as a declared proxy said."""
     client = request.scope.get("client")
-    return str(client[0]) if client else ""
+    return printable(client[0], most=_LONGEST_ADDRESS) if client else ""
 
 
 def _check_local(headers: Mapping[str, str]) -> None:
     host, origin = headers.get("host", ""), headers.get("origin")
-    if not _is_local(f"//{host}"):
+    own = _named(f"http://{host}")
+    if own is None or not is_loopback(own[1]):
         raise Refused(
-            403, "forbidden_host", f"Host is {host!r}; without API keys this service answers to loopback names"
+            403,
+            "forbidden_host",
+            f"Host is {printable(host, most=_LONGEST)!r}; without API keys this service answers to loopback names",
         )
-    if origin is not None and not _is_local(origin):
+    if origin is not None and _named(origin) != own:
         raise Refused(
-            403, "forbidden_origin", f"Origin is {origin!r}; without API keys no web page may ask this service"
+            403,
+            "forbidden_origin",
+            f"Origin is {printable(origin, most=_LONGEST)!r}; without API keys only pages of http://{host} may ask "
+            "this service",
         )
 
 
 @functools.lru_cache(maxsize=256)
-def _is_local(url: str) -> bool:
-    """Whether a URL names this machine; remembered, for nearly all requests carry the same."""
+def _named(url: str) -> tuple[str, str, int] | None:
+    """The scheme, host and port of a URL; None where it is none. Remembered, for nearly all requests carry the same."""
     try:
-        return is_loopback(urlsplit(url).hostname or "")
+        parts = urlsplit(url)
+        port = parts.port
     except ValueError:
-        return False
+        return None
+    if not parts.hostname or parts.username is not None or parts.password is not None:
+        return None
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    if default is None:
+        return None
+    return parts.scheme, parts.hostname, default if port is None else port

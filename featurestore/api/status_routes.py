@@ -16,6 +16,7 @@ from featurestore.api.metrics import Metrics
 from featurestore.api.serving import PlanWatch
 from featurestore.api.staleness import Staleness, refuse_stale
 from featurestore.api.watching import Watching
+from featurestore.errors import StaleStore, StoreUnavailable
 from featurestore.plan import Plan
 from validation.errors import PlatformError
 
@@ -49,10 +50,11 @@ def add_status_routes(
         return _json({"status": "ok"})
 
     @app.get("/ready", responses=answering("Requests can be answered", _READY) | ERRORS)
-    async def ready() -> Response:
+    async def ready(request: Request) -> Response:
         """Whether requests can be answered as promised.
 
-        There is a plan, it and the keys were looked up lately, the online store answers, no view is too stale.
+        There is a plan, it and the keys were looked up lately, the online store answers, no view is too stale. What is
+        in the way is told in full to callers with a key; without one no address of a store is shown.
         """
         try:
             plan = watch.current.plan
@@ -64,7 +66,7 @@ def add_status_routes(
                 refuse_stale(found)
                 told["staleness_s"] = {view: each.staleness_s for view, each in found.items()}
         except PlatformError as error:
-            return answer_to(error)
+            return answer_to(error) if gate.knows(request) else _withheld(error)
         return _json(told)
 
     @app.get("/version", responses=answering("What is in force", _VERSION) | ERRORS)
@@ -92,6 +94,13 @@ def add_status_routes(
         except PlatformError as error:
             return answer_to(error)
         return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _withheld(error: PlatformError) -> Response:
+    """What a caller without a key hears of a failure: its kind."""
+    if isinstance(error, StoreUnavailable):
+        return answer_to(StoreUnavailable("the online store is not available; with an API key /ready says more"))
+    return answer_to(StaleStore("the service is not ready; with an API key /ready says more"))
 
 
 def _json(content: dict[str, Any]) -> Response:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from featurestore.cli.stopping import Stopping, grace_of
 from validation.errors import PlatformError
+from validation.printable import printable
+from validation.redaction import redacted
 
 if TYPE_CHECKING:
     import typer
@@ -78,9 +80,11 @@ def _main(argv: Sequence[str] | None, stopping: Stopping | None) -> int:
 
         import typer
 
-        logging.basicConfig(
-            level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-        )
+        from featurestore.cli.logs import PlainFormatter
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
         command = typer.main.get_command(build_app())
         command.main([word for word in words if word != DEBUG], prog_name="featurestore")
     except SystemExit as leaving:
@@ -109,8 +113,8 @@ def _stopped(stopping: Stopping, *, debug: bool) -> int:
 
 def _fail(message: str, exit_code: int, *, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+        sys.stderr.write(printable(redacted(traceback.format_exc()), keep="\n\t"))
+    sys.stderr.write("error: " + printable(redacted(" ".join(message.split()))) + "\n")
     return exit_code
 
 

@@ -34,9 +34,12 @@ def serve(
     # Slow to import, and `featurestore --help` must not wait for it.
     import uvicorn
 
+    from featurestore.api.access import proxies_of
+    from featurestore.api.connections import FILES, allow_files
     from featurestore.api.process import OPEN, REPO, WORKERS
     from featurestore.api.protocol import DirectProtocol
     from featurestore.api.worker_metrics import VARIABLE, shared_folder
+    from featurestore.cli.logs import log_config
     from featurestore.cli.settings import settings_of
 
     if clock_offset_s is not None:
@@ -46,6 +49,8 @@ def serve(
     _settle_access(settings, host, without_keys=open_)
     if workers > 1:
         os.environ.setdefault(VARIABLE, str(shared_folder(settings.data_dir)))
+    proxies = proxies_of(os.environ)
+    allow_files(FILES)
     os.environ |= {REPO: str(settings.repo), WORKERS: str(workers), OPEN: "1" if open_ else "0"}
     uvicorn.run(
         "featurestore.api.process:application",
@@ -56,6 +61,10 @@ def serve(
         http=DirectProtocol,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
+        ws="none",
+        log_config=log_config(),
         # Within the grace that every command has: the online store is waited for two seconds at most.
         timeout_graceful_shutdown=3,
     )

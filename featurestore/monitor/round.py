@@ -190,7 +190,7 @@ class Monitor:
     def _attempt(self, what: str, work: Callable[[], _T]) -> _T | None:
         try:
             return work()
-        except Exception as error:  # noqa: BLE001 - a step's outermost frame: the round goes on, and says so
+        except Exception as error:
             if interrupted():
                 raise
             if not isinstance(error, PlatformError):
