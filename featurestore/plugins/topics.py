@@ -5,6 +5,7 @@ partitions: NUMBER               how many the topic has; with message_key, where
 partitioner: murmur2_random      how producers place keys; there is no other here
 event_id: COLUMN                 the column that identifies an event
 event_id_horizon_s: SECONDS      how long its repeats are duplicates; without it all of them count
+event_id_scope: partition        ids need only be unique within a partition: no message key says where a repeat goes
 dead_letters: TOPIC              where events go that were set aside; `off`: nowhere; without it, `<topic>.dead`
 wire_format: confluent           messages begin with a magic byte and a schema id, which a schema registry resolves
 """
@@ -23,6 +24,7 @@ from featurestore.plugins.proto_classes import described
 from featurestore.topic_schema import declared_columns
 
 HORIZON: Final = "event_id_horizon_s"
+EVENT_ID_SCOPE: Final = "event_id_scope"
 DEAD_LETTERS: Final = "dead_letters"
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _FORMATS: Final = {"JsonFormat": "json", "AvroFormat": "avro", "ProtoFormat": "protobuf"}
@@ -60,7 +62,24 @@ def topic_of(stream: Any, repo: Path) -> Topic:  # Feast ships no types for it
         dead_letters=_dead_letters(stream.name, options.topic, tags),
     )
     horizon_us = _horizon_us(stream.name, tags, declared_columns(topic))
+    _check_event_id(stream.name, tags)
     return msgspec.structs.replace(topic, event_id_horizon_us=horizon_us)
+
+
+def _check_event_id(source: str, tags: Mapping[str, str]) -> None:
+    """Refuse an event id whose repeats may reach another partition, where they would count twice in silence."""
+    scope, event_id = tags.get(EVENT_ID_SCOPE), tags.get("event_id")
+    if scope is not None and (scope != "partition" or event_id is None):
+        raise DefinitionError(
+            f"source {source!r}: tag {EVENT_ID_SCOPE} is {scope!r}; expected partition, beside the tag event_id"
+        )
+    if event_id is not None and scope is None and not tags.get("message_key"):
+        raise DefinitionError(
+            f"source {source!r}: event id {event_id!r} without a message key: repeats of an event are found within a "
+            "partition, and without a key a repeat may go to another one and count twice; name the column that is the "
+            f"message key (tag message_key), or say that ids are unique within a partition (tag {EVENT_ID_SCOPE}: "
+            "partition)"
+        )
 
 
 def _partitions(source: str, tags: Mapping[str, str]) -> int | None:

@@ -240,6 +240,13 @@ def test_a_horizon_of_event_ids_starts_a_new_version(repo):
     assert plan.view("spending").version == 2
 
 
+def test_ids_that_are_unique_within_a_partition_need_no_message_key(repo):
+    """The source takes the responsibility for where a repeat goes, and says so."""
+    tags = '"event_id": "uid", "event_id_horizon_s": "60", "event_id_scope": "partition"'
+    topic = apply(repo((TAGS, tags))).plan.view("spending").source.topic
+    assert (topic.key_column, topic.event_id_horizon_us) == (None, 60_000_000)
+
+
 def test_a_declared_number_of_partitions_starts_a_new_version(repo):
     """Among how many partitions a key has one is known of events from the first on, or not at all."""
     assert apply(repo()).plan.view("spending").version == 1
@@ -355,6 +362,11 @@ def test_avro_and_protobuf_topics_are_compiled_whole(repo):
         ((TAGS, '"event_id_horizon_s": "60"'), "without tag event_id"),
         ((TAGS, '"event_id": "fare", "event_id_horizon_s": "60"'), "'fare' is DOUBLE"),
         ((TAGS, '"event_id": "uid", "event_id_horizon_s": "soon"'), "'soon'"),
+        ((TAGS, '"event_id": "uid"'), "event id 'uid' without a message key"),
+        ((TAGS, '"event_id": "uid", "event_id_horizon_s": "60"'), "event_id_scope: partition"),
+        ((TAGS, '"event_id": "uid", "message_key": ""'), "without a message key"),
+        ((TAGS, '"event_id": "uid", "event_id_scope": "topic"'), "expected partition"),
+        ((TAGS, TAGS + ', "event_id_scope": "partition"'), "beside the tag event_id"),
         ((TAGS, TAGS + ', "partitions": "0"'), "from 1 to"),
         ((TAGS, '"partitions": "4"'), "beside the tag message_key"),
         ((TAGS, TAGS + ', "partitioner": "consistent"'), "expected murmur2_random"),

@@ -110,7 +110,7 @@ def definitions() -> list[Any]:
         timestamp_field="event_timestamp",
         message_format=JsonFormat(schema_json=DDL),
         batch_source=log,
-        tags={"event_id": "uid", "event_id_horizon_s": "3600"},
+        tags={"event_id": "uid", "event_id_horizon_s": "3600", "message_key": "card"},
     )
     hour = timedelta(hours=1)
     spending = StreamFeatureView(
