@@ -17,7 +17,7 @@ from feast.feature_view import DUMMY_ENTITY
 from feast.repo_contents import RepoContents
 from feast.repo_operations import extract_objects_for_apply_delete, get_repo_files, parse_repo
 
-from featurestore.changes import Change, changes
+from featurestore.changes import Change, Settle, changes
 from featurestore.clock import Clock, system_clock
 from featurestore.compile import Definitions, compile_plan
 from featurestore.config import Settings
@@ -35,6 +35,8 @@ class Applied(msgspec.Struct, frozen=True):
 
     plan: Plan
     changes: list[Change]
+    settled: tuple[str, ...] = ()
+    """From when on events are judged by the Plan, topic by topic, where that changes."""
 
 
 def preview(settings: Settings, clock: Clock | None = None) -> list[Change]:
@@ -45,7 +47,12 @@ def preview(settings: Settings, clock: Clock | None = None) -> list[Change]:
     return changes(before, plan)
 
 
-def apply(settings: Settings, clock: Clock | None = None) -> Applied:
+def apply(
+    settings: Settings,
+    clock: Clock | None = None,
+    *,
+    settle: Settle = lambda settings, plan: (),  # noqa: ARG005 - a process without a broker leaves it to workers
+) -> Applied:
     """Puts the definitions of the repo in force.
 
     1. Definitions are parsed and compiled; whatever cannot be honoured raises DefinitionError and changes nothing.
@@ -54,6 +61,8 @@ def apply(settings: Settings, clock: Clock | None = None) -> Applied:
     4. The Plan is written to its file, then published to the online store; from here on serving and streaming
        processes switch to it. A crash before this step leaves the old Plan in force: run apply again. StaleStore where
        a backfill put another Plan in force meanwhile.
+    5. `settle` says from which offsets on events are judged by it: what arrives after `apply` returned. A crash before
+       this step leaves it to the next worker, or to the next `apply`.
 
     A windowed view that is live and whose state would differ stays in force as it is; its next version is built by
     `featurestore backfill`.
@@ -68,7 +77,7 @@ def apply(settings: Settings, clock: Clock | None = None) -> Applied:
             store.apply(to_apply, objects_to_delete=to_delete, partial=False)
     write_plan_file(settings.plan_path, plan)
     plans.replace(published, plan)
-    return Applied(plan=plan, changes=changes(before, plan))
+    return Applied(plan=plan, changes=changes(before, plan), settled=tuple(settle(settings, plan)))
 
 
 def _desired(settings: Settings, before: Plan | None, clock: Clock) -> tuple[FeatureStore, RepoContents, Plan]:

@@ -1,11 +1,15 @@
 """What would a new Plan change, and what would it break?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from featurestore.config import Settings
 from featurestore.plan import Field, OnDemandView, Plan, View
+
+Settle = Callable[[Settings, Plan], Iterable[str]]
+"""Puts on record from which offsets on a Plan's definitions judge events; a line for each topic where that changes."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

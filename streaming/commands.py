@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featurestore.cli.looks import LOOKS
+from featurestore.cli.looks import LOOKS, SETTLES
 from streaming.backfill_commands import add_to as add_backfill
 from streaming.monitor_command import monitor
 from streaming.publish_command import publish_command
@@ -17,6 +17,7 @@ from streaming.verify_command import verify
 from validation.groups import contract_app, quarantine_app
 
 if TYPE_CHECKING:
+    from featurestore.changes import Settle
     from featurestore.doctor import Looks
 
 stream = typer.Typer(no_args_is_help=True, help="Events: a broker for the laptop, producing, consuming.")
@@ -38,7 +39,14 @@ def _topic_checks() -> "Looks":
     return doctors_checks
 
 
+def _settle_plan() -> "Settle":
+    from streaming.settlement import settle_plan
+
+    return settle_plan
+
+
 LOOKS.append(_topic_checks)
+SETTLES.append(_settle_plan)
 
 Servers = Annotated[
     str, typer.Option(envvar="KAFKA_BOOTSTRAP_SERVERS", metavar="HOST:PORT,…", help="Brokers to connect to first.")

@@ -30,6 +30,7 @@ from streaming.patience import patiently
 from streaming.retire import Retirement
 from streaming.run_progress import RunProgress, shown
 from streaming.run_record import RunRecord, RunRecords
+from streaming.settlement import settle_plan
 from streaming.source.kafka import KafkaSettings, security_from
 from streaming.source.peek import first_since
 from streaming.source.records import TopicPartition
@@ -121,6 +122,8 @@ class HistoryRun:
                 if changed is None:
                     return progress.told("stopped")
                 self._keep(changed)
+                for line in settle_plan(self._settings, changed):
+                    typer.echo(line)
                 progress.told("hand-over", plan_version=changed.version)
                 self._hand_over(chaser, progress, stop)
                 progress.told("done")

@@ -36,6 +36,11 @@ class Verdicts:
         if not only_first or (self._in_force.latest is None and not self._in_force.pending):
             self._wanted = None if self._in_force.propose(definitions) else definitions
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether definitions are known that wait for the offsets from which on they are in force."""
+        return self._wanted is not None or self._in_force.pending
+
     def look(self, ends: Callable[[], Mapping[TopicPartition, int]]) -> None:
         """To be called after a poll and before its batches are judged; `ends` asks for those of all partitions."""
         self._in_force.look()

@@ -15,8 +15,9 @@ the results. So each event counts once in the tiles and once in the files, whate
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -53,6 +54,8 @@ from streaming.view_pipeline import LatestPipeline, ViewPipeline
 from validation.errors import PlatformError
 
 _LOG = logging.getLogger(__name__)
+_IDLE_POLLS: Final = 10
+"""So many polls that brought nothing, a second of them, pass between two looks for new definitions."""
 _RECOVERABLE: Final = (Fenced, StoreUnavailable, SinkUnavailable, SourceUnavailable, NotAssigned)
 
 
@@ -137,6 +140,8 @@ class Worker:
         self._assigned_once = False
         self._failures = 0
         self._unforeseen = 0
+        self._idle = 0
+        """Polls in a row that brought nothing."""
 
     @property
     def positions(self) -> Mapping[TopicPartition, int]:
@@ -288,11 +293,16 @@ class Worker:
         try:
             self._rebalance()
             failure = self._claim_waiting()
+            self._settle(topic for topic, verdicts in self._verdicts.items() if verdicts.unsettled)
             # Also while nothing can be claimed: who does not poll for long is put out of the group.
             batches = self._source.poll(timeout_ms)
             for topic in dict.fromkeys(batch.topic for batch in batches):
-                self._verdicts[topic].look(lambda topic=topic: self._ends_of(topic))  # type: ignore[misc]  # a loop's own
+                self._settle([topic])
                 records += self._take(topic, [batch for batch in batches if batch.topic == topic])
+            self._idle = 0 if batches else self._idle + 1
+            if self._idle % _IDLE_POLLS == 1:
+                # What was proposed while nothing comes is in force before the next event, not from it on.
+                self._settle(self._verdicts)
             self._store_due()
         except _RECOVERABLE as error:
             failure = error
@@ -301,6 +311,11 @@ class Worker:
         else:
             self._recover(failure)
         return records
+
+    def _settle(self, topics: Iterable[str]) -> None:
+        """Learn what is in force in these topics, and settle what waits."""
+        for topic in topics:
+            self._verdicts[topic].look(partial(self._ends_of, topic))
 
     def _store_due(self) -> None:
         """Files for what is due by rows, age or memory: nothing is read on before it is stored."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from featurestore.cli.keys import app as keys
-from featurestore.cli.looks import LOOKS
+from featurestore.cli.looks import LOOKS, SETTLES
 from featurestore.cli.serve import serve
 from featurestore.cli.settings import HERE, Repo, settings_of
 from featurestore.cli.timeliness import timeliness
@@ -35,10 +35,15 @@ def apply(repo: Repo = HERE) -> None:
 
     from featurestore.apply import apply as put_in_force
 
-    outcome = put_in_force(settings_of(repo))
+    settles = [settle() for settle in SETTLES]
+    outcome = put_in_force(
+        settings_of(repo), settle=lambda settings, plan: (line for each in settles for line in each(settings, plan))
+    )
     console = Console()
     for change in outcome.changes:
         console.print(change.line)
+    for line in outcome.settled:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"plan version {outcome.plan.version} in force" + ("" if outcome.changes else " (nothing changed)"))
 
 
