@@ -11,11 +11,15 @@ from fastavro.schema import SchemaParseException, UnknownType
 from featurestore.errors import DefinitionError
 from featurestore.plan import Topic
 from featurestore.topic_schema import avro_schema
+from streaming.avro_guard import bound_decimals, check_schema, guard
 from streaming.messages import UNKNOWN_SCHEMA, Refused
 from streaming.schema_registry import SchemaRegistry
 
 _TORN = (EOFError, LookupError, ValueError, ArithmeticError, TypeError, StopIteration)
 """What fastavro raises for bytes that are no record of the schema."""
+_SCHEMAS = 1_000
+"""Schemas that are remembered; beyond it all are forgotten, so that memory stays bounded."""
+Check = Callable[[bytes], None] | None
 
 
 def avro_reader(topic: Topic, registry: SchemaRegistry | None) -> Callable[[bytes, int | None], dict[str, Any]]:
@@ -25,28 +29,19 @@ def avro_reader(topic: Topic, registry: SchemaRegistry | None) -> Callable[[byte
     where the record's schema cannot be read as the declared one. Raises DefinitionError for a declared schema that
     makes no sense.
     """
+    bound_decimals()
     try:
-        declared = fastavro.parse_schema(avro_schema(topic.schema_text, where=topic.name))
+        declared, check_declared = _parsed(topic.schema_text, topic.name)
     except (SchemaParseException, UnknownType) as error:
         raise DefinitionError(f"topic {topic.name!r}: its Avro schema cannot be used: {error}") from error
-    written: dict[int, Any] = {}
-
-    def schema_of(number: int) -> Any:
-        assert registry is not None  # a decoder asks for one where the wire format needs it
-        text = registry.schema(number)
-        if text is None:
-            raise Refused(UNKNOWN_SCHEMA, f"{registry} has no schema {number}")
-        try:
-            return fastavro.parse_schema(avro_schema(text, where=f"{topic.name} (schema {number})"))
-        except (SchemaParseException, UnknownType, DefinitionError) as error:
-            raise Refused(UNKNOWN_SCHEMA, f"schema {number} of {registry} is no Avro record: {error}") from error
+    written = _Written(topic.name, declared, registry)
 
     def read(value: bytes, number: int | None) -> dict[str, Any]:
-        schema = declared
+        schema, check = declared, check_declared
         if number is not None:
-            schema = written.get(number)
-            if schema is None:
-                schema = written[number] = schema_of(number)
+            schema, check = written.of(number)
+        if check is not None:
+            check(value)
         file = io.BytesIO(value)
         try:
             found = fastavro.schemaless_reader(file, schema, None if schema is declared else declared)
@@ -60,3 +55,48 @@ def avro_reader(topic: Topic, registry: SchemaRegistry | None) -> Callable[[byte
         return found
 
     return read
+
+
+def _parsed(text: str, where: str, reader: Any = None) -> tuple[Any, Check]:
+    """A schema as the decoder takes it, and what looks at messages first; `reader` is what it is read as, if another.
+
+    Raises DefinitionError, and what fastavro raises for a schema that makes no sense.
+    """
+    check_schema(text, where=where)
+    schema = fastavro.parse_schema(avro_schema(text, where=where))
+    return schema, guard(schema, skips=reader is not None and schema != reader)
+
+
+class _Written:
+    """The schemas that messages name by their ids, each asked for once."""
+
+    def __init__(self, topic: str, declared: Any, registry: SchemaRegistry | None) -> None:
+        self._topic, self._declared, self._registry = topic, declared, registry
+        self._known: dict[int, tuple[Any, Check]] = {}
+        self._useless: dict[int, str] = {}
+        """Schemas that are there and cannot be used, and why: their messages come again and again."""
+
+    def of(self, number: int) -> tuple[Any, Check]:
+        """A schema and what looks at its messages first; raises Refused, SourceUnavailable."""
+        found = self._known.get(number)
+        if found is None:
+            if len(self._known) >= _SCHEMAS:
+                self._known.clear()
+            found = self._known[number] = self._asked(number)
+        return found
+
+    def _asked(self, number: int) -> tuple[Any, Check]:
+        if number in self._useless:
+            raise Refused(UNKNOWN_SCHEMA, self._useless[number])
+        registry = self._registry
+        assert registry is not None  # a decoder asks for one where the wire format needs it
+        text = registry.schema(number)
+        if text is None:
+            raise Refused(UNKNOWN_SCHEMA, f"{registry} has no schema {number}")
+        try:
+            return _parsed(text, f"{self._topic} (schema {number})", self._declared)
+        except (SchemaParseException, UnknownType, DefinitionError, *_TORN, RecursionError) as error:
+            if len(self._useless) >= _SCHEMAS:
+                self._useless.clear()
+            why = self._useless[number] = f"schema {number} of {registry} is no Avro record: {str(error)[:300]}"
+            raise Refused(UNKNOWN_SCHEMA, why) from error

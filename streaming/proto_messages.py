@@ -16,6 +16,9 @@ from featurestore.topic_schema import TIMESTAMP, proto_message
 from streaming.messages import UNKNOWN_SCHEMA, Refused
 from streaming.schema_registry import SchemaRegistry
 
+_MOST_NESTED = 64
+_SCHEMAS = 10_000
+
 
 def proto_reader(
     topic: Topic, columns: Collection[str], registry: SchemaRegistry | None
@@ -35,6 +38,8 @@ def proto_reader(
     def read(value: bytes, number: int | None) -> dict[str, Any]:
         if number is not None:
             if number not in known:
+                if len(known) >= _SCHEMAS:
+                    known.clear()
                 assert registry is not None  # a decoder asks for one where the wire format needs it
                 if registry.schema(number) is None:
                     raise Refused(UNKNOWN_SCHEMA, f"{registry} has no schema {number}")
@@ -89,6 +94,8 @@ def _split_place(value: bytes) -> tuple[list[int], bytes]:
     count, at = _varint(value, 0)
     if count == 0:
         return [0], value[at:]
+    if not 0 < count <= _MOST_NESTED:
+        raise ValueError(f"a message index of {count} numbers")
     found = []
     for _ in range(count):
         number, at = _varint(value, at)

@@ -52,7 +52,9 @@ def read_data(path: Path, contract: Contract, *, arrival_us: int | None = None) 
         table = reader(path, contract)
     except FileNotFoundError as error:
         raise UnreadableData(f"{path}: no such file") from error
-    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except MemoryError as error:
+        raise UnreadableData(f"{path}: the file needs more memory than there is; check it in parts") from error
+    except (OSError, pa.ArrowException) as error:
         raise UnreadableData(f"{path}: the file cannot be read: {' '.join(str(error).split())}") from error
     if arrival_us is not None and ARRIVAL not in table.column_names:
         arrivals = pa.array([arrival_us], pa.timestamp("us", "UTC")).take(

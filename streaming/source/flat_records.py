@@ -1,8 +1,8 @@
 """How do the bytes of a fetch become records without a detour?
 
 kafka-python builds two objects for each message, one of 13 fields; that costs more than decoding and checking it. The
-decoder here goes over the bytes of a batch once and makes one Record each. Checksums, compression, aborted transactions
-and control batches stay kafka-python's: only the reading of records is replaced, in one consumer.
+decoder here goes over the bytes of a batch once and makes one Record each. Checksums, aborted transactions and control
+batches stay kafka-python's: only the reading of records is replaced, in one consumer.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,13 @@ from typing import Any
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import CorruptRecordError
 
+from streaming.source.compression import uncompress
 from streaming.source.records import Header, Record
 
+MOST_RECORDS = 1_000_000
+"""Of one batch: a record takes 7 bytes of a batch and hundreds of ours."""
 _READ_COMMITTED = 1
+_VARINT_BITS = 70
 
 
 def read_flat(consumer: Any) -> None:
@@ -62,7 +66,11 @@ def decode_batch(batch: Any, partition: int) -> list[Record]:
 
     A header key that is not UTF-8 is read with replacement characters: it must not stop its neighbours.
     """
-    batch._maybe_uncompress()  # noqa: SLF001 - compression stays the library's
+    if batch.records_count > MOST_RECORDS:
+        raise CorruptRecordError(
+            f"the batch at offset {batch.base_offset} has {batch.records_count} records, at most {MOST_RECORDS}"
+        )
+    uncompress(batch)
     data, at = bytes(batch._buffer), batch._pos  # noqa: SLF001
     append_ms = batch.max_timestamp if batch.timestamp_type == 1 else None
     try:
@@ -76,7 +84,7 @@ def decode_batch(batch: Any, partition: int) -> list[Record]:
     return records
 
 
-def _decode(
+def _decode(  # noqa: C901 - its varints are unrolled
     data: bytes, pos: int, count: int, partition: int, base: int, first_ms: int, append_ms: int | None
 ) -> tuple[list[Record], int]:
     # One loop with its five varints unrolled: a call each would double its time.
@@ -92,6 +100,8 @@ def _decode(
             pos += 1
             raw |= (byte & 0x7F) << shift
             shift += 7
+            if shift > _VARINT_BITS:
+                raise CorruptRecordError("a record with a number that does not end")
         end = pos + (raw >> 1)
         pos += 1  # the record's attributes: none are defined
         byte = data[pos]
@@ -102,6 +112,8 @@ def _decode(
             pos += 1
             raw |= (byte & 0x7F) << shift
             shift += 7
+            if shift > _VARINT_BITS:
+                raise CorruptRecordError("a record with a number that does not end")
         ts_us = (first_ms + ((raw >> 1) ^ -(raw & 1))) * 1000 if append_us is None else append_us
         byte = data[pos]
         pos += 1
@@ -111,6 +123,8 @@ def _decode(
             pos += 1
             raw |= (byte & 0x7F) << shift
             shift += 7
+            if shift > _VARINT_BITS:
+                raise CorruptRecordError("a record with a number that does not end")
         offset = base + (raw >> 1)
         byte = data[pos]
         pos += 1
@@ -120,6 +134,8 @@ def _decode(
             pos += 1
             raw |= (byte & 0x7F) << shift
             shift += 7
+            if shift > _VARINT_BITS:
+                raise CorruptRecordError("a record with a number that does not end")
         if raw & 1:
             key = None
         else:
@@ -133,6 +149,8 @@ def _decode(
             pos += 1
             raw |= (byte & 0x7F) << shift
             shift += 7
+            if shift > _VARINT_BITS:
+                raise CorruptRecordError("a record with a number that does not end")
         if raw & 1:
             value = None
         else:
@@ -181,3 +199,5 @@ def _varint(data: bytes, pos: int) -> tuple[int, int]:
         if not byte & 0x80:
             return (raw >> 1) ^ -(raw & 1), pos
         shift += 7
+        if shift > _VARINT_BITS:
+            raise CorruptRecordError("a header with a number that does not end")
