@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
-.PHONY: demo test test-nightly test-kafka test-embedded chaos torture lint lint-contracts bench clean setup
+.PHONY: demo test test-nightly test-machines test-kafka test-embedded chaos torture lint lint-contracts bench clean setup
 
 setup: $(STAMP)
 
@@ -22,6 +22,13 @@ test: $(STAMP)
 
 test-nightly: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "nightly or not nightly" --timeout 3600
+
+# The whole suite as other machines would run it: zones whose name is not "UTC", and locales. What nightly runs beside it.
+ZONES ?= Etc/UTC America/New_York Europe/Berlin
+LOCALES ?= C C.utf8
+test-machines: $(STAMP)
+	for zone in $(ZONES); do for locale in $(LOCALES); do echo "TZ=$$zone LC_ALL=$$locale"; \
+	TZ=$$zone LC_ALL=$$locale PYTHONHASHSEED=random $(BIN)/python -m pytest -n 2 --dist loadgroup || exit 1; done; done
 
 # Fails where the real Apache Kafka cannot be had (Java 17 and Maven, or KAFKA_BOOTSTRAP_SERVERS).
 test-kafka: $(STAMP)

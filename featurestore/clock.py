@@ -5,9 +5,10 @@ A clock is an argument: every process takes one, and tests and replays hand in t
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from featurestore.errors import UsageError
+from validation.instant import text_us
 
 Clock = Callable[[], int]
 
@@ -37,9 +38,6 @@ def parse_instant(text: str) -> int:
     True
     """
     try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
+        return text_us(text)
+    except (ValueError, OverflowError):
         raise UsageError(f"{text!r} is no instant; expected ISO 8601, as in 2013-12-31T18:00:00Z") from None
-    if instant.tzinfo is None:
-        instant = instant.replace(tzinfo=UTC)
-    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

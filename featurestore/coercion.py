@@ -8,13 +8,15 @@ import math
 import struct
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from featurestore.errors import UsageError
 from featurestore.online.nested import pack
+from validation.instant import NO_UNIT, number_us, unit_of
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INT_BITS = {"INT32": 31, "INT64": 63}
 _PLAIN: dict[str, frozenset[type]] = {
     "DOUBLE": frozenset({float, type(None)}),
@@ -31,8 +33,8 @@ def coerce(values: Sequence[object], dtype: str) -> list[Any]:
     """The values as Python values of a Feast type, null where they are null.
 
     Integers may be whole floats; numbers are cut to float32 for FLOAT; timestamps are aware datetimes in UTC (naive
-    ones are UTC, numbers are seconds); numpy scalars become Python's. Raises UsageError where that would lose
-    something, naming the type found.
+    ones are UTC, numbers are in the unit that their magnitude says); numpy scalars become Python's. Raises UsageError
+    where that would lose something, naming the type found.
 
     >>> coerce([1.0, None, True], "INT64")
     [1, None, 1]
@@ -129,10 +131,10 @@ def _timestamp(value: object) -> datetime:
         plain = datetime(*value.timetuple()[:6], value.microsecond, tzinfo=value.tzinfo or UTC, fold=value.fold)
         return plain.astimezone(UTC)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        try:
-            return datetime.fromtimestamp(value, UTC)
-        except (OverflowError, ValueError, OSError):
-            raise _refusal(value, "UNIX_TIMESTAMP", "seconds beyond the year 9999") from None
+        # The value itself is not told: it may be someone's secret.
+        if unit_of(value) is None:
+            raise _refusal(value, "UNIX_TIMESTAMP", f"a number{NO_UNIT}")
+        return _EPOCH + timedelta(microseconds=number_us(value))
     raise _refusal(value, "UNIX_TIMESTAMP")
 
 

@@ -36,7 +36,7 @@ from featurestore.plan import (
 )
 from featurestore.plan_versions import Live, kept_in_force, version_of
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
-from featurestore.plugins.feast_sources import READ, lake_table, source_path
+from featurestore.plugins.feast_sources import READ, lake_table, source_path, time_unit
 from featurestore.plugins.topics import topic_of
 from featurestore.plugins.transforms import transform_of
 from featurestore.segments import segments_of
@@ -189,6 +189,7 @@ def _source(view: FeatureView) -> Source:
         field_mapping=dict(batch.field_mapping or {}),
         topic=topic_of(stream, Path.cwd()) if isinstance(stream, KafkaSource) else None,
         push=stream.name if isinstance(stream, PushSource) else "",
+        time_unit=time_unit(batch, stream if isinstance(stream, KafkaSource) else None),
     )
 
 

@@ -71,6 +71,9 @@ class LakeTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The environment variable that holds the catalog's token."""
 
 
+TimeUnit = Literal["", "s", "ms", "us", "ns"]
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the rows of a view are kept offline."""
 
@@ -86,6 +89,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What lies there, where it is more than Parquet files."""
     push: str = ""
     """The push source that feeds the view; empty where none does."""
+    time_unit: TimeUnit = ""
+    """In which unit integers are times; empty: microseconds in messages, in files what their magnitude says."""
 
 
 class Aggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

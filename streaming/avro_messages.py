@@ -1,5 +1,6 @@
 """What does an Avro message hold, by column? Read under the schema it was written with, as the declared one says."""
 
+import datetime as dt
 import io
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +11,12 @@ from fastavro.schema import SchemaParseException, UnknownType
 
 from featurestore.errors import DefinitionError
 from featurestore.plan import Topic
-from featurestore.topic_schema import avro_schema
+from featurestore.topic_schema import NANOS, avro_schema
 from streaming.avro_guard import bound_decimals, check_schema, guard
 from streaming.messages import UNKNOWN_SCHEMA, Refused
 from streaming.schema_registry import SchemaRegistry
 
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _TORN = (EOFError, LookupError, ValueError, ArithmeticError, TypeError, StopIteration)
 """What fastavro raises for bytes that are no record of the schema."""
 _SCHEMAS = 1_000
@@ -35,6 +37,7 @@ def avro_reader(topic: Topic, registry: SchemaRegistry | None) -> Callable[[byte
     except (SchemaParseException, UnknownType) as error:
         raise DefinitionError(f"topic {topic.name!r}: its Avro schema cannot be used: {error}") from error
     written = _Written(topic.name, declared, registry)
+    nanos = _in_nanoseconds(declared["fields"])
 
     def read(value: bytes, number: int | None) -> dict[str, Any]:
         schema, check = declared, check_declared
@@ -52,9 +55,24 @@ def avro_reader(topic: Topic, registry: SchemaRegistry | None) -> Callable[[byte
         if file.tell() != len(value):
             raise ValueError(f"{len(value) - file.tell()} bytes after the record")
         assert isinstance(found, dict)  # the declared schema is a record
-        return found
+        return found | {name: _instant(found[name]) for name in nanos}
 
     return read
+
+
+def _in_nanoseconds(fields: list[dict[str, Any]]) -> list[str]:
+    """The fields of the logical types that the library leaves as integers."""
+    found = []
+    for field in fields:
+        kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]
+        if any(isinstance(kind, dict) and kind.get("logicalType") in NANOS for kind in kinds):
+            found.append(str(field["name"]))
+    return found
+
+
+def _instant(nanoseconds: int | None) -> dt.datetime | None:
+    """Every 64-bit number of nanoseconds is within the calendar; floored to microseconds."""
+    return None if nanoseconds is None else _EPOCH + dt.timedelta(microseconds=nanoseconds // 1000)
 
 
 def _parsed(text: str, where: str, reader: Any = None) -> tuple[Any, Check]:

@@ -12,11 +12,9 @@ from featurestore.aggregation.values import decimal_of
 from featurestore.errors import DefinitionError
 from featurestore.plan import Field
 from validation.errors import did_you_mean
+from validation.instant import EARLIEST_US, LATEST_US
 
 INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-EARLIEST_US: Final = -62_135_596_800_000_000
-LATEST_US: Final = 253_402_300_799_999_999
-"""The years 1 to 9999, which is what RFC 3339 and every reader of the event log can say."""
 _INSTANT = Annotated[int, msgspec.Meta(ge=EARLIEST_US, le=LATEST_US)]
 _INT32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _SCALARS: Final[Mapping[str, tuple[Any, pa.DataType]]] = {

@@ -9,6 +9,7 @@ null. Times are `datetime`s or integers as they came; join keys have the type of
 columns of rows, where times are int64 microseconds in UTC.
 """
 
+import datetime as dt
 import keyword
 import re
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from featurestore.plan import View
 from streaming.avro_messages import avro_reader
 from streaming.column_types import INT64, type_of
 from streaming.event_columns import EventColumns
+from streaming.event_times import event_us
 from streaming.messages import EMPTY, MALFORMED, UNKNOWN_SCHEMA, WRONG_TYPE, Message, Refused
 from streaming.proto_messages import proto_reader
 from streaming.row_values import finisher, micros
@@ -85,7 +87,11 @@ class Decoder:
             )
         self._registry = registry
         self._known_ids: set[int] = set()
-        self._decode = self._parser()
+        self._row = self._row_type(dt.datetime | INT64)
+        self._decode = self._parser(self._row)
+        # For times that msgspec does not read (dates, minutes without seconds, fractions of a number): few and slower.
+        self._decode_any = self._parser(self._row_type(Any))
+        self._unit = columns.time_unit
         self._ts = self._attributes[self.timestamp_field]
         self._instants = [self._attributes[field.name] for field in self.fields if field.dtype == "UNIX_TIMESTAMP"]
         self._finish = finisher(columns, self._attributes)
@@ -131,13 +137,18 @@ class Decoder:
         index: list[int] = []
         times: list[int] = []
         malformed: list[Malformed] = []
-        decode, ts_attribute, finish, finer = self._decode, self._ts, self._finish, self._json and not self._framed
+        decode, ts_attribute, finish, finer = self._decode, self._ts, self._finish, self._json
         for number, message in enumerate(messages, first):
             try:
                 value = message.value or _refuse_empty(message.value)
-                row = decode(value)
-                if finer and _FINER.search(value):
-                    self._floor(row, value)
+                try:
+                    row = decode(value)
+                except msgspec.ValidationError:
+                    row = self._any_times(value, message)
+                else:
+                    if finer and _FINER.search(value):
+                        self._floor(row, value)
+                    self._read_integers(row, message)
                 ts = getattr(row, ts_attribute)
                 ts_us = ts if type(ts) is int else micros(ts)
                 if finish is not None:
@@ -180,18 +191,34 @@ class Decoder:
         return SoundBatch(
             self._decode,
             timestamp=self._ts,
+            unit=self._unit,
             keys=[(self._attributes[name], dtype) for name, dtype in self._keys.items()],
             message_key=None if self._message_key is None else self._attributes[self._message_key],
             plain=self._instants == [self._ts] and all(decimal_of(field.dtype) is None for field in self.fields),
         )
 
-    def _parser(self) -> Callable[[bytes], Any]:
+    def _read_integers(self, row: Any, message: Message) -> None:
+        """Brings integers that are times into microseconds."""
+        for attribute in self._instants:
+            value = getattr(row, attribute)
+            if type(value) is int:
+                setattr(row, attribute, event_us(value, self._unit, message))
+
+    def _any_times(self, value: bytes, message: Message) -> Any:
+        """The row of a message whose times have another form; raises what `decode` raises where it is not they."""
+        found = self._decode_any(value)
+        held = {attribute: getattr(found, attribute) for attribute in self._attributes.values()}
+        held |= {attribute: event_us(held[attribute], self._unit, message) for attribute in self._instants}
+        return self._row(**held)
+
+    def _parser(self, row: type[msgspec.Struct]) -> Callable[[bytes], Any]:
         """From a message's bytes to its row."""
-        row = self._row_type()
         topic, registry = self.topic, self._registry
         if topic.message_format == "json":
-            self._from_json = msgspec.json.Decoder(row).decode
-            return self._framed_json if self._framed else self._from_json
+            from_json = msgspec.json.Decoder(row).decode
+            if self._framed:
+                return lambda value: from_json(self._document(value))
+            return from_json
         if topic.message_format == "avro":
             read = avro_reader(topic, registry)
         else:
@@ -200,30 +227,29 @@ class Decoder:
             return lambda value: msgspec.convert(read(value[_ID_BYTES:], _schema_id(value)), row)
         return lambda value: msgspec.convert(read(value, None), row)
 
-    def _framed_json(self, value: bytes) -> Any:
+    def _document(self, value: bytes) -> bytes:
+        """What stands behind a schema's id, with no more digits of a second than the library floors."""
         number = _schema_id(value)
         if number not in self._known_ids:
             assert self._registry is not None
             if self._registry.schema(number) is None:
                 raise Refused(UNKNOWN_SCHEMA, f"{self._registry} has no schema {number}")
             self._known_ids.add(number)
-        document = value[_ID_BYTES:]
-        row = self._from_json(document)
-        if _FINER.search(document):
-            self._floor(row, document)
-        return row
+        return value[_ID_BYTES:]
 
-    def _row_type(self) -> type[msgspec.Struct]:
+    def _row_type(self, instant: Any) -> type[msgspec.Struct]:
+        """A row whose times are of that type."""
         fields: list[tuple[str, Any, Any]] = []
         for field in self.fields:
-            kind = str | INT64 if field.name in self._keys else type_of(field)[0]
+            timed = field.dtype == "UNIX_TIMESTAMP"
+            kind = str | INT64 if field.name in self._keys else instant if timed else type_of(field)[0]
             fields.append((self._attributes[field.name], kind | None, None))
         renamed = {attribute: name for name, attribute in self._attributes.items()}
         return msgspec.defstruct("Row", fields, gc=False, rename=renamed)
 
     def _floor(self, row: Any, value: bytes) -> None:
         """Nanoseconds are floored; the library rounds, so the instants are read again without their last digits."""
-        cut = self._from_json(_DIGITS.sub(rb"\1", value))
+        cut = self._decode(_DIGITS.sub(rb"\1", value))
         for attribute in self._instants:
             setattr(row, attribute, getattr(cut, attribute))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from featurestore.errors import DefinitionError
-from featurestore.plan import Field, Topic, View
+from featurestore.plan import Field, TimeUnit, Topic, View
 from featurestore.topic_schema import declared_columns
 from validation.contract import Contract
 from validation.errors import did_you_mean
@@ -34,6 +34,8 @@ class EventColumns:
         if topic is None:
             raise DefinitionError(f"view {views[0].name!r} reads no topic; only stream views are decoded")
         self.topic: Topic = topic
+        self.time_unit: TimeUnit = _agreed(views, "time unit", lambda view: view.source.time_unit) or "us"
+        """In which unit integers are times, wherever the schema does not say it."""
         mapping = {new: old for view in views for old, new in view.source.field_mapping.items()}
         fields: dict[str, str] = {}
         keys: dict[str, str] = {}

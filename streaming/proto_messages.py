@@ -1,9 +1,10 @@
 """What does a Protobuf message hold, by column?
 
 A field that tells whether it was set is null where it was not; one that does not tell is what it reads as. Enums are
-their names (an unknown number is its digits), wrappers what they wrap, timestamps microseconds.
+their names (an unknown number is its digits), wrappers what they wrap, timestamps instants to the microsecond.
 """
 
+import datetime as dt
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -13,11 +14,12 @@ from google.protobuf.message import DecodeError
 
 from featurestore.plan import Topic
 from featurestore.topic_schema import TIMESTAMP, proto_message
-from streaming.messages import UNKNOWN_SCHEMA, Refused
+from streaming.messages import UNKNOWN_SCHEMA, WRONG_TYPE, Refused
 from streaming.schema_registry import SchemaRegistry
 
 _MOST_NESTED = 64
 _SCHEMAS = 10_000
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def proto_reader(
@@ -58,15 +60,21 @@ def proto_reader(
 
 def _getter(field: FieldDescriptor) -> Callable[[Any], Any]:
     name, kind = field.name, field.message_type
+    if field.is_repeated and field.enum_type is not None:
+        numbered = {number: value.name for number, value in field.enum_type.values_by_number.items()}
+        return lambda message: [numbered.get(each, str(each)) for each in getattr(message, name)]
     if field.is_repeated:
         return lambda message: list(getattr(message, name))
     if kind is not None and kind.full_name == TIMESTAMP:
         # Nanoseconds are floored, and are never negative.
-        def instant(message: Any) -> int | None:
+        def instant(message: Any) -> dt.datetime | None:
             if not message.HasField(name):
                 return None
             found = getattr(message, name)
-            return int(found.seconds * 1_000_000 + found.nanos // 1000)
+            try:
+                return _EPOCH + dt.timedelta(seconds=found.seconds, microseconds=found.nanos // 1000)
+            except OverflowError:
+                raise Refused(WRONG_TYPE, f"{found.seconds} seconds are not within the years 1 to 9999") from None
 
         return instant
     if kind is not None:

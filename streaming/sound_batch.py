@@ -16,6 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.plan import TimeUnit
+from streaming.event_times import is_plausible
+from validation.instant import LATEST_US
+
 Ints = npt.NDArray[np.int64]
 
 MESSAGES: Final = 256
@@ -36,6 +40,7 @@ class SoundBatch:
         decode: Callable[[bytes], Any],
         *,
         timestamp: str,
+        unit: TimeUnit,
         keys: Sequence[tuple[str, str]],
         message_key: str | None,
         plain: bool,
@@ -46,6 +51,7 @@ class SoundBatch:
         """
         self._decode = decode
         self._timestamp = attrgetter(timestamp)
+        self._micros = unit == "us"
         self._keys = [(attrgetter(attribute), dtype) for attribute, dtype in keys]
         self._message_key = None if message_key is None else attrgetter(message_key)
         self._plain = plain
@@ -62,7 +68,16 @@ class SoundBatch:
         if not self._keys_fit(rows) or not self._message_keys_fit(rows, messages):
             return None
         times = self._times(list(map(self._timestamp, rows)), values)
+        if times is not None and type(self._timestamp(rows[0])) is int and not self._plausible(times, messages):
+            return None
         return None if times is None else (rows, times)
+
+    def _plausible(self, times: Ints, messages: Sequence[Any]) -> bool:
+        """Whether integers are microseconds beyond doubt."""
+        arrived = [at for message in messages if (at := getattr(message, "timestamp_us", None)) is not None]
+        earliest = min(arrived) if len(arrived) == len(messages) else None
+        inside = len(times) and int(times.max()) <= LATEST_US
+        return bool(self._micros and inside and is_plausible(int(times.min()), earliest))
 
     def _keys_fit(self, rows: Sequence[Any]) -> bool:
         for of, dtype in self._keys:

@@ -4,6 +4,7 @@ Parquet, CSV and JSON lines, by the ending of the name. Columns get the physical
 stand for, where their values allow it; what is not of its type is told with its line, since no rule could judge it.
 """
 
+import codecs
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from validation.check import ARRIVAL
 from validation.contract import Contract
 from validation.errors import PlatformError
-from validation.instant import to_us
+from validation.instant import number_us, to_us
 
 _PHYSICAL: Final[Mapping[str, pa.DataType]] = {
     "string": pa.string(),
@@ -79,7 +80,7 @@ def _parquet(path: Path, _: Contract) -> pa.Table:
 def _csv(path: Path, contract: Contract) -> pa.Table:
     table = pacsv.read_csv(path, convert_options=_as_text(path))
     columns = {
-        name: _typed(path, name, [value or None for value in table.column(name).to_pylist()], contract, first_line=2)
+        name: _typed(path, name, _present(table.column(name), contract.types.get(name)), contract, first_line=2)
         for name in table.column_names
     }
     return pa.table(columns)
@@ -88,12 +89,24 @@ def _csv(path: Path, contract: Contract) -> pa.Table:
 def _as_text(path: Path) -> pacsv.ConvertOptions:
     with pacsv.open_csv(path) as reader:
         names = reader.schema.names
-    return pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True)
+    # "NA" and "null" are words. An empty field is missing; one in quotes is empty text, which the file says plainly.
+    return pacsv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
+
+
+def _present(column: pa.ChunkedArray, logical: str | None) -> list[str | None]:
+    """The texts of a column; some writers put every field in quotes, and empty text is no number and no instant."""
+    texts: list[str | None] = column.to_pylist()
+    return texts if logical in (None, "string") else [text or None for text in texts]
 
 
 def _json_lines(path: Path, contract: Contract) -> pa.Table:
     rows: list[Mapping[str, Any]] = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -163,11 +176,18 @@ def _boolean(value: object) -> bool:
     return value if isinstance(value, bool) else {"true": True, "false": False}[str(value).lower()]
 
 
+def _time(value: object) -> int | None:
+    """Any form of `validation.instant`; in CSV a number is text."""
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    return number_us(value) if type(value) in (int, float) else to_us(value)  # type: ignore[arg-type]  # just looked at
+
+
 _CONVERT: Final[Mapping[str, Callable[[Any], Any]]] = {
     "string": _text,
     "integer": _integer,
     "number": _number,
     "boolean": _boolean,
-    "timestamp": to_us,
+    "timestamp": _time,
     "date": to_us,
 }

@@ -50,7 +50,7 @@ from validation.check import (
 )
 from validation.contract import Contract, Rule
 from validation.drift.rule import drift_of
-from validation.instant import to_us
+from validation.instant import as_micros, to_us
 from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, stated
 
 SAMPLES: Final = 20
@@ -353,9 +353,7 @@ def frame(table: pa.Table, contract: Contract) -> pd.DataFrame:
 
 def _series(column: pa.ChunkedArray, *, compared: bool) -> Any:
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        if column.type != pa.date32() and column.type != pa.date64() and column.type.unit == "ns":
-            column = pc.floor_temporal(column, unit="microsecond")
-        return column.cast(pa.timestamp("us", "UTC")).to_pandas().reset_index(drop=True)
+        return as_micros(column).cast(pa.timestamp("us", "UTC")).to_pandas().reset_index(drop=True)
     if pa.types.is_integer(column.type) and column.null_count:
         extent = pc.min_max(column).as_py()
         small = all(value is None or abs(value) <= _EXACT_FLOAT for value in extent.values())

@@ -161,7 +161,8 @@ def _typed(aggregation: Aggregation, value: Any) -> Any:
         case "BOOL":
             return bool(value)
         case "UNIX_TIMESTAMP":
-            return _EPOCH + dt.timedelta(microseconds=int(value))
+            # Features are whole seconds, as Feast's messages have them.
+            return _EPOCH + dt.timedelta(seconds=int(value) // 1_000_000)
         case "DECIMAL":
             scale = int(aggregation.column_dtype.rstrip(")").rpartition(",")[2])
             return f"{value.quantize(Decimal(1).scaleb(-scale), context=_EXACT) + 0:.{scale}f}"

@@ -255,6 +255,9 @@ def _typed(aggregation: Aggregation, values: Any, null: Mask | None) -> Any:
                 return values.astype(np.float32)
         case "DOUBLE":
             return values.astype(np.float64, copy=False)
+        case "UNIX_TIMESTAMP":
+            # Features are whole seconds, as Feast's messages have them.
+            return values // 1_000_000 * 1_000_000
     return values
 
 

@@ -17,6 +17,7 @@ import xxhash
 
 from featurestore.aggregation.lexicon import Lexicon, of_decimals
 from featurestore.errors import DefinitionError, UsageError
+from validation.instant import as_micros
 
 Kind = Literal["float", "int", "bytes"]
 Codes = npt.NDArray[np.uint64]
@@ -125,7 +126,7 @@ def numbers(column: Any, *, name: str, dtype: str) -> tuple[Numbers, npt.NDArray
         if pa.types.is_null(column.type):
             column = column.cast(_ARROW[dtype])
         elif dtype == "UNIX_TIMESTAMP" and pa.types.is_timestamp(column.type):
-            column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
+            column = as_micros(column).cast(pa.timestamp("us", tz=column.type.tz))
         elif dtype in ("DATE", "UNIX_TIMESTAMP") and (dtype == "DATE" or pa.types.is_date(column.type)):
             # A date is the instant at which it begins, in UTC.
             column = column.cast(pa.date32()).cast(pa.timestamp("us"))

@@ -141,7 +141,7 @@ class Materializer:
         code = await child.wait()
         if code == 0:
             return
-        lines = (self._data_dir / "materialize.log").read_text(errors="replace").strip().splitlines()
+        lines = (self._data_dir / "materialize.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         said = lines[-1].removeprefix("error: ") if lines else f"ended with {code} and said nothing"
         if code in (ContractBroken.BAD_DATA, ContractBroken.CHECK_BROKE):
             raise Refused(

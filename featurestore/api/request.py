@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -14,7 +14,10 @@ from featurestore.api.limits import Limits
 from featurestore.api.selection import Selection
 from featurestore.coercion import coerce
 from featurestore.errors import UsageError
+from featurestore.plan import TimeUnit
+from validation.instant import EARLIEST_US, LATEST_US, number_us, text_us
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
@@ -67,12 +70,12 @@ def instant_of(as_of: str | int | None) -> int | None:
             raise UsageError("as_of: expected microseconds since the epoch")
         return as_of
     try:
-        moment = datetime.fromisoformat(as_of)
-        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        found = text_us(as_of)
     except (ValueError, OverflowError):
         raise UsageError("as_of: expected RFC 3339 text or microseconds since the epoch") from None
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    if not EARLIEST_US <= found <= LATEST_US:
+        raise UsageError("as_of: expected an instant within the years 1 to 9999")
+    return found
 
 
 def entity_columns(
@@ -151,8 +154,16 @@ def _key(name: str, value: object, dtype: str) -> object:
     )
 
 
-def from_json(value: Any, dtype: str) -> Any:
-    """What JSON has no value for: bytes come as base64, instants as RFC 3339 text, NaN and infinities as words."""
+def from_json(value: Any, dtype: str, unit: TimeUnit = "") -> Any:
+    """What JSON has no value for: bytes come as base64, instants as ISO 8601 text or numbers, NaN as a word.
+
+    `unit` is the declared one of numbers that are instants; empty goes by magnitude.
+    """
+    if unit and dtype == "UNIX_TIMESTAMP" and type(value) in (int, float):
+        try:
+            return _EPOCH + timedelta(microseconds=number_us(value, unit))
+        except (OverflowError, ValueError):
+            raise UsageError(f"declared {dtype}, found a number of {unit} beyond the year 9999") from None
     if isinstance(value, str):
         if dtype in ("FLOAT", "DOUBLE"):
             return _NON_FINITE.get(value, value)
@@ -160,13 +171,13 @@ def from_json(value: Any, dtype: str) -> Any:
             return _decoded(value, dtype)
         if dtype == "UNIX_TIMESTAMP":
             try:
-                return datetime.fromisoformat(value)
-            except ValueError:
+                return _EPOCH + timedelta(microseconds=text_us(value))
+            except (ValueError, OverflowError):
                 return value
     if isinstance(value, list):
         for collection in ("_LIST", "_SET"):
             if dtype.endswith(collection):
-                return [from_json(each, dtype.removesuffix(collection)) for each in value]
+                return [from_json(each, dtype.removesuffix(collection), unit) for each in value]
     return value
 
 

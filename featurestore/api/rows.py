@@ -69,7 +69,7 @@ def rows_for(view: View, columns: Mapping[str, list[Any]], now_us: int, limits: 
         _refuse(f"view {view.name!r}: join key {key.name!r} is null", (value is None for value in values))
         arrays[key.name] = _array(values, key.dtype, key.name, view)
     for field in view.features:
-        values = [from_json(value, field.dtype) for value in named[field.name]]
+        values = [from_json(value, field.dtype, view.source.time_unit) for value in named[field.name]]
         arrays[field.name] = _array(values, field.dtype, field.name, view)
     arrays[event] = _instants(view, event, _first(named, event, "event_timestamp", view))
     _refuse(f"view {view.name!r}: the event time is null", (value is None for value in arrays[event].to_pylist()))
@@ -101,7 +101,12 @@ def _array(values: list[Any], dtype: str, name: str, view: View) -> pa.Array:
 
 
 def _instants(view: View, name: str, values: list[Any]) -> pa.Array:
-    return _array([from_json(value, "UNIX_TIMESTAMP") for value in values], "UNIX_TIMESTAMP", name, view)
+    """The rows' own times, which keep their microseconds."""
+    held = [from_json(value, "UNIX_TIMESTAMP", view.source.time_unit) for value in values]
+    try:
+        return pa.array(coerce(held, "UNIX_TIMESTAMP"), _WHEN)
+    except (UsageError, pa.ArrowException, OverflowError) as error:
+        raise UsageError(f"view {view.name!r}, column {name!r}: {error}") from error
 
 
 def _refuse(what: str, wrong: Iterable[bool]) -> None:

@@ -39,7 +39,7 @@ def first_baseline(
 def kept_baseline(store: ProfileStore, boundary: str, name: str) -> Baseline | None:
     """The baseline of what crosses a boundary; None where nothing was profiled."""
     path = _named(store, boundary, name)
-    return store.baseline(path.read_text()) if path.exists() else None
+    return store.baseline(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def by_segment(
@@ -83,13 +83,15 @@ def read_kept(store: ProfileStore, boundary: str, name: str, start_us: int, end_
         return []
     # Two views of the same rows have the same baseline, and lie in one folder.
     of = re.compile(re.escape(safe_name(name)) + r"-[0-9]{4}-[0-9]{2}-[0-9]{2}(T.*)?").fullmatch
-    return store.read(boundary=boundary, baseline=path.read_text(), start_us=start_us, end_us=end_us, of=of)
+    return store.read(
+        boundary=boundary, baseline=path.read_text(encoding="utf-8"), start_us=start_us, end_us=end_us, of=of
+    )
 
 
 def read_all_kept(store: ProfileStore, boundary: str, prefix: str, start_us: int, end_us: int) -> list[Profile]:
     """The same on every baseline whose name begins so."""
     named = _named(store, boundary, prefix)
-    ids = sorted({path.read_text() for path in named.parent.glob(f"{named.name}*")})
+    ids = sorted({path.read_text(encoding="utf-8") for path in named.parent.glob(f"{named.name}*")})
     profiled = {path.parent.name for path in store.paths(boundary)}
     return [
         profile

@@ -1,7 +1,7 @@
 """Within which limits does a join run?
 
 Each call opens a DuckDB connection of its own and closes it: connections are never shared between threads. DuckDB
-never fetches extensions, and no expression here depends on the session's time zone.
+never fetches extensions, and every session's time zone is UTC.
 """
 
 from collections.abc import Callable, Iterator
@@ -70,7 +70,10 @@ def connection(limits: Limits, *, search_path: Path | None = None) -> Iterator[d
             raise ConfigurationError(f"DuckDB refuses the limits {limits}: {first_line(error)}") from error
         try:
             # Counted for `watched`, printed for nobody.
-            session.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
+            # And zoned columns come out as UTC whatever the machine's zone is called ("Etc/UTC" is another type).
+            session.execute(
+                "SET TimeZone = 'UTC'; SET enable_progress_bar = true; SET enable_progress_bar_print = false"
+            )
             yield session
         except duckdb.OutOfMemoryException as error:
             raise ConfigurationError(

@@ -5,7 +5,6 @@ int64 microseconds and keys in their entity's declared type, is computed beside 
 """
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +16,7 @@ from featurestore.errors import UsageError
 from featurestore.offline.sql_types import is_string
 from featurestore.offline.windowed_keys import KeyIndex
 from validation.errors import did_you_mean
+from validation.instant import column_us
 
 Instants = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
 
@@ -30,8 +30,6 @@ _KEY_TYPES: dict[str, pa.DataType] = {
     "DOUBLE": pa.float64(),
     "UNIX_TIMESTAMP": pa.int64(),
 }
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 class EntityRows:
@@ -111,28 +109,18 @@ class Joinable:
 def instants(column: pa.ChunkedArray, *, place: str) -> Instants:
     """Microseconds since the epoch in UTC, and where there is one; naive is UTC, nanoseconds are floored.
 
-    Raises UsageError, naming `place`, for types that are no instants and for strings that are not ISO 8601.
+    Any form that `validation.instant` knows is read. Raises UsageError, naming `place`, for what is no instant.
 
     >>> times, known = instants(pa.chunked_array([pa.array([-1, None], pa.timestamp("ns"))]), place="here")
     >>> times.tolist(), known.tolist()
     ([-1, 0], [True, False])
     """
-    dtype = column.type
-    if is_string(dtype):
-        column = pa.chunked_array([_parsed(column, place)])
-        dtype = column.type
-    if pa.types.is_date(dtype):
-        column = column.cast(pa.timestamp("ms")) if pa.types.is_date64(dtype) else column.cast(pa.timestamp("s"))
-        dtype = column.type
-    if pa.types.is_null(dtype):
-        return np.zeros(len(column), np.int64), np.zeros(len(column), np.bool_)
-    if not pa.types.is_timestamp(dtype):
-        raise UsageError(f"{place} holds {dtype}, not timestamps; give timestamps, dates or ISO 8601 strings")
-    known = column.is_valid().to_numpy()
-    ticks = pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
-    per_second = _PER_SECOND[dtype.unit]
-    times = ticks // 1_000 if dtype.unit == "ns" else ticks * (1_000_000 // per_second)
-    return np.ascontiguousarray(times, np.int64), known
+    try:
+        found = column_us(column.combine_chunks())
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{place}: {error}") from error
+    times = pc.fill_null(found, 0).to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(times, np.int64), found.is_valid().to_numpy(zero_copy_only=False)
 
 
 def coerce_key(column: pa.ChunkedArray, declared: str, *, place: str) -> pa.ChunkedArray:
@@ -184,18 +172,3 @@ def _column(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
     if name not in table.column_names:
         raise UsageError(f"entity rows have no {what} {name!r}; {did_you_mean(name, table.column_names)}")
     return table[name]
-
-
-def _parsed(column: pa.ChunkedArray, place: str) -> pa.Array:
-    encoded = pc.dictionary_encode(column.cast(pa.string())).combine_chunks()
-    parsed = pa.array([_instant_us(text, place) for text in encoded.dictionary.to_pylist()], pa.int64())
-    return parsed.take(encoded.indices).cast(pa.timestamp("us", "UTC"))
-
-
-def _instant_us(text: str, place: str) -> int:
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(f"{place} holds {text!r}, which is no ISO 8601 timestamp") from error
-    since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

@@ -309,6 +309,7 @@ def _above_pattern(root: Path) -> Path:
 def _with_hive_types(schema: pa.Schema, sql: str, hive: Sequence[str], name: str) -> pa.Schema:
     try:
         with duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as session:
+            session.execute("SET TimeZone = 'UTC'")
             columns = ", ".join(identifier(key) for key in hive)
             found = session.sql(f"SELECT {columns} FROM {sql} LIMIT 0").to_arrow_table().schema
     except duckdb.Error as error:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from featurestore.errors import SourceError
+from validation.instant import FORMS, ISO_PATTERN, NO_UNIT, RANGES, UNITS
 
-_OFFSET = r"(Z|z|[+-]\d{2}(:?\d{2})?)$"
+_ZONE = r"[Tt ].*(Z|z|[+-]\d{2}(:?\d{2})?)$"
 
 
 def identifier(name: str) -> str:
@@ -31,10 +32,12 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def instant(column: str, dtype: pa.DataType, *, place: str) -> str:
-    """The column's instants as BIGINT microseconds; NULL stays NULL, DuckDB's infinities become NULL.
+def instant(column: str, dtype: pa.DataType, *, place: str, unit: str = "") -> str:
+    """The column's instants as BIGINT microseconds, by the one table of forms (`validation.instant`).
 
-    Raises SourceError, naming `place`, for a type that is no instant.
+    NULL stays NULL, DuckDB's infinities become NULL. `unit` is the declared one of numbers; empty goes by magnitude.
+    Raises SourceError, naming `place`, for a type that is no time; a single value that is none is an error when it is
+    met.
 
     >>> instant("ts", pa.timestamp("us", "UTC"), place="source 's'")
     'epoch_us("ts")'
@@ -48,13 +51,10 @@ def instant(column: str, dtype: pa.DataType, *, place: str) -> str:
     if pa.types.is_date(dtype):
         return f"epoch_us({name})"
     if is_string(dtype):
-        return (
-            f"CASE WHEN regexp_matches({name}, {literal(_OFFSET)}) THEN epoch_us({name}::TIMESTAMPTZ) "
-            f"ELSE epoch_us({name}::TIMESTAMP) END"
-        )
-    raise SourceError(
-        f"{place}: column {column!r} is {dtype}, not a timestamp; store timestamps, dates or ISO 8601 strings"
-    )
+        return _text_instant(name, _refused(place, column, name, ", which is no ISO 8601 instant"))
+    if pa.types.is_integer(dtype) or pa.types.is_floating(dtype):
+        return _number_instant(name, dtype, unit, _refused(place, column, name, NO_UNIT))
+    raise SourceError(f"{place}: column {column!r} is {dtype}, not a time; expected {FORMS}")
 
 
 def earliest(column: str, dtype: pa.DataType, t_us: int) -> str | None:
@@ -139,6 +139,45 @@ def _whole_number(name: str, dtype: pa.DataType, lost: str) -> str | None:
         whole = f"TRY_CAST({name} AS BIGINT)"
         return f"CASE WHEN {name} IS NULL THEN NULL WHEN {whole}::VARCHAR = {name} THEN {whole} ELSE {lost} END"
     return None
+
+
+def _refused(place: str, column: str, name: str, why: str) -> str:
+    return f"error({literal(f'{place}: column {column!r} holds ')} || {name}::VARCHAR || {literal(why)})"
+
+
+def _text_instant(name: str, refused: str) -> str:
+    text = f"regexp_replace(upper({name}), '[.,](\\d{{1,6}})\\d*', '.\\1')"
+    zoned = f"epoch_us(TRY_CAST({text} AS TIMESTAMPTZ))"
+    naive = f"epoch_us(TRY_CAST({text} AS TIMESTAMP))"
+    read = f"CASE WHEN regexp_matches({name}, {literal(_ZONE)}) THEN {zoned} ELSE {naive} END"
+    matched = f"regexp_matches({name}, {literal(ISO_PATTERN)})"
+    return f"CASE WHEN {name} IS NULL THEN NULL ELSE coalesce(CASE WHEN {matched} THEN {read} END, {refused}) END"
+
+
+def _number_instant(name: str, dtype: pa.DataType, unit: str, refused: str) -> str:
+    whole = pa.types.is_integer(dtype)
+
+    def micros(of: str) -> str:
+        if of == "ns":
+            return (
+                f"floor({name} / 1000)::BIGINT"
+                if not whole
+                else f"(({name}::HUGEINT - ({name}::HUGEINT % 1000 + 1000) % 1000) // 1000)::BIGINT"
+            )
+        return (
+            f"({name}::HUGEINT * {UNITS[of]})::BIGINT"
+            if whole
+            else f"round_even({name}::DOUBLE * {UNITS[of]}, 0)::BIGINT"
+        )
+
+    # NaN by way of isfinite, as in `_whole_number`.
+    absent = f"{name} IS NULL" if whole else f"{name} IS NULL OR (NOT isfinite({name}) AND abs({name}) <> 'infinity')"
+    if unit:
+        return f"CASE WHEN {absent} THEN NULL ELSE {micros(unit)} END"
+    ranges = " ".join(
+        f"WHEN {name} >= {low} AND {name} < {high} THEN {micros(of)}" for of, (low, high) in RANGES.items()
+    )
+    return f"CASE WHEN {absent} THEN NULL {ranges} ELSE {refused} END"
 
 
 def _bound(column: str, dtype: pa.DataType, operator: str, t_us: int) -> str | None:

@@ -18,6 +18,7 @@ from featurestore.offline.event_log import PROVENANCE
 from featurestore.offline.lake import scan_lake
 from featurestore.offline.sources import Scan, scan_parquet, scan_table
 from featurestore.offline.sql_types import identifier, is_string
+from featurestore.offline.time_columns import with_instants
 from featurestore.plan import Projection, View
 from featurestore.transform import Transformed, transformed
 
@@ -73,6 +74,14 @@ def with_made(rows: pa.Table, made: Transformed, renamed: Mapping[str, str]) -> 
     return rows.filter(pa.array(worked))
 
 
+def time_columns(view: View) -> list[str]:
+    """The columns of the source that the view declares as timestamps, beside the rows' own times."""
+    stored = stored_names(view)
+    declared = [(key.name, key.dtype) for key in view.join_keys]
+    declared += [(field.name, field.dtype) for field in (*view.columns, *view.features)]
+    return [stored.get(name, name) for name, dtype in declared if dtype == "UNIX_TIMESTAMP"]
+
+
 def scan_of(
     view: View,
     *,
@@ -94,6 +103,8 @@ def scan_of(
         scan = scan_lake(
             source.table, source.path, repo=repo, name=name, columns=columns, snapshot=snapshot, limits=limits
         )
+    dated = [source.timestamp_field, source.created_field, *(time_columns(view) if source.time_unit else ())]
+    scan = with_instants(scan, dated, unit=source.time_unit)
     return withheld_scan(transformed_scan(view, scan), view.withheld)
 
 

@@ -52,7 +52,7 @@ class EmbeddedServer:
     def pid(self) -> int:
         """Process id of the live server; raises StoreUnavailable where there is none."""
         _ = self.address
-        return int((self.folder / "pid").read_text())
+        return int((self.folder / "pid").read_text(encoding="utf-8"))
 
     def start(self) -> Self:
         """Take a share and start the server, or join the one that is alive; returns once it answers.
@@ -171,7 +171,7 @@ class EmbeddedServer:
 
     def _why_it_ended(self) -> str:
         log = self.folder / "server.log"
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
         said = lines[-1].split("# ", 1)[-1] if lines else "nothing in its log"
         place = f"the embedded server in {self.folder} did not start: {said}"
         if any("AOF" in line or "append only file" in line for line in lines[-5:]):
@@ -239,7 +239,7 @@ def _connected(address: Path) -> Iterator[socket.socket]:
 
 def _replace(path: Path, text: str) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text)
+    fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)
 
 

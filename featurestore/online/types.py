@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
 from featurestore.online.nested import pack, unpack
+from validation.instant import column_us
 
 FIXED: dict[str, tuple[str, pa.DataType]] = {
     "INT32": ("<i4", pa.int32()),
@@ -75,8 +76,8 @@ def arrow_type(dtype: str) -> pa.DataType:
 def to_column(values: pa.Array | pa.ChunkedArray, dtype: str, *, name: str) -> pa.Array:
     """The values as one array of the Feast type's form, canonical: one NaN, no -0.0, sets sorted.
 
-    Nanoseconds are floored to microseconds, naive timestamps are UTC. Raises UsageError, naming the column, where a
-    value would lose something.
+    Timestamps, in any form that `validation.instant` knows, are floored to whole seconds. Raises UsageError, naming
+    the column, where a value would lose something.
 
     >>> to_column(pa.array([1, None]), "DOUBLE", name="fare").to_pylist()
     [1.0, None]
@@ -120,17 +121,39 @@ def to_python(column: pa.Array, dtype: str) -> list[object]:
     return values
 
 
+def as_instants(array: Any, *, unit: str = "") -> Any:
+    """Any accepted form of times as an array of instants to the microsecond; raises ArrowTypeError for all else.
+
+    >>> as_instants(pa.array(["2024-03-10 06:00:00.5Z", None])).cast(pa.int64()).to_pylist()
+    [1710050400500000, None]
+    """
+    try:
+        return column_us(array, unit).cast(FIXED["UNIX_TIMESTAMP"][1])
+    except (TypeError, ValueError) as error:
+        raise pa.ArrowTypeError(str(error)) from error
+
+
+def whole_seconds(instants: pa.Array) -> pa.Array:
+    """Timestamp features are whole seconds on every path: Feast's messages hold no fraction.
+
+    >>> whole_seconds(pa.array([-1, 1_999_999], pa.timestamp("us", "UTC"))).cast(pa.int64()).to_pylist()
+    [-1000000, 1000000]
+    """
+    micros = instants.cast(pa.int64())
+    second = pa.scalar(1_000_000, pa.int64())
+    seconds = pc.divide(micros, second)
+    floored = pc.subtract(seconds, pc.less(micros, pc.multiply(seconds, second)).cast(pa.int64()))
+    return pc.multiply(floored, second).cast(instants.type)
+
+
 def _plain(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    if pa.types.is_timestamp(wanted):
+        return whole_seconds(as_instants(array))
     if array.type == wanted:
         return array
     _refuse_other_kind(array, wanted)
-    if pa.types.is_timestamp(wanted) and pa.types.is_timestamp(array.type):
-        if array.type.unit == "ns":
-            array = pc.floor_temporal(array, unit="microsecond")
-        # A cast to a type with a zone takes naive values as UTC; floored above, it loses nothing.
-        return array.cast(pa.timestamp("us", tz=array.type.tz), safe=False).cast(wanted)
     if pa.types.is_list(wanted):
         array = (
             array
@@ -148,7 +171,7 @@ def _plain(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 def _refuse_other_kind(array: pa.Array, wanted: pa.DataType) -> None:
-    """Arrow would parse "5" as 5, print 5 as "5", take 5 for true and any integer for an instant: we do not."""
+    """Arrow would parse "5" as 5, print 5 as "5" and take 5 for true: we do not."""
     found, asked = _kind(array.type), _kind(wanted)
     if found in (asked, "null") or (found, asked) == ("truth", "number"):
         return

@@ -33,7 +33,7 @@ def alive(folder: Path) -> bool:
 def recorded_address(folder: Path) -> Path | None:
     """The socket of the server that was started last; it may be gone."""
     try:
-        return Path((folder / "address").read_text().rstrip("\n"))
+        return Path((folder / "address").read_text(encoding="utf-8").rstrip("\n"))
     except FileNotFoundError:
         return None
 
@@ -43,7 +43,7 @@ def shut_down(folder: Path, patience_s: float = PATIENCE_S) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         if alive(folder):
             with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
-                os.kill(int((folder / "pid").read_text()), number)
+                os.kill(int((folder / "pid").read_text(encoding="utf-8")), number)
         wait_until_gone(folder, patience_s)
     forget_address(folder)
 

@@ -16,8 +16,8 @@ from featurestore.online.blobs import Ints
 from featurestore.online.connection import StoreClient
 from featurestore.online.keys import ROW_TAGS, EntityKeyCodec, row_prefixes
 from featurestore.online.schemas import Schemas
-from featurestore.online.types import to_column
 from featurestore.plan import View
+from validation.instant import column_us
 
 AHEAD_TOLERANCE_US = 5_000_000
 """A row dated further ahead of the clock than this is set aside: it would block its key."""
@@ -25,7 +25,7 @@ EXPIRY_SLACK_MS = 24 * 3_600_000
 """How long a row outlives its ttl in the store, so that reads can say OUTSIDE_MAX_AGE."""
 LEAST = -(1 << 63)
 """The created time of a row whose created column is null: below every other."""
-_SCRIPT = files(__package__).joinpath("newest_row.lua").read_text()
+_SCRIPT = files(__package__).joinpath("newest_row.lua").read_text(encoding="utf-8")
 _KEYS_PER_SCRIPT = 256
 """Few enough that other clients wait for about a millisecond at most while a script runs."""
 _ROWS_PER_ROUND = 50_000
@@ -178,6 +178,9 @@ def _instants(table: pa.Table, name: str) -> tuple[Ints, npt.NDArray[np.bool_]]:
     """A timestamp column as microseconds (0 where null), and where it is not null."""
     if name not in table.column_names:
         raise UsageError(f"no timestamp column {name!r} among the rows to write; what exists: {table.column_names}")
-    column = to_column(table.column(name), "UNIX_TIMESTAMP", name=name).cast(pa.int64())
+    try:
+        column = column_us(table.column(name).combine_chunks())
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"timestamp column {name!r}: {error}") from error
     known = column.is_valid().to_numpy(zero_copy_only=False)
     return column.fill_null(0).to_numpy().astype(np.int64), known

@@ -7,12 +7,14 @@ from typing import Any
 from feast.data_format import DeltaFormat
 from feast.infra.offline_stores.file_source import FileSource
 
-from featurestore.errors import UsageError
+from featurestore.errors import DefinitionError, UsageError
 from featurestore.offline.connection import Limits
 from featurestore.offline.lake import scan_lake
 from featurestore.offline.sources import Scan, scan_parquet
 from featurestore.offline.stored import MissingColumns
-from featurestore.plan import LakeTable
+from featurestore.offline.time_columns import with_instants
+from featurestore.plan import LakeTable, TimeUnit
+from validation.instant import UNITS
 
 READ = "FileSource (Parquet, Delta Lake) and IcebergSource"
 
@@ -25,9 +27,22 @@ def scan_source(
     missing_columns: MissingColumns,
     name: str,
     limits: Limits | None = None,
+    times: Iterable[str] = (),
 ) -> Scan:
-    """A FileSource (Parquet or Delta Lake) or an IcebergSource as it stands now; raises UsageError and SourceError."""
+    """A FileSource (Parquet or Delta Lake) or an IcebergSource as it stands now; raises UsageError and SourceError.
+
+    Its timestamps are instants whatever form its files give them; `times` are other columns of instants.
+    """
     wanted = list(dict.fromkeys(columns))
+    scan = _stored(source, repo, wanted, missing_columns, name, limits)
+    unit = time_unit(source)
+    dated = [source.timestamp_field, source.created_timestamp_column, *(times if unit else ())]
+    return with_instants(scan, dated, unit=unit)
+
+
+def _stored(
+    source: Any, repo: Path, wanted: list[str], missing_columns: MissingColumns, name: str, limits: Limits | None
+) -> Scan:
     table = lake_table(source)
     if table is not None:
         return scan_lake(table, source_path(source), repo=repo, name=name, columns=wanted, limits=limits)
@@ -40,6 +55,27 @@ def scan_source(
     return scan_parquet(
         source.path, repo=repo, name=name, columns=wanted, missing_columns=missing_columns, filesystem=filesystem
     )
+
+
+TIME_UNIT = "time_unit"
+"""The tag of a source that says in which unit its integers are times."""
+
+
+def time_unit(*sources: Any) -> TimeUnit:
+    """The unit that the tags of a view's sources declare; raises DefinitionError for one that is none.
+
+    >>> time_unit(FileSource(path="p", tags={"time_unit": "ms"}), None)
+    'ms'
+    """
+    tags = [source.tags or {} for source in sources if source is not None]
+    declared = {str(each[TIME_UNIT]) for each in tags if TIME_UNIT in each}
+    if len(declared) > 1 or not declared <= set(UNITS):
+        raise DefinitionError(
+            f"source {sources[0].name!r}: tag {TIME_UNIT} is {', '.join(sorted(declared))}; "
+            f"expected one of {', '.join(UNITS)}"
+        )
+    found: TimeUnit = declared.pop() if declared else ""  # type: ignore[assignment]  # one of UNITS
+    return found
 
 
 def source_path(source: Any) -> str:

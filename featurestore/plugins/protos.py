@@ -23,8 +23,7 @@ _SCALARS = {
     "PDF_BYTES": "bytes_val",
     "IMAGE_BYTES": "bytes_val",
 }
-_ABSENT_ITEM = {"STRING": "", "BYTES": b"", "BOOL": False, "DOUBLE": float("nan"), "FLOAT": float("nan")}
-"""What stands for a null inside a list: protobuf lists have none."""
+_HELD_ITEM = {"PDF_BYTES": "BYTES", "IMAGE_BYTES": "BYTES"}
 
 
 def scalar(value: Value) -> Any:
@@ -43,7 +42,10 @@ def to_column(values: Sequence[Value | None], dtype: str, *, name: str) -> pa.Ar
 
 
 def from_column(column: pa.Array, dtype: str) -> list[Value]:
-    """A column of the Feast type as messages; instants are cut to whole seconds, as Feast has them.
+    """A column of the Feast type as messages; instants are whole seconds, as Feast has them.
+
+    Feast's lists have no nulls. A list that holds one becomes Feast's list of values, each of which may be unset: its
+    SDK reads both alike.
 
     >>> [value.WhichOneof("val") for value in from_column(pa.array([1.5, None]), "DOUBLE")]
     ['double_val', None]
@@ -65,6 +67,8 @@ def _python(value: Value, dtype: str) -> Any:
     if item is None:
         return _instant(found) if dtype == "UNIX_TIMESTAMP" else found
     members = list(getattr(found, "val", found))
+    if value.WhichOneof("val") in ("list_val", "set_val"):
+        members = [scalar(member) for member in members]
     return [_instant(member) for member in members] if item == "UNIX_TIMESTAMP" else members
 
 
@@ -91,9 +95,15 @@ def _maker(dtype: str) -> Callable[[Any], Value]:
     )
     message = getattr(messages, f"{kind}{collection}")
     field = f"{'bytes' if kind == 'Bytes' else item.lower()}_{collection.lower()}_val"
-    clean: Callable[[Any], Any] = _seconds if item == "UNIX_TIMESTAMP" else _present(_ABSENT_ITEM.get(item, 0))
-    return lambda value: Value(**{field: message(val=[clean(member) for member in value])})
+    if item == "UNIX_TIMESTAMP":
+        return lambda value: Value(**{field: message(val=[_seconds(member) for member in value])})
+    single = _maker(_HELD_ITEM.get(item, item))
+    nullable = "set_val" if collection == "Set" else "list_val"
 
+    def made(value: Any) -> Value:
+        if None in value:
+            members = [Value() if each is None else single(each) for each in value]
+            return Value(**{nullable: messages.RepeatedValue(val=members)})
+        return Value(**{field: message(val=value)})
 
-def _present(absent: Any) -> Callable[[Any], Any]:
-    return lambda member: absent if member is None else member
+    return made

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from featurestore.errors import SourceError
 from featurestore.offline.connection import first_line
 from featurestore.offline.sources import Scan, scan_parquet
-from featurestore.online.types import to_column
+from validation.instant import column_us
 
 SLICE_ROWS = 250_000
 """What a slice should hold; where rows become denser all at once it holds more, and the next one less."""
@@ -76,7 +76,10 @@ def pulled(pull: Pull, timestamp: str, instants: list[datetime], folder: Path, *
 
 def _dated(rows: pa.Table, timestamp: str, begin: datetime, upper: datetime) -> pa.Table:
     """The rows from an instant on, and before another; in the types that the source has."""
-    dated = to_column(rows.column(timestamp), "UNIX_TIMESTAMP", name=timestamp).cast(pa.int64())
+    try:
+        dated = column_us(rows.column(timestamp))
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"timestamp column {timestamp!r}: {error}") from error
     begin_us, upper_us = ((each - _EPOCH) // _LEAST for each in (begin, upper))
     return rows.filter(pc.and_(pc.greater_equal(dated, begin_us), pc.less(dated, upper_us)))
 

@@ -15,11 +15,13 @@ from feast.utils import _get_column_names
 from featurestore.offline.bounds import Late
 from featurestore.offline.connection import Limits
 from featurestore.offline.pull import Extent, extent_of
+from featurestore.offline.stored import time_columns
 from featurestore.online.loaded import Run
 from featurestore.plugins.offline_store import DuckDBOfflineStore, newest
 from featurestore.plugins.pulled import Pulled, pulled
 from featurestore.plugins.requested import limits_of, scan_of
 from featurestore.plugins.source_contract import SourceContracts
+from featurestore.plugins.views import latest_view
 from validation.contract import Contract
 
 PIECE_ROWS = 500_000
@@ -85,7 +87,9 @@ def reading(
         late = None
         if ours:
             limits = limits_of(config)
-            source = Pulled(scan_of(view.batch_source, config, columns.wanted, view=view.name), frozenset())
+            times = time_columns(latest_view(view))
+            scan = scan_of(view.batch_source, config, columns.wanted, view=view.name, times=times)
+            source = Pulled(scan, frozenset())
             if run.created_since_us is not None and columns.created:
                 late = Late(columns.created, run.created_since_us)
         else:

@@ -17,7 +17,7 @@ from featurestore.offline.asof_view import AsOfView
 from featurestore.offline.connection import Limits
 from featurestore.offline.joined import WindowedView
 from featurestore.offline.sources import Scan, local_path
-from featurestore.offline.stored import as_of_view, needed_columns, transformed_scan, withheld_scan
+from featurestore.offline.stored import as_of_view, needed_columns, time_columns, transformed_scan, withheld_scan
 from featurestore.plan import Field, Projection, Transform, View
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
 from featurestore.plugins.feast_sources import lake_table, scan_source
@@ -80,7 +80,7 @@ def stored_view(feast_view: Any, config: RepoConfig) -> tuple[View, Scan | None]
     transform = _transform_of(feast_view, view, Path(config.repo_path))
     if not is_windowed(feast_view):
         view = msgspec.structs.replace(view, transform=transform)
-        stored = scan_of(source, config, needed_columns(view), view=feast_view.name)
+        stored = scan_of(source, config, needed_columns(view), view=feast_view.name, times=time_columns(view))
         withheld = _withheld(feast_view, view, Path(config.repo_path))
         return view, withheld_scan(transformed_scan(view, stored, limits_of(config)), withheld)
     streamed = type(feast_view.stream_source).__name__ == "KafkaSource"
@@ -94,7 +94,7 @@ def stored_view(feast_view: Any, config: RepoConfig) -> tuple[View, Scan | None]
         topic = topic_of(feast_view.stream_source, Path(config.repo_path))
         view = msgspec.structs.replace(view, source=msgspec.structs.replace(view.source, topic=topic))
     if scan is not None:
-        scan = scan_of(source, config, needed_columns(view), view=feast_view.name)
+        scan = scan_of(source, config, needed_columns(view), view=feast_view.name, times=time_columns(view))
         scan = withheld_scan(scan, _withheld(feast_view, view, Path(config.repo_path)))
     return view, scan
 
@@ -139,7 +139,9 @@ def value_types(columns: Mapping[str, pa.DataType]) -> dict[str, Any]:
     return found
 
 
-def scan_of(source: Any, config: RepoConfig, columns: Iterable[str], view: str | None = None) -> Scan:
+def scan_of(
+    source: Any, config: RepoConfig, columns: Iterable[str], view: str | None = None, times: Iterable[str] = ()
+) -> Scan:
     return scan_source(
         source,
         repo=Path(config.repo_path),
@@ -147,6 +149,7 @@ def scan_of(source: Any, config: RepoConfig, columns: Iterable[str], view: str |
         missing_columns=config.offline_store.missing_columns,
         name=f"source {source.name!r}" + (f" of view {view!r}" if view else ""),
         limits=limits_of(config),
+        times=times,
     )
 
 

@@ -28,10 +28,10 @@ class Journal:
                     break  # cut short by a crash: it was never acknowledged
                 self.facts[tuple(fact)] = value
         fresh = path.with_suffix(".new")
-        with fresh.open("w") as compacted:
+        with fresh.open("w", encoding="utf-8") as compacted:
             compacted.writelines(json.dumps([fact, value]) + "\n" for fact, value in self.facts.items())
         fresh.replace(path)
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
 
     def note(self, fact: Fact, value: Any) -> None:
         """Remember `value` under a name such as `("offset", group, topic, partition)`."""

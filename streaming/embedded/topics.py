@@ -51,7 +51,7 @@ class Topics:
         self._folder = folder
         self._topics: dict[str, Topic] = {}
         if folder and (folder / "topics.json").exists():
-            for name, held in json.loads((folder / "topics.json").read_text()).items():
+            for name, held in json.loads((folder / "topics.json").read_text(encoding="utf-8")).items():
                 topic = Topic(name, uuid.UUID(held["id"]), held["configs"])
                 topic.partitions = [
                     PartitionLog(self._storage(topic, number), beginning=beginning)
@@ -119,7 +119,7 @@ class Topics:
             for topic in self._topics.values()
         }
         fresh = self._folder / "topics.json.new"
-        fresh.write_text(json.dumps(held, indent=1))
+        fresh.write_text(json.dumps(held, indent=1), encoding="utf-8")
         fresh.replace(self._folder / "topics.json")
 
     def close(self) -> None:

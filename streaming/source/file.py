@@ -4,10 +4,10 @@ A file is a topic of one partition: its digest is the topic id, so that the same
 lie; the row number is the offset. It is finite: once `poll` has reached `end_offsets`, nothing more will come.
 """
 
+import codecs
 import hashlib
 import mmap
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from streaming.source.records import (
     Record,
     TopicPartition,
 )
+from validation.instant import number_us, text_us
 
 _DIGEST_CHARACTERS = 32
 
@@ -186,6 +187,8 @@ class _JsonLines:
         with self._path.open("rb") as file:
             file.seek(int(self._starts[first]))
             lines = [file.readline().rstrip(b"\r\n") for _ in range(first, stop)]
+        if first == 0 and lines:
+            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
         return [self._record(offset, line) for offset, line in enumerate(lines, start=first)]
 
     def _record(self, offset: int, line: bytes) -> Record:
@@ -209,11 +212,9 @@ def _fields(line: bytes) -> dict[str, object]:
 
 
 def _microseconds(found: object, otherwise: int) -> int:
-    if not isinstance(found, str):
-        return otherwise
     try:
-        moment = datetime.fromisoformat(found)
-    except ValueError:
+        if isinstance(found, (int, float)) and not isinstance(found, bool):
+            return number_us(found)
+        return text_us(found) if isinstance(found, str) else otherwise
+    except (ValueError, OverflowError):
         return otherwise
-    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
+from validation.instant import as_micros
 
 _NEEDS_ESCAPE = r'["\\\x00-\x1f]'
 _MICROSECONDS = 1_000_000
@@ -55,12 +56,7 @@ def microseconds(times: pa.Array) -> pa.Array:
     >>> microseconds(pa.array([-1], pa.timestamp("ns"))).to_pylist()
     [-1]
     """
-    if times.type.unit != "ns":
-        return times.cast(pa.timestamp("us", tz=times.type.tz)).cast(pa.int64())
-    nanos = times.cast(pa.int64())
-    towards_zero = pc.divide(nanos, 1000)
-    cut = pc.less(nanos, pc.multiply(towards_zero, 1000))
-    return pc.subtract(towards_zero, cut.cast(pa.int64()))
+    return as_micros(times)
 
 
 def _encoded(name: str, column: pa.Array) -> pa.Array:

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.errors import SourceError
-from streaming.source.json_rows import microseconds
 from streaming.source.records import UnknownColumn
+from validation.instant import column_us
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -21,12 +21,15 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 
 
 def check_columns(path: Path, schema: pa.Schema, *, key: str | None, timestamp: str | None) -> None:
-    """Raises UnknownColumn where the key or the time column is missing, or the time is no timestamp."""
+    """Raises UnknownColumn where the key or the time column is missing, or the time is of a type that none is."""
     for name in (key, timestamp):
         if name is not None and name not in schema.names:
             raise UnknownColumn(f"{path} has no column {name!r}; it has {', '.join(schema.names)}")
-    if timestamp is not None and not pa.types.is_timestamp(schema.field(timestamp).type):
-        raise UnknownColumn(f"column {timestamp!r} of {path} is {schema.field(timestamp).type}, not a timestamp")
+    if timestamp is not None:
+        try:
+            column_us(pa.nulls(1, schema.field(timestamp).type))
+        except TypeError as error:
+            raise UnknownColumn(f"column {timestamp!r} of {path}: {error}") from error
 
 
 def keys_of(batch: pa.RecordBatch, key: str | None) -> list[bytes | None]:
@@ -38,7 +41,10 @@ def keys_of(batch: pa.RecordBatch, key: str | None) -> list[bytes | None]:
 
 def times_of(path: Path, batch: pa.RecordBatch, timestamp: str) -> list[int]:
     """Record times in microseconds. Raises SourceError where one is null."""
-    times = microseconds(batch.column(timestamp))
+    try:
+        times = column_us(batch.column(timestamp))
+    except ValueError as error:
+        raise SourceError(f"column {timestamp!r} of {path}: {error}") from error
     if times.null_count:
         raise SourceError(f"{times.null_count} rows of {path} have no {timestamp!r}; a record needs a time")
     return list(times.to_pylist())

@@ -130,7 +130,7 @@ def orders(count=200):
         {"page": "relative"},
         {"event_timestamp": None},
         {"event_timestamp": START_US + 3_600_000_000},
-        {"event_timestamp": 0},
+        {"event_timestamp": 631_152_000_000_000},  # 1990
         {"country": ""},
         {"country": "DEU", "discount": 2.0},
     )

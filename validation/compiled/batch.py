@@ -15,7 +15,6 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from validation.check import ARRIVAL, INSTANTS, Across, Columns, Drift, Expectation, Null, Pair, RowCheckable, Unique
 from validation.compiled.relation import CHUNK, Numbers, QueriedRows, Relation, TableRows
@@ -24,6 +23,7 @@ from validation.compiled.sql import Selection, kind
 from validation.compiled.statement import Statement
 from validation.contract import Contract, Rule
 from validation.errors import did_you_mean
+from validation.instant import as_micros
 from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, stated
 
 SAMPLES: Final = 20
@@ -276,9 +276,7 @@ def _microseconds(column: pa.ChunkedArray, *, instants: bool) -> pa.ChunkedArray
     """Instants as int64, floored; what is of another type than promised stays as it is."""
     if not instants or kind(column.type) != "instant":
         return column
-    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-        column = pc.floor_temporal(column, unit="microsecond")
-    return column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+    return as_micros(column)
 
 
 def _considered(columns: Sequence[list[Any]], ignore: str) -> list[bool]:

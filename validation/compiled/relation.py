@@ -48,7 +48,10 @@ class Relation(Protocol):
 @functools.cache
 def _database() -> duckdb.DuckDBPyConnection:
     """The process's empty database: opening one costs more than judging a small batch; nothing is ever kept in it."""
-    return duckdb.connect(":memory:")
+    database = duckdb.connect(":memory:")
+    # Zoned columns come out as UTC whatever the machine's zone is; cursors take the setting over.
+    database.execute("SET GLOBAL TimeZone = 'UTC'")
+    return database
 
 
 class TableRows:

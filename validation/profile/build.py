@@ -16,6 +16,7 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from validation.errors import did_you_mean
+from validation.instant import as_micros
 from validation.profile.baseline import Baseline, FeatureBaseline, ProfileError, as_promised, numbers
 from validation.profile.categories import Words, profiles_of_words, words_of
 from validation.profile.cohorts import kept_cohorts
@@ -128,7 +129,7 @@ def _hours(table: pa.Table, time_column: str | None, span_us: int) -> npt.NDArra
         raise ProfileError(f"column {time_column!r} is {column.type}; expected instants (timestamp)")
     if column.null_count:
         raise ProfileError(f"column {time_column!r} has {column.null_count} nulls; a row without a time has no hour")
-    instants = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()).to_numpy()
+    instants = as_micros(column).to_numpy()
     hours: npt.NDArray[np.int64] = instants // span_us * span_us
     return hours
 
