@@ -1,6 +1,7 @@
 """Does drift alarm when nothing changed, does it see what changed, how fast are profiles; beside Evidently and SciPy?
 
     python -m benchmarks.drift --parts speed,alarms,power,flights --families 100 --null 4000 --draws 1000
+    python -m benchmarks.drift --parts hard --families 200
     python -m benchmarks.drift --peer-python PYTHON
     python -m benchmarks.drift --parts power --power-sizes 10000/100 --power-kinds category --peer-python PYTHON
 
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks._drift_draws import KINDS, SIZES, family, pair
+from benchmarks._drift_draws import HARD, KINDS, SIZES, family, pair
 from benchmarks._drift_power import compared
 from validation.drift.compare import compare_tables
 from validation.drift.contrast import contrast_of
@@ -117,6 +118,28 @@ def false_alarms(families: int, python: str | None) -> bool:
     return good
 
 
+def hard_families(times: int) -> bool:
+    """False alarms where categories are very many, where entities repeat, and where days are like the day before."""
+    good = True
+    error = 2 * (0.05 * 0.95 / times) ** 0.5
+    for name, draw in HARD.items():
+        alarms = warned = counted = 0.0
+        for seed in range(times):
+            reference, current, options = draw(np.random.default_rng([seed, len(name)]))
+            report = compare_tables(table(reference), table(current), seed=seed, **options)
+            alarms += report.drifted
+            warned += bool(report.warnings)
+            counted += min(finding.counted_current for finding in report.findings)
+        held = alarms / times <= 0.05 + error or warned / times > 0.9
+        good &= held
+        print(
+            f"{name}: {alarms / times:.1%} of {times} alarmed, {warned / times:.0%} were warned of; "
+            f"current rows count as {counted / times:,.0f}{'' if held else '; not held'}",
+            flush=True,
+        )
+    return good
+
+
 def our_p(x: np.ndarray, y: np.ndarray) -> float:
     """Our one p-value of a feature."""
     sides = pa.table({"f": x}), pa.table({"f": y})
@@ -195,7 +218,7 @@ def flights() -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="speed,alarms,power,flights")
+    parser.add_argument("--parts", default="speed,alarms,hard,power,flights")
     parser.add_argument("--families", type=int, default=40)
     parser.add_argument("--null", type=int, default=1_000)
     parser.add_argument("--draws", type=int, default=300)
@@ -210,6 +233,7 @@ def main() -> int:
         "power": lambda: power(
             given.null, given.draws, given.level, given.power_sizes, given.power_kinds, given.peer_python
         ),
+        "hard": lambda: hard_families(given.families),
         "flights": flights,
     }
     held = {name: parts[name]() for name in given.parts.split(",")}

@@ -1,6 +1,7 @@
 """One round of the monitor: audits, objectives, alerts, and what broke on the way."""
 
 from pathlib import Path
+from shutil import rmtree
 
 import msgspec
 import numpy as np
@@ -173,7 +174,8 @@ def test_answers_are_held_to_the_training_set(settings: Settings, made: Plan, sh
     """A shift of a standard deviation in what is served is told with feature, size and owner; none raises nothing."""
     train(settings, made)
     rng = np.random.default_rng(1)
-    keep(settings, made, NOW - 60_000_000, rng.normal(10 + shift, 1, 200).tolist(), NOW - 60_000_000)
+    speeds = rng.normal(10 + shift, 1, 200).tolist()
+    keep(settings, made, NOW - 60_000_000, speeds, NOW - 60_000_000, drivers=range(200))
     watch = monitor(settings, Collected())
     watch.round(made)
     found = [alert.finding for alert in watch.book.open() if alert.finding.key.startswith("drift:")]
@@ -181,6 +183,23 @@ def test_answers_are_held_to_the_training_set(settings: Settings, made: Plan, sh
     checked = last_check(workspace(settings).drift, "eta")
     assert checked is not None
     assert (checked.dataset, checked.rows) == ("first", 200)
+
+
+def test_drivers_that_are_asked_again_and_again_do_not_drift(settings: Settings, made: Plan) -> None:
+    """Twenty drivers, each thirty times: what is served counts as twenty, and says so."""
+    train(settings, made)
+    alarms = 0
+    for seed in range(8):
+        speeds = np.repeat(np.random.default_rng(seed).normal(10, 1, 20), 30).tolist()
+        rmtree(workspace(settings).served, ignore_errors=True)
+        keep(settings, made, NOW - 60_000_000, speeds, NOW - 60_000_000, drivers=[*np.repeat(range(20), 30).tolist()])
+        watch = monitor(settings, Collected())
+        watch.round(made)
+        checked = last_check(workspace(settings).drift, "eta")
+        assert checked is not None
+        assert (checked.rows, round(checked.report.findings[0].counted_current)) == (600, 20)
+        alarms += checked.report.drifted
+    assert alarms <= 2
 
 
 def served_by_hour(settings: Settings) -> dict[int | None, int]:

@@ -1,6 +1,7 @@
 """A small deployment that monitors look at: a repo with rides, its plan file, and answers that were kept."""
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,18 @@ def deployment(folder: Path, made: Plan, now_us: int) -> Settings:
     return settings
 
 
-def keep(settings: Settings, made: Plan, now_us: int, speed: float | list[float], event_us: int) -> None:
-    """Keeps answers about driver 1, with these speeds, each of a row of that event time."""
+def keep(
+    settings: Settings,
+    made: Plan,
+    now_us: int,
+    speed: float | list[float],
+    event_us: int,
+    drivers: Sequence[int] | None = None,
+) -> None:
+    """Keeps answers with these speeds, each of a row of that event time; about driver 1 where none are named."""
     log = ServeLog(workspace(settings).served, lambda: now_us, writer=secrets.token_hex(4))
-    for value in speed if isinstance(speed, list) else [speed]:
+    speeds = speed if isinstance(speed, list) else [speed]
+    for value, driver in zip(speeds, drivers or [1] * len(speeds), strict=True):
         column = Column(
             view="rides", feature="speed", dtype="DOUBLE", held=pa.array([value]),
             statuses=np.array([Status.PRESENT], np.uint8), event_us=np.array([event_us]), instant_us=np.array([now_us]),
@@ -57,7 +66,7 @@ def keep(settings: Settings, made: Plan, now_us: int, speed: float | list[float]
                 requested_us=now_us,
                 reads=READS,
                 read=(column,),
-                keys={"driver": [1]},
+                keys={"driver": [driver]},
                 request={},
                 given={("rides", "speed"): [value]},
             )

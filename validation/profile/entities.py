@@ -28,6 +28,8 @@ EVERY: Final = 1 << 40
 """Of one that is compared and thrown away."""
 FIELDS: Final = 4
 """Rows, values, values above, values below."""
+_FEWEST: Final = 3.0
+"""Of fewer entities nothing tells how alike their rows are."""
 _LIMIT: Final = 1.645
 """The correlation's upper limit is so many standard errors above what was found."""
 _NONE: Final[Hashes] = np.zeros(0, np.uint64)
@@ -173,11 +175,13 @@ def _design_effect(
         return None
     if pairs <= 0:
         return _an_entity(rows, entities, values)
-    alike = float(((hits - share * rows) ** 2).sum() - total * spread) / (pairs * spread)
-    alike = min(1.0, max(0.0, alike))
-    size = float((rows**2).sum() / total)
     many = float((rows**2).sum() ** 2 / (rows**4).sum())
-    error = (2 / (many * size * max(size - 1, 0.1))) ** 0.5 * (1 - alike) * (1 + (size - 1) * alike)
+    if many < _FEWEST:
+        return _an_entity(rows, entities, values)
+    between = float(((hits - share * rows) ** 2).sum()) * many / (many - 1)
+    alike = min(1.0, max(0.0, (between - total * spread) / (pairs * spread)))
+    size = float((rows**2).sum() / total)
+    error = (2 / ((many - 1) * size * max(size - 1, 0.1))) ** 0.5 * (1 - alike) * (1 + (size - 1) * alike)
     alike = min(1.0, alike + _LIMIT * error)
     if number:
         # Of two normal values that correlate so much this share lies on one side of the median (Sheppard).
