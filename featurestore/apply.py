@@ -23,6 +23,7 @@ from featurestore.compile import Definitions, compile_plan
 from featurestore.config import Settings
 from featurestore.errors import DefinitionError, StoreUnavailable
 from featurestore.feast_repo import in_repo, open_store, quiet, without_repo
+from featurestore.offline.readable_history import unreadable_history
 from featurestore.online.connection import connect
 from featurestore.online.keys import shards_key
 from featurestore.plan import Plan, View
@@ -44,7 +45,17 @@ def preview(settings: Settings, clock: Clock | None = None) -> list[Change]:
     before = in_force(settings)
     with in_repo(settings):
         _, _, plan = _desired(settings, before, clock or system_clock(settings.clock_offset_us))
-    return changes(before, plan)
+    return _changes(settings, before, plan)
+
+
+def _changes(settings: Settings, before: Plan | None, after: Plan) -> list[Change]:
+    """All changes, and which of the changed views cannot read the events that their logs hold."""
+    found = changes(before, after)
+    for name, view in sorted({**after.views, **after.building}.items()):
+        known = None if before is None else before.building.get(name, before.views.get(name))
+        if view != known and (why := unreadable_history(view, settings.repo)):
+            found.append(Change(kind="view", name=name, what=why, breaks="its history: training sets and backfill"))
+    return found
 
 
 def apply(
@@ -77,7 +88,7 @@ def apply(
             store.apply(to_apply, objects_to_delete=to_delete, partial=False)
     write_plan_file(settings.plan_path, plan)
     plans.replace(published, plan)
-    return Applied(plan=plan, changes=changes(before, plan), settled=tuple(settle(settings, plan)))
+    return Applied(plan=plan, changes=_changes(settings, before, plan), settled=tuple(settle(settings, plan)))
 
 
 def _desired(settings: Settings, before: Plan | None, clock: Clock) -> tuple[FeatureStore, RepoContents, Plan]:

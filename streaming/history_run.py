@@ -14,6 +14,7 @@ import typer
 from featurestore.clock import system_clock
 from featurestore.config import Settings
 from featurestore.errors import StaleStore, StoreUnavailable, UsageError
+from featurestore.offline.readable_history import refuse_unreadable_history
 from featurestore.online.connection import connect
 from featurestore.plan import Plan, View
 from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
@@ -89,6 +90,8 @@ class HistoryRun:
     ) -> bool:
         """Build and put in force; False where it was stopped before."""
         plan = self.plan()
+        if use_log:
+            refuse_unreadable_history(plan.building.get(name, plan.view(name)), self._settings.repo)
         if plan.view(name).kind == "latest":
             return self._latest("backfill", plan, plan.view(name), from_us, to_us, stop)
         if name not in plan.building and any(each.name == name for each in plan.retiring):
@@ -148,6 +151,7 @@ class HistoryRun:
         """Make the state of the version that is read again, where the store has none; False where it was stopped."""
         plan = self.plan()
         view = plan.view(name)
+        refuse_unreadable_history(view, self._settings.repo)
         topic = _topic(view)
         if view.kind == "latest":
             return self._latest("rebuild", plan, view, None, None, stop)

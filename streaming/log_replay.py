@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import SourceError
+from featurestore.offline.column_types import concatenated
 from featurestore.offline.event_log import ARRIVAL, OFFSET, EventFile, event_files, stored_ranges
+from featurestore.offline.stored import declared_types
 from featurestore.plan import View
 from streaming.judged import Judged
 from streaming.source.records import Batch, TopicPartition
@@ -58,6 +60,7 @@ class EventLogReplay:
         topic = view.source.topic
         once = topic.event_id if topic is not None else None
         names += [] if once is None else [once]
+        self._declared = declared_types(view)
         self._columns = list(dict.fromkeys([*names, self._timestamp, OFFSET, ARRIVAL]))
         self._tables: dict[Place, pa.Table] = {}
 
@@ -101,15 +104,16 @@ class EventLogReplay:
             position = end
 
     def _events(self, files: Sequence[EventFile], first: int, after: int) -> pa.Table:
-        parts = []
+        parts = dict[str, pa.Table]()
         for file in files:
             table = self._read(file.path)
             offsets = table[OFFSET]
             chosen = pc.and_(pc.greater_equal(offsets, first), pc.less(offsets, after))
             if self._from_us is not None:
                 chosen = pc.and_(chosen, pc.greater_equal(table[ARRIVAL].cast(pa.int64()), self._from_us))
-            parts.append(table.filter(chosen))
-        events = pa.concat_tables(parts, promote_options="permissive") if parts else self._nothing()
+            parts[str(file.path)] = table.filter(chosen)
+        name = f"the event log {self._folder}"
+        events = concatenated(parts, name=name, declared=self._declared) if parts else self._nothing()
         offsets = _ints(events[OFFSET])
         if len(offsets) > 1 and not (offsets[1:] > offsets[:-1]).all():
             # Ranges overlap after a crash, and a range has a part for each day: in order, each offset once.

@@ -66,7 +66,11 @@ def _of_numbers(aggregation: Aggregation, values: Sequence[Any]) -> Any:
     total = sum(exact, Fraction(0))
     if function in ("sum", "mean"):
         if function == "sum" and aggregation.dtype not in ("DOUBLE", "FLOAT"):
-            return _EXACT.create_decimal(total.numerator) / total.denominator if _is_decimal(values) else int(total)
+            return (
+                _EXACT.divide(Decimal(total.numerator), Decimal(total.denominator))
+                if _is_decimal(values)
+                else int(total)
+            )
         rounded = sum(strange) + 0.0 if strange else float(total)
         return rounded if function == "sum" else rounded / n
     spread = math.nan if strange else float((n * sum(x * x for x in exact) - total**2) / (n * (n - 1)))
@@ -165,7 +169,8 @@ def _typed(aggregation: Aggregation, value: Any) -> Any:
             return _EPOCH + dt.timedelta(seconds=int(value) // 1_000_000)
         case "DECIMAL":
             scale = int(aggregation.column_dtype.rstrip(")").rpartition(",")[2])
-            return f"{value.quantize(Decimal(1).scaleb(-scale), context=_EXACT) + 0:.{scale}f}"
+            cut = value.quantize(Decimal(1).scaleb(-scale, _EXACT), context=_EXACT)
+            return f"{_EXACT.plus(cut):.{scale}f}"  # plus: no -0, and no default context, which rounds to 28 digits
         case _:
             return value
 

@@ -90,7 +90,8 @@ def entity_columns(
     if len(lengths) > 1:
         told = ", ".join(f"{name} has {len(values)}" for name, values in sorted(entities.items())[:10])
         raise UsageError(f"the columns of `entities` differ in length: {told}")
-    rows = lengths.pop() if lengths else 0
+    # Views without entities have one row, which no column can say.
+    rows = lengths.pop() if lengths else int(not selection.join_keys and not selection.request)
     if rows == 0:
         raise UsageError("`entities` holds no rows; give each join key column at least one value")
     within(rows, len(selection.outputs), limits)

@@ -37,7 +37,7 @@ def build(
     from featurestore.dataset.build import Request, resolve
     from featurestore.dataset.build import build as make
     from featurestore.dataset.manifest import Split
-    from featurestore.dataset.rebuild import limits_of, read_entity_rows, retriever
+    from featurestore.dataset.rebuild import entity_columns, limits_of, read_entity_rows, retriever
     from featurestore.errors import UsageError
     from featurestore.plan import used_views
     from featurestore.plan_store import load_plan_file
@@ -59,12 +59,13 @@ def build(
         timestamp_column=timestamp,
     )
     limits = limits_of(settings.offline)
-    views = used_views(plan, resolve(plan, request.features))
+    projections = resolve(plan, request.features)
+    views = used_views(plan, projections)
     with Progress(transient=True) as progress:
         bar = progress.add_task("joining", total=len(views))
         manifest = make(
             request,
-            read_entity_rows(entity_rows, limits),
+            read_entity_rows(entity_rows, limits, needed=entity_columns(plan, projections, timestamp)),
             plan=plan,
             repo=settings.repo,
             folder=settings.data_dir / FOLDER,

@@ -6,9 +6,9 @@ from pathlib import Path
 from featurestore.dataset.digest import file_digest, multiset_digest
 from featurestore.dataset.manifest import FileIdentity, SourceIdentity
 from featurestore.errors import SourceError
-from featurestore.offline.event_log import OffsetRange, event_files, pinned, read_events
+from featurestore.offline.event_log import OffsetRange, event_files, read_events
 from featurestore.offline.lake import snapshot_of
-from featurestore.offline.sources import place_at
+from featurestore.offline.sources import place_at, plain_files
 from featurestore.plan import Source
 from validation.place import Place
 
@@ -16,8 +16,9 @@ from validation.place import Place
 def identify(source: Source, repo: Path, *, like: SourceIdentity | None = None) -> SourceIdentity:
     """The identity of a source as it is now; raises SourceError where nothing is there.
 
-    A source with a table is one of Delta Lake or Iceberg, one with a topic an event log; any other is a file or a
-    folder of Parquet files. `like` looks at what that identity pins alone: its offsets, or its snapshot.
+    A source with a table is one of Delta Lake or Iceberg, one with a topic an event log, unless its files have other
+    names than a log's; any other is a file or a folder of Parquet files. `like` looks at what that identity pins alone:
+    its offsets, or its snapshot.
     """
     path = repo / source.path
     if source.table is not None:
@@ -26,10 +27,9 @@ def identify(source: Source, repo: Path, *, like: SourceIdentity | None = None) 
         return SourceIdentity(
             name=source.name, path=source.path, kind="table", table=found.table, snapshot=found.snapshot
         )
-    if source.topic is not None:
-        return _event_log(
-            source, place_at(source.path, repo), None if like is None or like.kind != "event log" else like.ranges
-        )
+    place = place_at(source.path, repo)
+    if source.topic is not None and not plain_files(place):
+        return _event_log(source, place, None if like is None or like.kind != "event log" else like.ranges)
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not path.exists() or not files:
         raise SourceError(f"source {source.name!r}: nothing at {path}; land the data, or mend the path")
@@ -83,10 +83,8 @@ def merged(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
 
 
 def _event_log(source: Source, path: Place, within: Sequence[OffsetRange] | None) -> SourceIdentity:
-    rows = read_events(path)
+    rows = read_events(path, within=within)
     ranges = merged(file.range for file in event_files(path)) if within is None else tuple(within)
-    if within is not None:
-        rows = pinned(rows, ranges)
     return SourceIdentity(
         name=source.name, path=source.path, kind="event log", ranges=ranges, rows_digest=multiset_digest(rows)
     )

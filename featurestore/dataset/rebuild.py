@@ -1,19 +1,23 @@
 """With which join is a training set built, and again verified?"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from featurestore.config import OfflineSettings
 from featurestore.dataset.build import Retrieve
 from featurestore.dataset.manifest import SourceIdentity
 from featurestore.errors import SourceError
+from featurestore.offline.column_types import concatenated
 from featurestore.offline.connection import Limits
+from featurestore.offline.entity_rows import without_index
 from featurestore.offline.history import historical_features
 from featurestore.offline.mapped import BATCH_ROWS, held_or_mapped
-from featurestore.plan import Plan, Projection
+from featurestore.offline.sources import parquet_files
+from featurestore.plan import Plan, Projection, used_views
 
 
 def limits_of(settings: OfflineSettings) -> Limits:
@@ -58,14 +62,41 @@ def retriever(
     return retrieve
 
 
-def read_entity_rows(path: Path, limits: Limits | None = None) -> pa.Table:
-    """Entity rows from a Parquet file, in memory or mapped; raises SourceError where there is none or it is torn."""
+def entity_columns(plan: Plan, projections: Sequence[Projection], timestamp: str) -> set[str]:
+    """The columns that the entity rows of a set must have: instant, join keys, what on-demand views ask for."""
+    found, keys = {timestamp}, dict[str, str]()
+    for each in projections:
+        keys |= each.join_key_map
+        if on_demand := plan.on_demand.get(each.view):
+            found.update(field.name for field in on_demand.request)
+            for given in on_demand.inputs:
+                keys |= given.join_key_map
+    for view in used_views(plan, projections):
+        found.update(name for key in view.join_keys for name in (key.name, keys.get(key.name, key.name)))
+    return found
+
+
+def read_entity_rows(path: Path, limits: Limits | None = None, *, needed: Collection[str] | None = None) -> pa.Table:
+    """Entity rows from a Parquet file or a folder of them, in memory or mapped.
+
+    Columns that pandas made of an index, and those of partition folders, come only where they are `needed`; None:
+    whatever has a name is needed. Raises SourceError where there is none or it is torn.
+    """
     try:
         if path.is_dir():
-            return pq.read_table(path)
+            folders = pyarrow.dataset.dataset(path, format="parquet", partitioning="hive").partitioning.schema.names
+            files = {str(file): pq.read_table(file) for file in parquet_files(path, name=f"the entity rows {path}")}
+            own = {name for table in files.values() for name in table.column_names}
+            if any((needed is None or name in needed) and name not in own for name in folders):
+                return without_index(pq.read_table(path), needed, folders=set(folders) - own)
+            parts = {file: without_index(table, needed) for file, table in files.items()}
+            return concatenated(parts, name=f"the entity rows {path}")
         with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow.remove_metadata()
-            batches = (batch.replace_schema_metadata() for batch in file.iter_batches(BATCH_ROWS))
+            schema = without_index(file.schema_arrow.empty_table(), needed).schema
+            batches = (
+                batch.select(schema.names).replace_schema_metadata()
+                for batch in file.iter_batches(BATCH_ROWS, columns=schema.names)
+            )
             return held_or_mapped(batches, schema, limits or Limits())
     except FileNotFoundError:
         raise SourceError(f"no entity rows at {path}; name a Parquet file with keys and an instant per row") from None

@@ -12,7 +12,7 @@ from featurestore.monitor.served import REQUESTED, event_column, read_served
 from featurestore.monitor.slo import Cases, Objective, cases_of_volume, cases_within
 from featurestore.offline.connection import Limits, connection
 from featurestore.offline.event_log import event_files
-from featurestore.offline.sources import place_at
+from featurestore.offline.sources import place_at, plain_files
 from featurestore.offline.sql_types import earliest, instant, latest
 from featurestore.offline.stored import scan_of, stored_names
 from featurestore.plan import View
@@ -51,7 +51,8 @@ def _freshness(objective: Objective, view: View, log: Path, start_us: int, end_u
 def _arrivals(view: View, repo: Path, start_us: int, end_us: int) -> tuple[np.ndarray, np.ndarray]:
     """Arrival and event time of the rows that arrived at start <= t < end; without arrivals, event times twice."""
     none = np.zeros(0, np.int64)
-    if view.source.topic is not None and not event_files(place_at(view.source.path, repo)):
+    place = place_at(view.source.path, repo)
+    if view.source.topic is not None and not event_files(place) and not plain_files(place):
         return none, none
     scan, stored = scan_of(view, repo=repo), stored_names(view)
     event = stored.get(view.source.timestamp_field, view.source.timestamp_field)

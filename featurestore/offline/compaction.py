@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from featurestore.offline.column_types import concatenated
 from featurestore.offline.event_log import (
     ARRIVAL,
     OFFSET,
@@ -108,15 +109,15 @@ def read_bucket(folder: Place, key_column: str, bucket: int, buckets: int) -> pa
     Files that were cut by buckets are read where they may hold some; others are read and filtered.
     """
     files = event_files(folder)
-    parts = []
+    parts = dict[str, pa.Table]()
     for file in files:
         apart = min(file.buckets, buckets)
         if file.bucket % apart == bucket % apart:
             table = read_part(file.path, None)[0]
-            parts.append(table.filter(pa.array(bucket_of(table[key_column], buckets) == bucket)))
+            parts[str(file.path)] = table.filter(pa.array(bucket_of(table[key_column], buckets) == bucket))
     if not parts:
         return pa.table({})
-    table = pa.concat_tables(parts, promote_options="permissive")
+    table = concatenated(parts, name=f"the event log {folder}", apart="text")
     return each_offset_once(table) if overlaps(files) else table
 
 
@@ -168,26 +169,64 @@ def _write(folder: Place, run: list[tuple[OffsetRange, list[EventFile]]], key_co
     ranges = [each for each, _ in run]
     covered = OffsetRange(ranges[0].topic_id, ranges[0].partition, ranges[0].first, max(each.last for each in ranges))
     files = [file for _, parts in run for file in parts]
-    table = pa.concat_tables([read_part(file.path, None)[0] for file in files], promote_options="permissive")
+    tables = _by_schema([read_part(file.path, None)[0] for file in files])
     if overlaps(files):
-        table = each_offset_once(table)
-    table = table.sort_by([(TOPIC_ID, "ascending"), (PARTITION, "ascending"), (OFFSET, "ascending")])
-    days = pc.cast(table[ARRIVAL], pa.int64()).to_numpy() // _DAY_US
-    cut = np.zeros(len(table), np.int64)
-    present = np.unique(days)
+        tables = _each_once(tables)
+    tables = [
+        table.sort_by([(TOPIC_ID, "ascending"), (PARTITION, "ascending"), (OFFSET, "ascending")]) for table in tables
+    ]
+    days = [pc.cast(table[ARRIVAL], pa.int64()).to_numpy() // _DAY_US for table in tables]
+    cuts = [np.zeros(len(table), np.int64) for table in tables]
     buckets = 1
-    if key_column in table.column_names:
-        wanted = sum(_size(file.path) for file in files) // len(present) // BUCKET_BYTES
+    if all(key_column in table.column_names for table in tables):
+        wanted = sum(_size(file.path) for file in files) // len(np.unique(np.concatenate(days))) // BUCKET_BYTES
         buckets = min(1 << max(int(wanted).bit_length(), 0), MOST_BUCKETS)
-        cut = bucket_of(table[key_column], buckets)
-    places = sorted(set(zip(days.tolist(), cut.tolist(), strict=True)))
-    for part, (day, bucket) in enumerate(places, start=1):
+        cuts = [bucket_of(table[key_column], buckets) for table in tables]
+    places = sorted(
+        {
+            (day, cut, number)
+            for number in range(len(tables))
+            for day, cut in zip(days[number].tolist(), cuts[number].tolist(), strict=True)
+        }
+    )
+    for part, (day, bucket, number) in enumerate(places, start=1):
         name = file_name(covered, part, len(places), bucket=bucket, buckets=buckets)
         write_whole(
-            table.filter(pa.array((days == day) & (cut == bucket))),
+            tables[number].filter(pa.array((days[number] == day) & (cuts[number] == bucket))),
             folder / f"day={np.datetime64(int(day), 'D')}" / name,
         )
     return len(places)
+
+
+def _by_schema(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """The rows in as few tables as there are sets of column types: compaction changes no value, so it casts none.
+
+    Columns that some lack are null there.
+    """
+    groups: list[tuple[dict[str, pa.DataType], list[pa.Table]]] = []
+    for table in tables:
+        types = {field.name: field.type for field in table.schema}
+        for known, alike in groups:
+            if all(known.get(name, dtype) == dtype for name, dtype in types.items()):
+                known.update(types)
+                alike.append(table)
+                break
+        else:
+            groups.append((types, [table]))
+    return [pa.concat_tables(alike, promote_options="default") for _, alike in groups]
+
+
+def _each_once(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """Each (topic id, partition, offset) once among all of them."""
+    owner = pa.concat_arrays([pa.repeat(pa.scalar(number), len(table)) for number, table in enumerate(tables)])
+    place = pa.concat_arrays([pa.array(np.arange(len(table))) for table in tables])
+    identity = pa.concat_tables([table.select([TOPIC_ID, PARTITION, OFFSET]) for table in tables])
+    once = each_offset_once(identity.append_column("owner", owner).append_column("place", place))
+    return [
+        table.take(once.filter(pc.equal(once["owner"], number))["place"])
+        for number, table in enumerate(tables)
+        if pc.any(pc.equal(once["owner"], number)).as_py()
+    ]
 
 
 def _delete_superseded(folder: Place, own: set[tuple[str, int]] | None, now_s: float, grace_s: float) -> int:

@@ -4,7 +4,9 @@ Entity rows stay the caller's: order, duplicates and column types are kept. What
 int64 microseconds and keys in their entity's declared type, is computed beside them.
 """
 
-from collections.abc import Callable, Sequence
+import json
+import re
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
-from featurestore.offline.sql_types import is_string
+from featurestore.offline.sql_types import FLOAT_INTEGERS, is_string
 from featurestore.offline.windowed_keys import KeyIndex
 from validation.errors import did_you_mean
 from validation.instant import column_us
@@ -30,6 +32,7 @@ _KEY_TYPES: dict[str, pa.DataType] = {
     "DOUBLE": pa.float64(),
     "UNIX_TIMESTAMP": pa.int64(),
 }
+_UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 
 
 class EntityRows:
@@ -76,6 +79,28 @@ class EntityRows:
         """The least and greatest instant; None where no row has one."""
         known = self.t_us[self.has_t]
         return (int(known.min()), int(known.max())) if len(known) else None
+
+
+def without_index(table: pa.Table, needed: Collection[str] | None, *, folders: Collection[str] = ()) -> pa.Table:
+    """The table without the columns that pandas makes of an index, and without its own notes.
+
+    An index says where a row lay, which a model must not learn. A named one stays where it is `needed`, as a join key
+    or an instant may be; so do columns of partition `folders`. None: every name is needed.
+
+    >>> without_index(pa.table({"x": [1], "__index_level_0__": [7]}), ()).column_names
+    ['x']
+    """
+    try:
+        noted = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
+    except (ValueError, AttributeError):
+        noted = []
+    index = {name for name in noted if isinstance(name, str)} | set(folders)
+    kept = [
+        name
+        for name in table.column_names
+        if not _UNNAMED_INDEX.fullmatch(name) and (needed is None or name not in index or name in needed)
+    ]
+    return (table if len(kept) == table.num_columns else table.select(kept)).replace_schema_metadata()
 
 
 class Joinable:
@@ -146,6 +171,7 @@ def coerce_key(column: pa.ChunkedArray, declared: str, *, place: str) -> pa.Chun
     if allowed:
         if pa.types.is_floating(dtype) and declared.startswith("INT"):
             column = pc.if_else(pc.is_nan(column), pa.scalar(None, dtype), column)
+            _refuse_rounded(column, place)
         try:
             key = column.cast(pa.int32()).cast(target) if declared == "INT32" else column.cast(target)
         except pa.ArrowInvalid as error:
@@ -156,6 +182,17 @@ def coerce_key(column: pa.ChunkedArray, declared: str, *, place: str) -> pa.Chun
     raise UsageError(
         f"{place} holds {dtype}, its entity is declared {declared}; convert the column without losing anything"
     )
+
+
+def _refuse_rounded(column: pa.ChunkedArray, place: str) -> None:
+    """A float beyond its exact integers may stand for another key: pandas makes floats of integers beside a null."""
+    bound = FLOAT_INTEGERS[column.type.bit_width]
+    most = pc.max(pc.abs(column)).as_py()
+    if most is not None and most >= bound:
+        raise UsageError(
+            f"{place} holds {column.type}, and {most!r} in it may be the rounded form of another integer (from {bound} "
+            "on); keep integers beside nulls as integers: pandas' Int64, or an Arrow table"
+        )
 
 
 _ACCEPTED: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {

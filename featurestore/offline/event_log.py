@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import SourceError, UsageError
+from featurestore.offline.column_types import concatenated
 from validation.errors import did_you_mean
 from validation.place import Place, readable
 from validation.whole_file import whole_file
@@ -145,12 +146,22 @@ def write_events(
         return tuple(writers.map(write_day, range(1, len(present) + 1)))
 
 
-def read_events(folder: Place, *, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
+def read_events(
+    folder: Place,
+    *,
+    columns: Sequence[str] | None = None,
+    schema: pa.Schema | None = None,
+    within: Sequence[OffsetRange] | None = None,
+) -> pa.Table:
     """The events of a topic's folder, each (topic id, partition, offset) once; in order of range and part.
 
     `columns` names what to read, None everything; provenance columns come only when named. A column that older files
     lack is null there. A folder that does not exist, or is empty, is an empty table where `schema` says what its
     columns would be; otherwise SourceError, as for a torn file and for a column that no file has.
+
+    A column that files store in several types is cast to one of them without loss, or an error names the file. Where
+    all columns are read, one whose types have nothing in common is read as text. `within` keeps the rows at the offsets
+    of those ranges (`pinned`), in the types that their own files have: what was appended since changes nothing.
     """
     files = event_files(folder)
     if not files:
@@ -161,16 +172,20 @@ def read_events(folder: Place, *, columns: Sequence[str] | None = None, schema: 
     overlapping = overlaps(files)
     identity = [TOPIC_ID, PARTITION, OFFSET] if overlapping else []
     wanted = None if columns is None else [*dict.fromkeys([*columns, *identity])]
-    parts, known = [], set[str]()
+    if within is not None and wanted is not None:
+        wanted = [*dict.fromkeys([*wanted, TOPIC_ID, PARTITION, OFFSET])]
+    parts, known = dict[str, pa.Table](), set[str]()
     for file in files:
         part, names = read_part(file.path, wanted)
-        parts.append(part)
+        parts[str(file.path)] = part if within is None else pinned(part, within)
         known.update(names)
+    if within is not None:
+        parts = {path: part for path, part in parts.items() if len(part)} or dict([parts.popitem()])
     if columns is not None:
         for column in columns:
             if column not in known:
                 raise SourceError(f"the event log {folder} has no column {column!r}; {did_you_mean(column, known)}")
-    table: pa.Table = pa.concat_tables(parts, promote_options="permissive")
+    table = concatenated(parts, name=f"the event log {folder}", apart="error" if columns is not None else "text")
     if overlapping:
         table = each_offset_once(table)
     return table if columns is None else table.select(list(columns))

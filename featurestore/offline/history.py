@@ -15,7 +15,7 @@ from featurestore.offline.entity_rows import EntityRows
 from featurestore.offline.event_log import OffsetRange, event_files
 from featurestore.offline.joined import WindowedView, check_joined, joined_features
 from featurestore.offline.mapped import BATCH_ROWS, held_or_mapped
-from featurestore.offline.sources import Scan, at_offsets, place_at
+from featurestore.offline.sources import Scan, at_offsets, place_at, plain_files
 from featurestore.offline.stored import as_of_view, scan_of
 from featurestore.online.types import arrow_type, from_python, to_column, to_python
 from featurestore.plan import Field, OnDemandView, Plan, Projection, View
@@ -92,12 +92,10 @@ def _scan_of_events(
     view: View, repo: Path, pins: Sequence[OffsetRange] | None, snapshot: str | None, limits: Limits | None
 ) -> Scan | None:
     """The events of a windowed view, at the pinned offsets where some are named; None: none was logged yet."""
-    if (
-        view.source.table is None
-        and view.source.topic is not None
-        and not event_files(place_at(view.source.path, repo))
-    ):
-        return None
+    if view.source.table is None and view.source.topic is not None:
+        place = place_at(view.source.path, repo)
+        if not event_files(place) and not plain_files(place):
+            return None
     scan = scan_of(view, repo=repo, snapshot=snapshot, limits=limits)
     return scan if pins is None else at_offsets(scan, pins)
 

@@ -7,7 +7,7 @@ A `Scan` pins the files found: files that appear later are not read half-way thr
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from featurestore.errors import SourceError
 from featurestore.offline import event_log
+from featurestore.offline.column_types import exact_select, unified
 from featurestore.offline.connection import first_line
 from featurestore.offline.sql_types import identifier, literal
 from validation.compiled.relation import ROW
@@ -44,7 +45,7 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     sql: str
     """What follows FROM; reads `relation` by its name where there is one."""
     relation: Any = None
-    """An Arrow table or dataset to be registered as `source` by the connection that runs `sql`."""
+    """What the connection that runs `sql` registers: an Arrow table or dataset as `source`, a list as `source_0`.."""
     empty: bool = False
     rows: int | None = None
     """How many rows there are, before any filter; None where only reading would tell."""
@@ -56,10 +57,14 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """As `sql`, with `ROW` besides: a number that tells each row from all others."""
     aside: pa.Table | None = None
     """Numbers (`ROW`) of rows that are not read."""
+    apart: Mapping[str, str] = {}
+    """Columns that cannot be read, since the files store them in types that have nothing in common, and which."""
 
     def column(self, name: str, *, role: str) -> pa.DataType:
         """The Arrow type of a column; raises SourceError with what exists."""
         index = self.schema.get_field_index(name)
+        if name in self.apart:
+            raise SourceError(f"{self.name}: its files disagree about the type of {role} {name!r}: {self.apart[name]}")
         if index < 0:
             raise SourceError(f"{self.name} has no {role} {name!r}; {did_you_mean(name, self.schema.names)}")
         return self.schema.field(index).type
@@ -84,8 +89,13 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     def _readable(self, session: duckdb.DuckDBPyConnection, alias: str, sql: str) -> str:
         if self.relation is None:
             return sql
-        session.register(alias, self.relation)
-        return sql.format(source=identifier(alias))
+        if not isinstance(self.relation, list):
+            session.register(alias, self.relation)
+            return sql.format(source=identifier(alias))
+        names = {f"source_{number}": f"{alias}_{number}" for number in range(len(self.relation))}
+        for name, relation in zip(names.values(), self.relation, strict=True):
+            session.register(name, relation)
+        return sql.format(**{place: identifier(name) for place, name in names.items()})
 
 
 def scan_table(table: pa.Table, *, name: str) -> Scan:
@@ -105,15 +115,19 @@ def scan_parquet(
     columns: Iterable[str] = (),
     missing_columns: Literal["error", "null"] = "error",
     filesystem: pyarrow.fs.FileSystem | None = None,
+    declared: Mapping[str, str] | None = None,
 ) -> Scan:
     """A Parquet file, folder or event log; relative paths start at `repo`, other stores than disks are URIs.
+
+    `declared` gives columns' Feast value types. A column whose type differs between files is cast to one type, without
+    loss or with an error that names the file; where that is not possible and it is none of `columns`, it is left out.
 
     `columns` must be in every file, unless `missing_columns` is "null" or the folder is an event log, whose schema may
     grow: then in one of them. Raises SourceError.
     """
     remote = _remote(str(path), filesystem)
     if remote is not None:
-        return _scan_dataset(*remote, name=name, columns=list(columns))
+        return _scan_dataset(*remote, name=name, columns=list(columns), declared=declared)
     root = local_path(path, repo)
     files = parquet_files(root, name=name)
     log = _events_in(files)
@@ -129,12 +143,9 @@ def scan_parquet(
     _require(
         wanted, files, [schema for schema, _ in schemas], hive, name=name, anywhere=is_log or missing_columns == "null"
     )
-    schema = _merged([schema for schema, _ in schemas], name)
-    listed = ", ".join(literal(_GLOB.sub(lambda found: f"[{found[0]}]", str(file))) for file in files)
-    options = f"union_by_name=true, hive_partitioning={'true' if hive else 'false'}"
-    sql = f"read_parquet([{listed}], {options})"
-    row = f"(file_index::BIGINT << {PART_BITS}) + file_row_number AS {identifier(ROW)}"
-    numbered = f"(SELECT *, {row} FROM {sql})"
+    by_file = {str(file): each for file, (each, _) in zip(files, schemas, strict=True)}
+    schema, apart = unified(by_file, declared)
+    sql, numbered = _read_sql(by_file, schema, hive, name)
     if hive:
         schema = _with_hive_types(schema, sql, hive, name)
     if is_log and event_log.overlaps(log):
@@ -142,7 +153,7 @@ def scan_parquet(
         numbered = f"(SELECT * FROM {numbered} QUALIFY {once})"
         sql = _each_once(sql)
     plain = not hive and not is_log and all(each.equals(schema) for each, _ in schemas)
-    return Scan(
+    scan = Scan(
         name=name,
         schema=schema,
         sql=sql,
@@ -151,7 +162,47 @@ def scan_parquet(
         files=files if plain else (),
         parts=files,
         numbered=numbered,
+        apart=apart,
     )
+    for column in wanted:
+        scan.column(column, role="column")
+    return scan
+
+
+def _read_sql(schemas: Mapping[str, pa.Schema], wanted: pa.Schema, hive: Sequence[str], name: str) -> tuple[str, str]:
+    """SQL that reads files (path -> schema), and the same with `ROW`: files of one set of types are read at once."""
+    alike = _of_one_type(schemas, wanted)
+    number_of = {path: number for number, path in enumerate(schemas)}
+    plain, numbered = [], []
+    for paths in alike:
+        listed = ", ".join(literal(_GLOB.sub(lambda found: f"[{found[0]}]", path)) for path in paths)
+        read = f"read_parquet([{listed}], union_by_name=true, hive_partitioning={'true' if hive else 'false'})"
+        numbers = [number_of[path] for path in paths]
+        place = "file_index" if len(alike) == 1 else f"list_extract({numbers}, file_index::BIGINT + 1)"
+        row = f"({place}::BIGINT << {PART_BITS}) + file_row_number AS {identifier(ROW)}"
+        there = pa.schema({field.name: field for path in paths for field in schemas[path]}.values())
+        if len(alike) == 1 and not any(_needs_cast(field, wanted) for field in there):
+            return read, f"(SELECT *, {row} FROM {read})"
+        names = ", ".join(map(literal, paths))
+        columns = exact_select(there, wanted, place=f"list_extract([{names}], file_index::BIGINT + 1)", name=name)
+        columns = ", ".join([columns, *map(identifier, hive)])
+        plain.append(f"SELECT {columns} FROM {read}")
+        numbered.append(f"SELECT {columns}, {row} FROM {read}")
+    return f"({' UNION ALL '.join(plain)})", f"({' UNION ALL '.join(numbered)})"
+
+
+def _of_one_type(schemas: Mapping[str, pa.Schema], wanted: pa.Schema) -> list[list[str]]:
+    """The files (path -> schema), those together that store every column in the same type."""
+    alike: dict[frozenset[tuple[str, pa.DataType]], list[str]] = {}
+    for path, schema in schemas.items():
+        differing = frozenset((field.name, field.type) for field in schema if _needs_cast(field, wanted))
+        alike.setdefault(differing, []).append(path)
+    return list(alike.values())
+
+
+def _needs_cast(field: pa.Field, wanted: pa.Schema) -> bool:
+    index = wanted.get_field_index(field.name)
+    return index < 0 or bool(field.type != wanted.field(index).type)
 
 
 def at_offsets(scan: Scan, ranges: Sequence[event_log.OffsetRange]) -> Scan:
@@ -184,6 +235,14 @@ def place_at(path: str | Path, repo: Path) -> Place:
     ObjectPath('s3://bucket/event_log/departures')
     """
     return place_of(path) if is_address(str(path)) else local_path(path, repo)
+
+
+def plain_files(place: Place) -> bool:
+    """Whether Parquet files lie at a topic's batch source that no sink of ours has written: all of them are events."""
+    if not isinstance(place, Path):
+        return False
+    files = [place] if place.is_file() else place.rglob("*.parquet")
+    return any(True for file in files) and not event_log.every_file(place)
 
 
 def _events_in(files: Sequence[Path]) -> list[event_log.EventFile]:
@@ -272,16 +331,6 @@ def _require(
             )
 
 
-def _merged(schemas: Sequence[pa.Schema], name: str) -> pa.Schema:
-    distinct = list(dict.fromkeys(schema.to_string(show_schema_metadata=False) for schema in schemas))
-    if len(distinct) == 1:
-        return schemas[0]
-    try:
-        return pa.unify_schemas(list(schemas), promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise SourceError(f"{name}: its files disagree about a column's type: {first_line(error)}") from error
-
-
 def partition_columns(root: Path, files: Sequence[Path]) -> list[str]:
     """The columns that folder names of the form column=value give, where every file lies under the same ones.
 
@@ -337,17 +386,24 @@ def _remote(path: str, filesystem: pyarrow.fs.FileSystem | None) -> tuple[str, p
     return inside, found
 
 
-def _scan_dataset(path: str, filesystem: pyarrow.fs.FileSystem, *, name: str, columns: Sequence[str]) -> Scan:
+def _scan_dataset(
+    path: str,
+    filesystem: pyarrow.fs.FileSystem,
+    *,
+    name: str,
+    columns: Sequence[str],
+    declared: Mapping[str, str] | None,
+) -> Scan:
     try:
         dataset = pyarrow.dataset.dataset(path, filesystem=filesystem, format="parquet", partitioning="hive")
         if not dataset.files:
             raise SourceError(f"{name}: {path} holds no Parquet files")
         log = _events_in([Path(file) for file in dataset.files])
-        scan = (
-            _scan_log(log, path, filesystem, name=name)
-            if log
-            else Scan(name=name, schema=dataset.schema, sql="{source}", relation=dataset)
-        )
+        files = [str(event.path) for event in log] or dataset.files
+        folders = pa.schema([("day", pa.date32())]) if log else dataset.partitioning.schema
+        scan = _scan_files(files, folders, path, filesystem, name=name, declared=declared)
+        if event_log.overlaps(log):
+            scan = msgspec.structs.replace(scan, sql=_each_once(scan.sql))
     except (pa.ArrowInvalid, OSError) as error:
         raise SourceError(f"{name}: {path} cannot be read as Parquet: {first_line(error)}") from error
     for column in columns:
@@ -355,26 +411,46 @@ def _scan_dataset(path: str, filesystem: pyarrow.fs.FileSystem, *, name: str, co
     return scan
 
 
-def _scan_log(log: Sequence[event_log.EventFile], root: str, filesystem: pyarrow.fs.FileSystem, *, name: str) -> Scan:
-    """An event log in another store than a disk, whose files may have more columns than the first."""
+def _scan_files(
+    files: Sequence[str],
+    folders: pa.Schema,
+    root: str,
+    filesystem: pyarrow.fs.FileSystem,
+    *,
+    name: str,
+    declared: Mapping[str, str] | None,
+) -> Scan:
+    """Files in another store than a disk, each read in its own types; `folders` are the partition folders' columns."""
 
     def footer(file: str) -> tuple[pa.Schema, int]:
         with filesystem.open_input_file(file) as held, pq.ParquetFile(held) as opened:
             return opened.schema_arrow.remove_metadata(), opened.metadata.num_rows
 
-    files = [str(event.path) for event in log]
     with ThreadPoolExecutor(8) as pool:
         footers = list(pool.map(footer, files))
-    day = pa.schema([("day", pa.date32())])
-    schema = pa.unify_schemas([_merged([schema for schema, _ in footers], name), day])
-    dataset = pyarrow.dataset.dataset(
-        files,
-        schema=schema,
-        filesystem=filesystem,
-        format="parquet",
-        partitioning=pyarrow.dataset.partitioning(day, flavor="hive"),
-        partition_base_dir=root,
-    )
+    by_file = {file: schema for file, (schema, _) in zip(files, footers, strict=True)}
+    wanted, apart = unified(by_file, declared)
+    relations, selects = [], []
+    for number, alike in enumerate(_of_one_type(by_file, wanted)):
+        there = pa.schema({field.name: field for file in alike for field in by_file[file]}.values())
+        own = [field for field in folders if there.get_field_index(field.name) < 0]
+        relations.append(
+            pyarrow.dataset.dataset(
+                alike,
+                schema=pa.schema([*there, *own]),
+                filesystem=filesystem,
+                format="parquet",
+                partitioning=pyarrow.dataset.partitioning(folders, flavor="hive"),
+                partition_base_dir=root,
+            )
+        )
+        place = literal(alike[0] + (f" and {len(alike) - 1} more files" if len(alike) > 1 else ""))
+        columns = ", ".join([exact_select(there, wanted, place=place, name=name), *(identifier(f.name) for f in own)])
+        selects.append(f"SELECT {columns.replace('{', '{{').replace('}', '}}')} FROM {{source_{number}}}")
     rows = sum(count for _, count in footers)
-    sql = _each_once("{source}") if event_log.overlaps(log) else "{source}"
-    return Scan(name=name, schema=schema, sql=sql, relation=dataset, empty=rows == 0, rows=rows)
+    schema = pa.schema([*wanted, *(field for field in folders if wanted.get_field_index(field.name) < 0)])
+    if len(relations) == 1 and not any(_needs_cast(field, wanted) for each in by_file.values() for field in each):
+        sql, relation = "{source}", relations[0]
+    else:
+        sql, relation = f"({' UNION ALL '.join(selects)})", relations
+    return Scan(name=name, schema=schema, sql=sql, relation=relation, empty=rows == 0, rows=rows, apart=apart)

@@ -11,6 +11,8 @@ import pyarrow as pa
 from featurestore.errors import SourceError
 from validation.instant import FORMS, ISO_PATTERN, NO_UNIT, RANGES, UNITS
 
+FLOAT_INTEGERS = {16: 2**11, 32: 2**24, 64: 2**53}
+"""Bits of a float -> the first integer that may be the rounded form of another one."""
 _ZONE = r"[Tt ].*(Z|z|[+-]\d{2}(:?\d{2})?)$"
 
 
@@ -82,7 +84,7 @@ def entity_key(column: str, dtype: pa.DataType, declared: str, *, place: str) ->
         sql = f"{name}::{_SQL_TYPES[declared]}"
     elif declared in {"INT32", "INT64"}:
         lost = literal(f"{place}: join key {column!r} is declared {declared}, the source holds ")
-        sql = _whole_number(name, dtype, f"error({lost} || {name}::VARCHAR)")
+        sql = whole_number(name, dtype, f"error({lost} || {name}::VARCHAR)")
     elif declared == "STRING":
         sql = name if is_string(dtype) else f"{name}::VARCHAR" if pa.types.is_integer(dtype) else None
     elif declared == "UNIX_TIMESTAMP":
@@ -125,19 +127,29 @@ _SAME_KIND: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
 }
 
 
-def _whole_number(name: str, dtype: pa.DataType, lost: str) -> str | None:
+def whole_number(value: str, dtype: pa.DataType, refused: str) -> str | None:
+    """SQL that gives `value`, an expression of that type, as BIGINT; None for a type that holds no whole numbers.
+
+    A float counts below 2^53 (2^24 for float32): above, it may stand for a neighbour that it cannot hold. NaN is NULL.
+    `refused` is SQL that raises, for all other values.
+    """
+    if pa.types.is_uint64(dtype):
+        return f"CASE WHEN {value} <= {2**63 - 1} OR {value} IS NULL THEN {value}::BIGINT ELSE {refused} END"
     if pa.types.is_integer(dtype):
-        return f"{name}::BIGINT"
-    if pa.types.is_floating(dtype) or pa.types.is_decimal(dtype):
+        return f"{value}::BIGINT"
+    if pa.types.is_floating(dtype):
         # NaN is how a float column of whole numbers says NULL. Not by isnan(), which DuckDB 2.0.0 takes for false where
         # a Parquet file's statistics name a greatest value: these leave NaN out.
-        nan = f"(NOT isfinite({name}) AND abs({name}) <> 'infinity')"
-        absent = f"{name} IS NULL" if pa.types.is_decimal(dtype) else f"{name} IS NULL OR {nan}"
-        return f"CASE WHEN {absent} THEN NULL WHEN {name} = floor({name}) THEN {name}::BIGINT ELSE {lost} END"
+        nan = f"(NOT isfinite({value}) AND abs({value}) <> 'infinity')"
+        exact = f"abs({value}) < {FLOAT_INTEGERS[dtype.bit_width]} AND {value} = floor({value})"
+        return f"CASE WHEN {value} IS NULL OR {nan} THEN NULL WHEN {exact} THEN {value}::BIGINT ELSE {refused} END"
+    if pa.types.is_decimal(dtype):
+        whole = f"TRY_CAST({value} AS BIGINT)"
+        return f"CASE WHEN {value} IS NULL THEN NULL WHEN {whole} = {value} THEN {whole} ELSE {refused} END"
     if is_string(dtype):
         # "05" and "5" are two strings and must not become one number.
-        whole = f"TRY_CAST({name} AS BIGINT)"
-        return f"CASE WHEN {name} IS NULL THEN NULL WHEN {whole}::VARCHAR = {name} THEN {whole} ELSE {lost} END"
+        whole = f"TRY_CAST({value} AS BIGINT)"
+        return f"CASE WHEN {value} IS NULL THEN NULL WHEN {whole}::VARCHAR = {value} THEN {whole} ELSE {refused} END"
     return None
 
 

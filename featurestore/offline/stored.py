@@ -20,6 +20,7 @@ from featurestore.offline.sources import Scan, scan_parquet, scan_table
 from featurestore.offline.sql_types import identifier, is_string
 from featurestore.offline.time_columns import with_instants
 from featurestore.plan import Projection, View
+from featurestore.topic_schema import declared_columns
 from featurestore.transform import Transformed, transformed
 
 MissingColumns = Literal["error", "null"]
@@ -42,6 +43,22 @@ def needed_columns(view: View) -> tuple[str, ...]:
     if (event_id := event_id_of(view)) is not None:
         columns += [event_id, *PROVENANCE.names]
     return tuple(dict.fromkeys(columns))
+
+
+def declared_types(view: View) -> dict[str, str]:
+    """Columns of the view's source -> the Feast value types that they are read as."""
+    topic = view.source.topic
+    types = {} if topic is None else {field.name: field.dtype for field in declared_columns(topic)}
+    for field in (*(view.transform.inputs if view.transform else ()), *view.features):
+        types.setdefault(stored_name(view, field.name), field.dtype)
+    for each in view.aggregations:
+        types.setdefault(stored_name(view, each.column), each.column_dtype)
+    for key in view.join_keys:
+        types[stored_name(view, key.name)] = key.dtype
+    for name in (view.source.timestamp_field, view.source.created_field):
+        if name:
+            types[stored_name(view, name)] = "UNIX_TIMESTAMP"
+    return types
 
 
 def _read_columns(view: View) -> list[str]:
@@ -98,7 +115,14 @@ def scan_of(
     source, columns = view.source, needed_columns(view)
     name = f"source {source.name!r} of view {view.name!r}"
     if source.table is None:
-        scan = scan_parquet(source.path, repo=repo, name=name, columns=columns, missing_columns=missing_columns)
+        scan = scan_parquet(
+            source.path,
+            repo=repo,
+            name=name,
+            columns=columns,
+            missing_columns=missing_columns,
+            declared=declared_types(view),
+        )
     else:
         scan = scan_lake(
             source.table, source.path, repo=repo, name=name, columns=columns, snapshot=snapshot, limits=limits

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from feast.feature_view import DUMMY_ENTITY_ID
+
 from featurestore.aggregation.partials import check
 from featurestore.aggregation.windows import check_window, default_hop_us
 from featurestore.errors import DefinitionError
@@ -27,7 +29,7 @@ def is_windowed(view: Any) -> bool:
 
 def feature_fields(view: Any) -> list[Any]:
     """The features of a Feast view: a stream view that comes back from the registry lists its join keys among them."""
-    keys = {field.name for field in getattr(view, "entity_columns", None) or []}
+    keys = {DUMMY_ENTITY_ID, *(field.name for field in getattr(view, "entity_columns", None) or [])}
     return [field for field in view.features if field.name not in keys]
 
 

@@ -1,6 +1,6 @@
 """Which entity rows does the caller of Feast's SDK give: a DataFrame, an Arrow table, SQL text, or a range of dates?"""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from feast.repo_config import RepoConfig
 
 from featurestore.errors import SourceError, UsageError
 from featurestore.offline.connection import Limits, query
+from featurestore.offline.entity_rows import without_index
 from featurestore.offline.mapped import held_or_mapped
 from featurestore.offline.pull import entities_between
 from featurestore.offline.stored import as_of_view
@@ -20,17 +21,22 @@ from featurestore.plugins.requested import Wanted, limits_of, stored_view
 EVENT_TIMESTAMP = "event_timestamp"
 
 
-def entity_table(entity_df: pd.DataFrame | pa.Table | str, repo: Path, limits: Limits) -> pa.Table:
+def entity_table(
+    entity_df: pd.DataFrame | pa.Table | str, repo: Path, limits: Limits, needed: Collection[str] = ()
+) -> pa.Table:
+    """The caller's rows without the columns of a pandas index, but for those that are `needed`."""
     if isinstance(entity_df, str):
         with query(entity_df, search_path=repo, limits=limits) as found:
-            return held_or_mapped(found, found.schema, limits)
+            return without_index(held_or_mapped(found, found.schema, limits), needed)
     if isinstance(entity_df, pa.Table):
-        return entity_df
+        return without_index(entity_df, needed)
     if not isinstance(entity_df, pd.DataFrame):
         raise UsageError(
             f"entity rows are a {type(entity_df).__name__}; give a pandas DataFrame, an Arrow table or SQL text"
         )
     frame = entity_df
+    if named := [name for name in frame.index.names if name in needed and name not in frame.columns]:
+        frame = frame.reset_index(named)
     if EVENT_TIMESTAMP in frame and list(frame.columns).count(EVENT_TIMESTAMP) == 1:
         stamps = frame[EVENT_TIMESTAMP]
         if stamps.dtype == "object" and any(isinstance(value, datetime) for value in stamps):
@@ -38,7 +44,7 @@ def entity_table(entity_df: pd.DataFrame | pa.Table | str, repo: Path, limits: L
             zoned = pd.Series([_in_utc(value) for value in stamps], frame.index, dtype="datetime64[us, UTC]")
             frame = frame.assign(**{EVENT_TIMESTAMP: zoned})
     try:
-        return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+        return without_index(pa.Table.from_pandas(frame, preserve_index=False), needed)
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
         raise UsageError(f"the entity rows cannot be read: {error}") from error
 

@@ -1,6 +1,6 @@
 """What kind of place does a Feast data source name, and how is it read?"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,27 @@ def scan_source(
     name: str,
     limits: Limits | None = None,
     times: Iterable[str] = (),
+    declared: Mapping[str, str] | None = None,
 ) -> Scan:
     """A FileSource (Parquet or Delta Lake) or an IcebergSource as it stands now; raises UsageError and SourceError.
 
     Its timestamps are instants whatever form its files give them; `times` are other columns of instants.
     """
     wanted = list(dict.fromkeys(columns))
-    scan = _stored(source, repo, wanted, missing_columns, name, limits)
+    scan = _stored(source, repo, wanted, missing_columns, name, limits, declared)
     unit = time_unit(source)
     dated = [source.timestamp_field, source.created_timestamp_column, *(times if unit else ())]
     return with_instants(scan, dated, unit=unit)
 
 
 def _stored(
-    source: Any, repo: Path, wanted: list[str], missing_columns: MissingColumns, name: str, limits: Limits | None
+    source: Any,
+    repo: Path,
+    wanted: list[str],
+    missing_columns: MissingColumns,
+    name: str,
+    limits: Limits | None,
+    declared: Mapping[str, str] | None,
 ) -> Scan:
     table = lake_table(source)
     if table is not None:
@@ -53,7 +60,13 @@ def _stored(
         credentials = source.resolve_credentials()
         filesystem, _ = FileSource.create_filesystem_and_path(source.path, source.s3_endpoint_override, credentials)
     return scan_parquet(
-        source.path, repo=repo, name=name, columns=wanted, missing_columns=missing_columns, filesystem=filesystem
+        source.path,
+        repo=repo,
+        name=name,
+        columns=wanted,
+        missing_columns=missing_columns,
+        filesystem=filesystem,
+        declared=declared,
     )
 
 

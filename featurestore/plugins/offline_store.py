@@ -30,9 +30,17 @@ from featurestore.offline.pull import newest_rows, rows_between
 from featurestore.offline.sources import Scan, local_path
 from featurestore.plan import Field
 from featurestore.plugins.definitions import is_windowed
-from featurestore.plugins.entity_df import entities_of_range, entity_table, timestamp_column
+from featurestore.plugins.entity_df import EVENT_TIMESTAMP, entities_of_range, entity_table, timestamp_column
 from featurestore.plugins.feast_sources import lake_table
-from featurestore.plugins.requested import any_file, limits_of, prepared, requested, scan_of, value_types
+from featurestore.plugins.requested import (
+    any_file,
+    entity_columns,
+    limits_of,
+    prepared,
+    requested,
+    scan_of,
+    value_types,
+)
 from featurestore.plugins.retrieval_job import DuckDBRetrievalJob
 
 log = logging.getLogger(__name__)
@@ -85,7 +93,8 @@ class DuckDBOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast ships no 
             dates = compute_non_entity_date_range(feature_views, start_date=start_date, end_date=end_date)
             table = entities_of_range(wanted, *map(microseconds, dates), config=config)
         else:
-            table = entity_table(entity_df, repo, limits)
+            needed = {EVENT_TIMESTAMP, *entity_columns(wanted, on_demand)}
+            table = entity_table(entity_df, repo, limits, needed)
         timestamp = timestamp_column(table)
         asked = EntityRows(table, timestamp)
         latest, windowed = prepared(wanted, config)

@@ -1,6 +1,6 @@
 """How are rows of another offline store read without holding them all? Slice by slice of event time, into files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import SourceError
-from featurestore.offline.connection import first_line
+from featurestore.offline.column_types import unified
 from featurestore.offline.sources import Scan, scan_parquet
 from validation.instant import column_us
 
@@ -40,7 +40,15 @@ class Pulled(msgspec.Struct, frozen=True):
         return rows
 
 
-def pulled(pull: Pull, timestamp: str, instants: list[datetime], folder: Path, *, name: str) -> Pulled:
+def pulled(
+    pull: Pull,
+    timestamp: str,
+    instants: list[datetime],
+    folder: Path,
+    *,
+    name: str,
+    declared: Mapping[str, str] | None = None,
+) -> Pulled:
     """The rows dated from the first to the last of the instants, both included, in Parquet files below the folder.
 
     `pull` gives the rows between two instants, both included. No slice lies on both sides of one of the instants, where
@@ -54,7 +62,7 @@ def pulled(pull: Pull, timestamp: str, instants: list[datetime], folder: Path, *
             begin = max(first, _whole_second(upper - width))
             rows = pull(begin, min(upper, last)).replace_schema_metadata(None)  # What pandas noted.
             rows = _dated(rows, timestamp, begin + _LEAST if begin == first and position else begin, upper)
-            schemas[rows.schema.to_string()] = rows.schema
+            schemas.setdefault(f"the rows from {begin:%Y-%m-%dT%H:%M:%S} on", rows.schema)
             if len(rows):
                 pq.write_table(_without_untyped(rows), folder / f"{len(list(folder.iterdir())):08}.parquet")
             if begin <= first:
@@ -63,15 +71,14 @@ def pulled(pull: Pull, timestamp: str, instants: list[datetime], folder: Path, *
             factor = min(_MOST_STEP, max(1 / _MOST_STEP, SLICE_ROWS / max(1, len(rows))))
             # Bounded, since years before the first row are many times as long as what can be asked for.
             width = min(max(_SECOND, width * factor), upper - first)
-    try:
-        whole = pa.unify_schemas(list(schemas.values()), promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise SourceError(f"{name}: rows of different times differ in a column's type: {first_line(error)}") from error
+    whole, apart = unified(schemas, declared)
+    for column, why in apart.items():
+        raise SourceError(f"{name}: rows of different times differ in the type of column {column!r}: {why}")
     untyped = frozenset(field.name for field in whole if pa.types.is_null(field.type))
     fields = [field.with_type(pa.string()) if field.name in untyped else field for field in whole]
     # A file for columns that no other has, and for a range without rows.
     pq.write_table(pa.schema(fields).empty_table(), folder / "columns.parquet")
-    return Pulled(scan_parquet(folder, repo=folder, name=name, missing_columns="null"), untyped)
+    return Pulled(scan_parquet(folder, repo=folder, name=name, missing_columns="null", declared=declared), untyped)
 
 
 def _dated(rows: pa.Table, timestamp: str, begin: datetime, upper: datetime) -> pa.Table:

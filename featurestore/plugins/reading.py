@@ -15,7 +15,7 @@ from feast.utils import _get_column_names
 from featurestore.offline.bounds import Late
 from featurestore.offline.connection import Limits
 from featurestore.offline.pull import Extent, extent_of
-from featurestore.offline.stored import time_columns
+from featurestore.offline.stored import declared_types, time_columns
 from featurestore.online.loaded import Run
 from featurestore.plugins.offline_store import DuckDBOfflineStore, newest
 from featurestore.plugins.pulled import Pulled, pulled
@@ -87,8 +87,15 @@ def reading(
         late = None
         if ours:
             limits = limits_of(config)
-            times = time_columns(latest_view(view))
-            scan = scan_of(view.batch_source, config, columns.wanted, view=view.name, times=times)
+            view_read = latest_view(view)
+            scan = scan_of(
+                view.batch_source,
+                config,
+                columns.wanted,
+                view=view.name,
+                times=time_columns(view_read),
+                declared=declared_types(view_read),
+            )
             source = Pulled(scan, frozenset())
             if run.created_since_us is not None and columns.created:
                 late = Late(columns.created, run.created_since_us)
@@ -155,7 +162,11 @@ def _pulled(
 
     name = f"source {source.name!r} of view {view.name!r}"
     between = [_EPOCH + timedelta(microseconds=each) for each in instants]
-    return pulled(rows, columns.timestamp, between, folder, name=name)
+    return pulled(rows, columns.timestamp, between, folder, name=name, declared=_declared(view))
+
+
+def _declared(view: Any) -> dict[str, str]:
+    return declared_types(latest_view(view))
 
 
 def _only(rows: pa.Table, wanted: Sequence[str]) -> pa.Table:

@@ -17,7 +17,14 @@ from featurestore.offline.asof_view import AsOfView
 from featurestore.offline.connection import Limits
 from featurestore.offline.joined import WindowedView
 from featurestore.offline.sources import Scan, local_path
-from featurestore.offline.stored import as_of_view, needed_columns, time_columns, transformed_scan, withheld_scan
+from featurestore.offline.stored import (
+    as_of_view,
+    declared_types,
+    needed_columns,
+    time_columns,
+    transformed_scan,
+    withheld_scan,
+)
 from featurestore.plan import Field, Projection, Transform, View
 from featurestore.plugins.definitions import feature_fields, is_windowed, resolve_aggregations
 from featurestore.plugins.feast_sources import lake_table, scan_source
@@ -60,6 +67,19 @@ def requested(refs: list[str], views: list[Any], on_demand: list[Any], *, full_f
     return wanted
 
 
+def entity_columns(wanted: Sequence[Wanted], on_demand: Iterable[Any]) -> set[str]:
+    """The columns that the entity rows must have beside their instant: join keys, and what on-demand views ask for."""
+    found = {
+        each.projection.join_key_map.get(key.name, key.name)
+        for each in wanted
+        for key in latest_view(each.view).join_keys
+    }
+    for view in on_demand:
+        for source in view.source_request_sources.values():
+            found.update(field.name for field in source.schema)
+    return found
+
+
 def prepared(wanted: Sequence[Wanted], config: RepoConfig) -> tuple[list[AsOfView], list[WindowedView]]:
     latest, windowed = [], []
     for each in wanted:
@@ -80,7 +100,8 @@ def stored_view(feast_view: Any, config: RepoConfig) -> tuple[View, Scan | None]
     transform = _transform_of(feast_view, view, Path(config.repo_path))
     if not is_windowed(feast_view):
         view = msgspec.structs.replace(view, transform=transform)
-        stored = scan_of(source, config, needed_columns(view), view=feast_view.name, times=time_columns(view))
+        types, times = declared_types(view), time_columns(view)
+        stored = scan_of(source, config, needed_columns(view), view=feast_view.name, times=times, declared=types)
         withheld = _withheld(feast_view, view, Path(config.repo_path))
         return view, withheld_scan(transformed_scan(view, stored, limits_of(config)), withheld)
     streamed = type(feast_view.stream_source).__name__ == "KafkaSource"
@@ -94,7 +115,8 @@ def stored_view(feast_view: Any, config: RepoConfig) -> tuple[View, Scan | None]
         topic = topic_of(feast_view.stream_source, Path(config.repo_path))
         view = msgspec.structs.replace(view, source=msgspec.structs.replace(view.source, topic=topic))
     if scan is not None:
-        scan = scan_of(source, config, needed_columns(view), view=feast_view.name, times=time_columns(view))
+        types, times = declared_types(view), time_columns(view)
+        scan = scan_of(source, config, needed_columns(view), view=feast_view.name, times=times, declared=types)
         scan = withheld_scan(scan, _withheld(feast_view, view, Path(config.repo_path)))
     return view, scan
 
@@ -140,7 +162,13 @@ def value_types(columns: Mapping[str, pa.DataType]) -> dict[str, Any]:
 
 
 def scan_of(
-    source: Any, config: RepoConfig, columns: Iterable[str], view: str | None = None, times: Iterable[str] = ()
+    source: Any,
+    config: RepoConfig,
+    columns: Iterable[str],
+    view: str | None = None,
+    times: Iterable[str] = (),
+    *,
+    declared: Mapping[str, str] | None = None,
 ) -> Scan:
     return scan_source(
         source,
@@ -150,6 +178,7 @@ def scan_of(
         name=f"source {source.name!r}" + (f" of view {view!r}" if view else ""),
         limits=limits_of(config),
         times=times,
+        declared=declared,
     )
 
 

@@ -6,8 +6,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast import OnDemandFeatureView
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
@@ -71,11 +73,7 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast ships no 
     def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
         """The result in pandas; whole numbers beside NULL are nullable integers (Int64), never floats."""
         table = self.to_arrow(validation_reference=validation_reference, timeout=timeout)
-        frame: pd.DataFrame = table.to_pandas()
-        for name, column in zip(table.column_names, table.columns, strict=True):
-            if column.null_count and pa.types.is_integer(column.type):
-                frame[name] = column.to_pandas(types_mapper=_NULLABLE.get)
-        return frame
+        return _exact_frame(table)
 
     def to_arrow_batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """The result in pieces, on-demand features included.
@@ -141,5 +139,35 @@ class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast ships no 
         return self._evaluate()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
-        return frame
+        return _exact_frame(self._to_arrow_internal(timeout))
+
+
+def _exact_frame(table: pa.Table) -> pd.DataFrame:
+    """The rows in pandas; Arrow alone would make doubles of integers beside a null, in lists and structs too."""
+    frame: pd.DataFrame = table.to_pandas()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count and pa.types.is_integer(column.type):
+            frame[name] = column.to_pandas(types_mapper=_NULLABLE.get)
+        elif _null_beside_integers(column):
+            cells = pd.Series([None] * len(column), frame.index, dtype="object")
+            for row, value in enumerate(column.to_pylist()):
+                cells.iat[row] = _list_cell(value) if isinstance(value, list) else value
+            frame[name] = cells
+    return frame
+
+
+def _null_beside_integers(column: pa.ChunkedArray, *, inside: bool = False) -> bool:
+    kind = column.type
+    if pa.types.is_integer(kind):
+        return inside and bool(column.null_count)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _null_beside_integers(pc.list_flatten(column), inside=True)
+    if pa.types.is_struct(kind):
+        return any(_null_beside_integers(pc.struct_field(column, [i]), inside=True) for i in range(kind.num_fields))
+    return False
+
+
+def _list_cell(value: list[Any]) -> Any:
+    cell = np.empty(len(value), dtype=object)
+    cell[:] = [_list_cell(item) if isinstance(item, list) else item for item in value]
+    return cell
