@@ -149,10 +149,8 @@ def _exact_frame(table: pa.Table) -> pd.DataFrame:
         if column.null_count and pa.types.is_integer(column.type):
             frame[name] = column.to_pandas(types_mapper=_NULLABLE.get)
         elif _null_beside_integers(column):
-            cells = pd.Series([None] * len(column), frame.index, dtype="object")
-            for row, value in enumerate(column.to_pylist()):
-                cells.iat[row] = _list_cell(value) if isinstance(value, list) else value
-            frame[name] = cells
+            cells = _cells([_cell(value) for value in column.to_pylist()])
+            frame[name] = pd.Series(cells, frame.index, dtype="object")
     return frame
 
 
@@ -162,12 +160,25 @@ def _null_beside_integers(column: pa.ChunkedArray, *, inside: bool = False) -> b
         return inside and bool(column.null_count)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return _null_beside_integers(pc.list_flatten(column), inside=True)
+    if pa.types.is_map(kind):
+        items = pa.chunked_array([chunk.items for chunk in column.chunks], kind.item_type)
+        return _null_beside_integers(items, inside=True)
     if pa.types.is_struct(kind):
         return any(_null_beside_integers(pc.struct_field(column, [i]), inside=True) for i in range(kind.num_fields))
     return False
 
 
-def _list_cell(value: list[Any]) -> Any:
-    cell = np.empty(len(value), dtype=object)
-    cell[:] = [_list_cell(item) if isinstance(item, list) else item for item in value]
-    return cell
+def _cell(value: Any) -> Any:
+    """A value as Arrow gives it to pandas: lists are arrays, in which an object holds any integer."""
+    if isinstance(value, dict):
+        return {name: _cell(item) for name, item in value.items()}
+    if isinstance(value, list) and not any(isinstance(item, tuple) for item in value):
+        return _cells([_cell(item) for item in value])
+    return value
+
+
+def _cells(values: Sequence[Any]) -> Any:
+    found = np.empty(len(values), dtype=object)
+    for place, value in enumerate(values):  # One by one: an array of one element would be unpacked.
+        found[place] = value
+    return found
