@@ -177,7 +177,7 @@ def test_compaction_takes_an_offset_once_whatever_its_types(tmp_path: Path) -> N
     write_events(tmp_path, events, topic_id="t", partition=0, first=1, last=2)
     compact(tmp_path, fan_in=2, grace_s=0)
     offsets = [pq.read_table(file.path, partitioning=None)[OFFSET].to_pylist() for file in event_files(tmp_path)]
-    assert sorted(sum(offsets, [])) == [0, 1, 2]
+    assert sorted(offset for part in offsets for offset in part) == [0, 1, 2]
 
 
 def test_pinned_events_are_the_same_after_a_column_changed_its_type(tmp_path: Path) -> None:

@@ -194,8 +194,10 @@ def test_entityless_views(landed, project) -> None:
     with project.serve(project.make_app(landed)) as api:
         body = {"features": ["world:temp_f"], "entities": {"any": [1, 2]}}
         answer = api.post("/get-online-features", json=body).json()
+        alone = api.post("/get-online-features", json={"features": ["world:temp_f"], "entities": {}}).json()
     assert answer["metadata"]["feature_names"] == ["temp_f"]
     assert column(answer, "temp_f")["values"] == [1.5, 1.5]
+    assert column(alone, "temp_f")["values"] == [1.5]
 
 
 def test_content_type_does_not_matter(api) -> None:
