@@ -34,15 +34,19 @@ def apply(repo: Repo = HERE) -> None:
     from rich.console import Console
 
     from featurestore.apply import apply as put_in_force
+    from featurestore.time_units import told_units
 
+    settings = settings_of(repo)
     settles = [settle() for settle in SETTLES]
     outcome = put_in_force(
-        settings_of(repo), settle=lambda settings, plan: (line for each in settles for line in each(settings, plan))
+        settings, settle=lambda settings, plan: (line for each in settles for line in each(settings, plan))
     )
     console = Console()
     for change in outcome.changes:
         console.print(change.line)
     for line in outcome.settled:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for line in told_units(outcome.plan, settings.repo):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"plan version {outcome.plan.version} in force" + ("" if outcome.changes else " (nothing changed)"))
 

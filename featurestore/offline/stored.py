@@ -18,7 +18,7 @@ from featurestore.offline.event_log import PROVENANCE
 from featurestore.offline.lake import scan_lake
 from featurestore.offline.sources import Scan, scan_parquet, scan_table
 from featurestore.offline.sql_types import identifier, is_string
-from featurestore.offline.time_columns import with_instants
+from featurestore.offline.time_columns import Unit, units_of, with_instants
 from featurestore.plan import Projection, View
 from featurestore.topic_schema import declared_columns
 from featurestore.transform import Transformed, transformed
@@ -112,10 +112,31 @@ def scan_of(
     A table is read at `snapshot` where one is named. The events of a view of latest values have gone through its
     function.
     """
+    scan = _as_stored(view, repo, missing_columns, snapshot, limits)
+    source = view.source
+    dated = [source.timestamp_field, source.created_field, *(time_columns(view) if source.time_unit else ())]
+    scan = with_instants(scan, dated, unit=source.time_unit)
+    return withheld_scan(transformed_scan(view, scan), view.withheld)
+
+
+def units_of_view(view: View, *, repo: Path, limits: Limits | None = None) -> list[Unit]:
+    """In which unit the numbers of the view's time columns are read; empty where they are no numbers.
+
+    Raises SourceError as `scan_of` does.
+    """
+    source = view.source
+    columns = [source.timestamp_field, source.created_field, *time_columns(view)]
+    scan = _as_stored(view, repo, "error", None, limits)
+    return units_of(scan, columns, declared=source.time_unit, limits=limits)
+
+
+def _as_stored(
+    view: View, repo: Path, missing_columns: MissingColumns, snapshot: str | None, limits: Limits | None
+) -> Scan:
     source, columns = view.source, needed_columns(view)
     name = f"source {source.name!r} of view {view.name!r}"
     if source.table is None:
-        scan = scan_parquet(
+        return scan_parquet(
             source.path,
             repo=repo,
             name=name,
@@ -123,13 +144,7 @@ def scan_of(
             missing_columns=missing_columns,
             declared=declared_types(view),
         )
-    else:
-        scan = scan_lake(
-            source.table, source.path, repo=repo, name=name, columns=columns, snapshot=snapshot, limits=limits
-        )
-    dated = [source.timestamp_field, source.created_field, *(time_columns(view) if source.time_unit else ())]
-    scan = with_instants(scan, dated, unit=source.time_unit)
-    return withheld_scan(transformed_scan(view, scan), view.withheld)
+    return scan_lake(source.table, source.path, repo=repo, name=name, columns=columns, snapshot=snapshot, limits=limits)
 
 
 def withheld_scan(scan: Scan, withheld: Mapping[str, str]) -> Scan:

@@ -1,13 +1,15 @@
 """Read a source's time columns as instants, whatever form its files give them."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
 
+from featurestore.offline.connection import Limits, connection
 from featurestore.offline.sources import Scan
 from featurestore.offline.sql_types import identifier, instant
-from validation.instant import RANGES, is_text
+from validation.instant import unit_of
 
 _INSTANT = pa.timestamp("us", "UTC")
 
@@ -43,13 +45,39 @@ def with_instants(scan: Scan, columns: Iterable[str | None], *, unit: str = "") 
     return msgspec.structs.replace(scan, schema=schema, sql=f"({replaced} {scan.sql})", numbered=numbered, files=())
 
 
-def recognised(scan: Scan, column: str, extent: tuple[float, float]) -> str:
-    """What the least and the greatest number of a column say of its unit; empty where it holds no numbers."""
-    index = scan.schema.get_field_index(column)
-    dtype = scan.schema.field(index).type if index >= 0 else pa.null()
-    if is_text(dtype) or not (pa.types.is_integer(dtype) or pa.types.is_floating(dtype)):
-        return ""
-    for unit, (low, high) in RANGES.items():
-        if low <= extent[0] and extent[1] < high:
-            return unit
-    return ""
+class Unit(NamedTuple):
+    """In which unit the numbers of a time column are read."""
+
+    column: str
+    unit: str
+    declared: bool
+
+
+def units_of(
+    scan: Scan, columns: Iterable[str | None], *, declared: str = "", limits: Limits | None = None
+) -> list[Unit]:
+    """The unit of each of those columns that holds numbers; one of no known or of several units has no name.
+
+    >>> from featurestore.offline.sources import scan_table
+    >>> units_of(scan_table(pa.table({"ts": [1_710_050_400_000]}), name="rows"), ["ts"])
+    [Unit(column='ts', unit='ms', declared=False)]
+    """
+    found = []
+    for column in dict.fromkeys(columns):
+        index = -1 if column is None else scan.schema.get_field_index(column)
+        if column is None or index < 0:
+            continue
+        dtype = scan.schema.field(index).type
+        if not (pa.types.is_integer(dtype) or pa.types.is_floating(dtype)):
+            continue
+        if declared:
+            found.append(Unit(column, declared, declared=True))
+            continue
+        name = identifier(column)
+        with connection(limits or Limits()) as session:
+            source = scan.register(session, "source")
+            [(low, high)] = session.execute(f"SELECT min({name}), max({name}) FROM {source}").fetchall()
+        if low is not None:
+            units = {unit_of(low), unit_of(high)}
+            found.append(Unit(column, units.pop() or "" if len(units) == 1 else "", declared=False))
+    return found

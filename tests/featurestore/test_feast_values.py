@@ -1,14 +1,21 @@
 """A value is the same in training, through Feast's SDK and over HTTP, wherever Feast's messages can hold it."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.type_map import feast_value_type_to_python_type
+from feast.types import Int64, UnixTimestamp
 
 from featurestore.api.answer import json_values
+from featurestore.errors import DefinitionError
 from featurestore.online.types import arrow_type, from_python, to_column, to_python
+from featurestore.plugins.feast_sources import time_unit
 from featurestore.plugins.protos import from_column
 from featurestore.plugins.protos import to_column as of_messages
 
@@ -56,3 +63,59 @@ def test_timestamp_features_are_whole_seconds_everywhere(unit: str, second: int)
     assert json_values(to_python(held, "UNIX_TIMESTAMP"), "UNIX_TIMESTAMP") == [second]
     listed = to_column(pa.array([[column[0].as_py() if unit != "ns" else None]]), "UNIX_TIMESTAMP_LIST", name="f")
     assert listed.type == arrow_type("UNIX_TIMESTAMP_LIST")
+
+
+def test_a_unit_of_time_that_is_none_is_refused() -> None:
+    """The tag is of the batch source, of the stream, or of both alike."""
+    ms = FileSource(name="f", path="p", tags={"time_unit": "ms"})
+    assert (time_unit(ms), time_unit(ms, None), time_unit(FileSource(name="g", path="p"))) == ("ms", "ms", "")
+    for wrong in ("hours", "MS", ""):
+        with pytest.raises(DefinitionError, match="one of s, ms, us, ns"):
+            time_unit(FileSource(name="f", path="p", tags={"time_unit": wrong}))
+    with pytest.raises(DefinitionError, match="ms, s"):
+        time_unit(ms, FileSource(name="s", path="p", tags={"time_unit": "s"}))
+
+
+FORMS: dict[str, Any] = {
+    "text": "2024-03-10T06:00:00+00:00",
+    "blank": "2024-03-10 06:00:00",
+    "day": date(2024, 3, 10),
+    "millis": 1_710_050_400_000,
+    "seconds": 1_710_050_400,
+    "berlin": pa.array([datetime(2024, 10, 27, 1, 30, tzinfo=UTC)], pa.timestamp("ns", "Europe/Berlin"))[0],
+}
+
+
+def test_times_of_every_form_are_joined_and_loaded(tmp_path: Path) -> None:
+    """What the offline store reads, materialize loads: text, dates, integers, nanoseconds of the repeated hour."""
+    (tmp_path / "feature_store.yaml").write_text(
+        "project: times\nprovider: local\nregistry: data/registry.db\n"
+        "offline_store: {type: featurestore.plugins.DuckDBOfflineStore}\n"
+        "online_store: {type: featurestore.plugins.RedisOnlineStore, connection: embedded}\n"
+        "batch_engine: {type: featurestore.plugins.ArrowEngine}\nentity_key_serialization_version: 3\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "data").mkdir()
+    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+    views = []
+    for name, value in FORMS.items():
+        ts = pa.array([value.as_py()], value.type) if isinstance(value, pa.Scalar) else pa.array([value])
+        table = pa.table({"user_id": [1], "ts": ts, "x": [7], "seen": ts})
+        pq.write_table(table, tmp_path / f"data/{name}.parquet")
+        source = FileSource(name=f"s_{name}", path=f"data/{name}.parquet", timestamp_field="ts")
+        dtypes = {"user_id": Int64, "x": Int64, "seen": UnixTimestamp}
+        schema = [Field(name=field, dtype=dtype) for field, dtype in dtypes.items()]
+        views.append(FeatureView(name=name, entities=[user], ttl=timedelta(0), schema=schema, source=source))
+    store = FeatureStore(repo_path=str(tmp_path))
+    store.apply([user, *views])
+    now = datetime(2024, 11, 1, tzinfo=UTC)
+    store.materialize(datetime(2024, 1, 1, tzinfo=UTC), now)
+    features = [f"{view.name}:{name}" for view in views for name in ("x", "seen")]
+    asked = pd.DataFrame({"user_id": [1], "event_timestamp": [now]})
+    joined = store.get_historical_features(asked, features=features, full_feature_names=True).to_arrow().to_pylist()[0]
+    served = store.get_online_features(features, [{"user_id": 1}], full_feature_names=True).to_dict()
+    for view in views:
+        assert joined[f"{view.name}__x"] == served[f"{view.name}__x"][0] == 7
+        assert joined[f"{view.name}__seen"] == served[f"{view.name}__seen"][0] is not None
+    assert joined["seconds__seen"] == joined["millis__seen"] == joined["text__seen"] == joined["blank__seen"]
+    store.teardown()
