@@ -5,7 +5,7 @@ a row is follows from the views that read the topic, from the topic's schema and
 of them names is dropped. JSON, Avro and Protobuf give the same rows for the same events.
 
 Rows are `msgspec` Structs whose attributes are the columns' names as the producer writes them; a missing column is
-null. Times are `datetime`s or integers as they came; join keys have the type of their entity. `table` makes Arrow
+null. Times are `datetime`s or integer microseconds; join keys have the type of their entity. `table` makes Arrow
 columns of rows, where times are int64 microseconds in UTC.
 """
 
