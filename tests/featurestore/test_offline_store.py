@@ -523,7 +523,7 @@ def test_logged_features_are_appended(tmp_path: Path) -> None:
             UsageError,
             "'rate' of view 'stats' has the name of an entity column",
         ),
-        (lambda e: e.assign(event_timestamp=5), ["stats:rate"], UsageError, "holds int64, not timestamps"),
+        (lambda e: e.assign(event_timestamp=5), ["stats:rate"], UsageError, "1990 to 2100"),
         (lambda e: "SELECT nothing", ["stats:rate"], UsageError, "SQL cannot be run"),
         (lambda e: [1], ["stats:rate"], UsageError, "entity rows are a list"),
     ],
