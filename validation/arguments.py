@@ -6,7 +6,7 @@ Every wrong argument is a ContractError that names it, what was found and what i
 import math
 from collections.abc import Mapping
 
-from validation.check import INSTANTS, Bound, Ignore
+from validation.check import INSTANTS, UNTYPED, Bound, Ignore
 from validation.errors import ContractError, did_you_mean
 from validation.instant import to_us
 from validation.pattern import NotLinear, searcher
@@ -95,6 +95,8 @@ class Arguments:
             if instant is None:
                 raise self.wrong(name, value, f"ISO 8601 text, as {column!r} is a {logical}")
             return instant
+        if logical == UNTYPED and isinstance(value, str | bool | int | float):
+            return value
         fits = {
             "string": isinstance(value, str),
             "boolean": isinstance(value, bool),

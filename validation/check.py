@@ -12,6 +12,9 @@ ARRIVAL: Final = "_arrival"
 INSTANTS: Final = frozenset({"date", "timestamp"})
 """Logical types whose values are compared as instants."""
 
+UNTYPED: Final = ""
+"""The logical type of a column for which the contract declares none."""
+
 Ignore = Literal["all", "any", "none"]
 """Rows left out because all or any of the columns are missing."""
 Bound = int | float | str
@@ -62,6 +65,14 @@ class OfType:
 
     column: str
     type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conforms:
+    """The value is what a contract's schema says: `shape` is JSON, see `validation.shape`."""
+
+    column: str
+    shape: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +142,7 @@ class Drift:
     """Columns that together say whose a row is: rows of one entity are taken together."""
 
 
-RowCheckable = Null | Between | InSet | Matches | OfType | Pair | Across
+RowCheckable = Null | Between | InSet | Matches | OfType | Conforms | Pair | Across
 Check = RowCheckable | Unique | Aggregate | Columns | Drift
 
 

@@ -42,17 +42,22 @@ def lint_command(
     contracts: Contracts = CONTRACTS,
 ) -> None:
     """Read contracts and say what a reviewer would. Exit code 1 where there is something to say."""
-    from validation.contract import lint, load_contract
+    from validation.contract import lint, load_contract_file
     from validation.examples import wrong_examples
 
     remarks = 0
     for path in _contract_files(paths or [here(contracts)]):
-        contract = load_contract(path)
-        found = lint(contract) + wrong_examples(contract)
-        remarks += len(found)
-        typer.echo(f"{path}: {contract.source} {contract.version}: {len(contract.rules)} rules, {len(found)} remarks")
-        for remark in found:
-            typer.echo(f"  {remark}")
+        loaded = load_contract_file(path)
+        if not loaded:
+            remarks += 1
+            typer.echo(f"{path}: no schema object: no rows are judged")
+        for contract in loaded:
+            found = lint(contract) + wrong_examples(contract)
+            remarks += len(found)
+            told = f"{len(contract.rules)} rules, {len(found)} remarks"
+            typer.echo(f"{path}: {contract.source} {contract.version}: {told}")
+            for remark in found:
+                typer.echo(f"  {remark}")
     if remarks:
         raise typer.Exit(1)
 
@@ -141,11 +146,11 @@ def export_command(
     """Print a contract as a Great Expectations suite (JSON), or render suites as its Data Docs."""
     import json
 
-    from validation.contract import load_contract
+    from validation.contract import load_contract_file
     from validation.errors import ContractError
     from validation.suite import suite_of
 
-    contracts = [load_contract(file) for file in _contract_files([path])]
+    contracts = [contract for file in _contract_files([path]) for contract in load_contract_file(file)]
     if to == "great-expectations":
         for contract in contracts:
             typer.echo(json.dumps(suite_of(contract).to_json_dict(), indent=2, ensure_ascii=False))
@@ -227,11 +232,13 @@ def _contract_files(paths: list[Path]) -> list[Path]:
 
 def _contract_of(file: Path, contract: Path | None, source: str | None, contracts: Path) -> "Contract":
     """The contract that is meant: the file named, else that of the source named, else of the data file's name."""
-    from validation.contract import load_contract, load_contracts
+    from validation.contract import load_contract, load_contract_file, load_contracts
     from validation.errors import ContractError, did_you_mean
 
     if contract is not None:
-        return load_contract(contract)
+        about = [one.source for one in load_contract_file(contract)]
+        named = file.name.split(".")[0]
+        return load_contract(contract, source or (named if len(about) > 1 and named in about else None))
     known = load_contracts(contracts)
     wanted = source or file.name.split(".")[0]
     if wanted not in known:

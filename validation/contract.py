@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -12,7 +12,10 @@ from validation.errors import ContractError, did_you_mean
 from validation.expectation import parse_expectation
 from validation.odcs import Place
 from validation.promise import Promise, promises
-from validation.quality import DIMENSIONS, Stated, stated_by, stated_by_schema
+from validation.quality import DIMENSIONS, NotJudged, Stated, stated_by
+from validation.relationship import Relationship, relationships
+from validation.schema_rules import CONFORM, logical_type, not_judged, stated_by_schema
+from validation.standard import check_fields
 
 Severity = Literal["critical", "warning", "info"]
 Mode = Literal["observe", "warn", "quarantine", "block"]
@@ -26,7 +29,6 @@ VIEW = "view:"
 """What goes before the name of a feature view that a contract is about."""
 SERVICE = "service:"
 """What goes before the name of a feature service that a contract is about."""
-LOGICAL_TYPES = ("string", "integer", "number", "boolean", "date", "timestamp", "time", "object", "array")
 _PARAMETER = "parameter."
 _COLUMNS = ("column", "column_A", "column_B", "column_list", "column_set", "segments", "entities")
 PERSONAL = ("pii", "personal")
@@ -40,7 +42,7 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Column(_Value, frozen=True):
-    """One promised column; `logical_type` is ODCS's (string, integer, number, boolean, date, timestamp, …)."""
+    """One promised column; `logical_type` is ODCS's (string, integer, number, …), empty where none is declared."""
 
     name: str
     logical_type: str
@@ -123,6 +125,10 @@ class Contract(_Value, frozen=True):
     """Freshness, latency and volume."""
     unjudged: tuple[str, ...] = ()
     """Quality rules of the file that are text or another engine's: nothing here judges them."""
+    relationships: tuple[Relationship, ...] = ()
+    """Foreign keys: judged on a file where the other file lies beside it."""
+    remarks: tuple[str, ...] = ()
+    """What else of the file nothing judges, a sentence each."""
 
     @property
     def types(self) -> dict[str, str]:
@@ -152,14 +158,33 @@ def meaning_of(rule: Rule, contract: Contract) -> Expectation:
         raise ContractError(f"contract {contract.name!r}, rule {rule.id!r}: {error}") from error
 
 
-def load_contract(path: Path) -> Contract:
-    """The Contract of an Open Data Contract Standard 3.x file with one schema object.
+def load_contract(path: Path, source: str | None = None) -> Contract:
+    """The contract of a file about one source; `source` says which where the file has several schema objects.
+
+    Raises ContractError with file, line and path.
+    """
+    found = load_contract_file(path)
+    if source is None and len(found) == 1:
+        return found[0]
+    named = {contract.source: contract for contract in found}
+    if source in named:
+        return named[source]
+    if source is None:
+        raise ContractError(
+            f"{path}: schema: found {len(found)} schema objects{': ' if named else ''}{', '.join(named)}; "
+            "expected one, or --source with the name of one"
+        )
+    raise ContractError(f"{path}: schema: no schema object {source!r}; {did_you_mean(source, named)}")
+
+
+def load_contract_file(path: Path) -> tuple[Contract, ...]:
+    """The Contracts of an Open Data Contract Standard 3.x file, one for each schema object.
 
     Custom properties that are ours: `feastSource` of the schema object (else its name is the source), or instead
     `feastView` or `feastService` (the contract is about features as they go out), `mode` of a
     quality rule or property (observe, warn, quarantine, block) and `mode.BOUNDARY`, its mode at one boundary,
-    `producer` of the contract (who sends the rows; else its team) and `schemaMode`, the mode of what `required`,
-    `unique` and `logicalTypeOptions` promise, and `unit` of a property. Raises ContractError with file, line and path.
+    `producer` of the contract (who sends the rows; else its team) and `schemaMode`, the mode of what the schema
+    promises, and `unit` of a property. Raises ContractError with file, line and path.
     """
     root = Place.open(Path(path))
     if root.text("kind", "") != "DataContract" or not root.text("apiVersion", "").startswith("v3."):
@@ -167,44 +192,65 @@ def load_contract(path: Path) -> Contract:
             f"found kind {root.value.get('kind')!r}, apiVersion {root.value.get('apiVersion')!r}; "
             "expected kind: DataContract, apiVersion: v3.1.0"
         )
+    remarks = check_fields(root)
+    root.text("id")
+    root.text("version")
+    if root.value.get("status") is None:
+        remarks.append("no status is given, which version 3.1 of the standard requires")
+    if root.value.get("slaDefaultElement") is not None:
+        remarks.append("slaDefaultElement is not judged: each of slaProperties names its own element")
     schemas = root.items("schema")
-    if len(schemas) != 1:
-        raise root.child("schema").error(f"found {len(schemas)} schema objects; a contract is about exactly one source")
-    schema = schemas[0]
+    names = [_about(schema) for schema in schemas]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise root.child("schema").error(f"schema object {twice[0]!r} is given twice")
+    return tuple(_contract(root, schema, remarks, alone=len(schemas) == 1) for schema in schemas)
+
+
+def _contract(root: Place, schema: Place, remarks: list[str], *, alone: bool) -> Contract:
     columns = tuple(_column(item) for item in schema.items("properties"))
-    if not columns:
-        raise schema.error("found no properties; a contract names the columns it promises")
+    names = [column.name for column in columns]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise schema.child("properties").error(f"property {twice[0]!r} is given twice")
     team, support = root.child("team"), root.items("support")
+    source = _about(schema)
+    name = root.text("name", root.text("id"))
     contract = Contract(
-        name=root.text("name", root.text("id")),
+        name=name if alone else f"{name}.{schema.text('name')}",
         version=root.text("version"),
-        source=_about(schema),
+        source=source,
         columns=columns,
         rules=(),
         owner=team.text("name", "") if isinstance(team.value, dict) else "",
         producer=root.custom_text("producer", ""),
-        support=support[0].text("url", support[0].text("channel")) if support else "",
-        description=root.child("description").text("purpose", "") if root.value.get("description") else "",
+        support=support[0].text("url", support[0].text("channel", "")) if support else "",
+        description=root.child("description").text("purpose", "") if root.mapping("description") else "",
+        relationships=relationships(schema, source, names),
     )
-    rules, unjudged = _rules(root, schema, contract)
+    if not columns:
+        remarks = [*remarks, f"schema object {schema.text('name')!r} names no properties: its columns are not judged"]
+    for item in schema.items("properties"):
+        remarks = [*remarks, *not_judged(item, item.text("name"))]
+    rules, unjudged, more = _rules(root, schema, contract)
     instants = (*(column.name for column in columns if column.logical_type == "timestamp"), ARRIVAL)
-    sla, others = promises(root, contract.source, instants)
+    sla, others = promises(root, contract.source, instants, object_name=schema.text("name"), columns=names)
     for promise in sla:
         if promise.id in {rule.id for rule in rules}:
             raise root.child("slaProperties").error(f"id {promise.id!r} is a rule's; give the promise another")
-    return msgspec.structs.replace(contract, rules=rules, sla=sla, unjudged=(*unjudged, *others))
+    return msgspec.structs.replace(
+        contract, rules=rules, sla=sla, unjudged=(*unjudged, *others), remarks=(*remarks, *more)
+    )
 
 
 def load_contracts(folder: Path) -> dict[str, Contract]:
     """Every `*.odcs.yaml` of a folder, by source; two contracts of one source are refused."""
     found: dict[str, tuple[Path, Contract]] = {}
     for path in sorted(Path(folder).glob("*.odcs.yaml")):
-        contract = load_contract(path)
-        if contract.source in found:
-            raise ContractError(
-                f"{path}: source {contract.source!r} has a contract already: {found[contract.source][0]}"
-            )
-        found[contract.source] = (path, contract)
+        for contract in load_contract_file(path):
+            if contract.source in found:
+                raise ContractError(
+                    f"{path}: source {contract.source!r} has a contract already: {found[contract.source][0]}"
+                )
+            found[contract.source] = (path, contract)
     return {source: contract for source, (_, contract) in found.items()}
 
 
@@ -222,7 +268,7 @@ def _about(schema: Place) -> str:
 def _column(item: Place) -> Column:
     return Column(
         name=item.text("name"),
-        logical_type=item.choice("logicalType", LOGICAL_TYPES),
+        logical_type=logical_type(item),
         required=item.flag("required"),
         unique=item.flag("unique"),
         primary_key=item.flag("primaryKey"),
@@ -240,38 +286,87 @@ def _examples(place: Place) -> tuple[object, ...]:
     return tuple(place.value or ())
 
 
-def _rules(root: Place, schema: Place, contract: Contract) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
+def _rules(root: Place, schema: Place, contract: Contract) -> tuple[tuple[Rule, ...], tuple[str, ...], tuple[str, ...]]:
+    """The rules, the ids of those that are left to others, and remarks on further ones that are not judged."""
     rules: dict[str, Rule] = {}
-    unjudged: list[str] = []
-    promised: list[tuple[Place, str, Stated, str]] = []
+    taken = _Taken([], [], [])
     for item in schema.items("properties"):
         column = item.text("name")
         for number, quality in enumerate(item.items("quality")):
-            _take(quality, column, f"{column}_{number}", promised, unjudged)
+            _take(quality, column, f"{column}_{number}", taken)
     for number, quality in enumerate(schema.items("quality")):
-        _take(quality, None, f"{contract.source}_{number}", promised, unjudged)
+        _take(quality, None, f"{contract.source}_{number}", taken)
     parameters = _parameters(root)
-    promised = [(place, rule_id, _filled(place, stated, parameters), mode) for place, rule_id, stated, mode in promised]
-    explicit = {(stated.expectation, stated.arguments.get("column")) for _, _, stated, _ in promised}
-    mode = root.custom("schemaMode", MODES, "observe")
-    for item in schema.items("properties"):
-        column = item.text("name")
-        for stated in stated_by_schema(item, column, contract.types[column]):
-            # A quality rule that says the same says it with its own mode and severity.
-            if (stated.expectation, column) not in explicit:
-                own = item.custom("mode", MODES, mode)
-                promised.append((item, f"{column}{stated.suffix}", stated, own))
+    promised = [
+        (place, rule_id, _filled(place, stated, parameters), mode) for place, rule_id, stated, mode in taken.promised
+    ]
     for place, rule_id, stated, rule_mode in promised:
         rule = _rule(place, rule_id, stated, rule_mode)
         if rule.id in rules:
             raise place.error(f"rule id {rule.id!r} is given twice")
-        try:
-            meaning_of(rule, contract)
-            msgspec.json.encode(rule)
-        except (ContractError, TypeError) as error:
-            raise place.error(str(error.__cause__ or error)) from error
-        rules[rule.id] = rule
-    return tuple(rules.values()), tuple(unjudged)
+        rules[rule.id] = _proved(place, rule, contract)
+    explicit = {(stated.expectation, _subject(stated)) for _, _, stated, _ in promised}
+    for place, rule_id, stated in _schema_promises(schema, contract):
+        # A quality rule that says the same says it with its own mode and severity.
+        if stated.expectation != CONFORM and (stated.expectation, _subject(stated)) in explicit:
+            continue
+        unused = rule_id if rule_id not in rules else f"{rule_id}_by_schema"
+        rule = _proved(place, _by_schema(root, place, unused, stated), contract)
+        rules[rule.id] = _within_reach(rule, contract)
+    return tuple(rules.values()), tuple(taken.unjudged), tuple(taken.remarks)
+
+
+def _subject(stated: Stated) -> object:
+    several = stated.arguments.get("column_list")
+    return frozenset(several) if isinstance(several, list) else stated.arguments.get("column")
+
+
+def _schema_promises(schema: Place, contract: Contract) -> list[tuple[Place, str, Stated]]:
+    """What the schema promises: of each column, of the primary key, and that the columns are there."""
+    found: list[tuple[Place, str, Stated]] = []
+    items = schema.items("properties")
+    keys = [item for item in items if item.flag("primaryKey")]
+    for item in items:
+        alone = keys == [item]
+        column = item.text("name")
+        found += [(item, f"{column}{one.suffix}", one) for one in stated_by_schema(item, column, alone_key=alone)]
+    if len(keys) > 1:
+        ordered = sorted(keys, key=lambda item: item.value.get("primaryKeyPosition") or len(keys))
+        key = {"column_list": [item.text("name") for item in ordered], "ignore_row_if": "any_value_is_missing"}
+        unique = Stated("expect_compound_columns_to_be_unique", key, "uniqueness")
+        found.append((schema, f"{contract.source}_primary_key", unique))
+    if items and not contract.source.startswith((VIEW, SERVICE)):
+        present = {"column_set": [item.text("name") for item in items], "exact_match": False}
+        columns = Stated("expect_table_columns_to_match_set", present, "completeness")
+        found.append((schema, f"{contract.source}_columns", columns))
+    return found
+
+
+def _by_schema(root: Place, place: Place, rule_id: str, stated: Stated) -> Rule:
+    said = place.custom_text("mode", "") or root.custom_text("schemaMode", "")
+    rule = _rule(place, rule_id, stated, place.custom("mode", MODES, root.custom("schemaMode", MODES, "observe")))
+    if stated.suffix == "_type" and not said:
+        # What is not of its type cannot stand in a table beside what is: as an event that cannot be decoded.
+        return msgspec.structs.replace(rule, modes={"producer": "quarantine", **rule.modes})
+    return rule
+
+
+def _within_reach(rule: Rule, contract: Contract) -> Rule:
+    """The rule, which warns where it is to set rows aside and no single row decides it."""
+    if meaning_of(rule, contract).by_row:
+        return rule
+    modes: dict[Boundary, Mode] = {at: "warn" if mode == "quarantine" else mode for at, mode in rule.modes.items()}
+    return msgspec.structs.replace(rule, mode="warn" if rule.mode == "quarantine" else rule.mode, modes=modes)
+
+
+def _proved(place: Place, rule: Rule, contract: Contract) -> Rule:
+    """The rule, whose arguments mean something and can be written into a plan."""
+    try:
+        meaning_of(rule, contract)
+        msgspec.json.encode(rule)
+    except (ContractError, TypeError) as error:
+        raise place.error(str(error.__cause__ or error)) from error
+    return rule
 
 
 def _parameters(root: Place) -> dict[str, object]:
@@ -299,20 +394,26 @@ def _filled(place: Place, stated: Stated, parameters: Mapping[str, object]) -> S
     return dataclasses.replace(stated, arguments={name: filled(value) for name, value in stated.arguments.items()})
 
 
-def _take(
-    quality: Place,
-    column: str | None,
-    fallback: str,
-    promised: list[tuple[Place, str, Stated, str]],
-    unjudged: list[str],
-) -> None:
+class _Taken(NamedTuple):
+    """What was read of a contract's quality rules."""
+
+    promised: list[tuple[Place, str, Stated, str]]
+    unjudged: list[str]
+    remarks: list[str]
+
+
+def _take(quality: Place, column: str | None, fallback: str, taken: _Taken) -> None:
     rule_id = quality.text("id", quality.text("name", fallback))
-    stated = stated_by(quality, column)
-    if stated is None:
-        unjudged.append(rule_id)
+    try:
+        stated = stated_by(quality, column)
+    except NotJudged as reason:
+        if quality.text("type", "library") == "library":
+            taken.remarks.append(f"rule {rule_id!r} {reason}")
+        else:
+            taken.unjudged.append(rule_id)
         return
     mode = quality.custom("mode", MODES, "observe")
-    promised.extend((quality, rule_id + one.suffix, one, mode) for one in stated)
+    taken.promised.extend((quality, rule_id + one.suffix, one, mode) for one in stated)
 
 
 def _rule(place: Place, rule_id: str, stated: Stated, mode: str) -> Rule:
@@ -362,6 +463,12 @@ def lint(contract: Contract) -> list[str]:
             found.append(
                 f"rule {rule.id!r} cannot quarantine: {why_not_by_row(meaning)}; allowed: observe, warn, block"
             )
+    found += contract.remarks
+    found += [
+        f"relationship {one.id!r} ({one.describe()}) is judged by `contract test` alone, where the file of "
+        f"{one.other or 'the other contract'!r} lies beside the data"
+        for one in contract.relationships
+    ]
     found += [f"rule {rule_id!r} is text or another engine's: nothing here judges it" for rule_id in contract.unjudged]
     found += _silent_columns(contract, meanings)
     return found

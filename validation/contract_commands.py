@@ -29,10 +29,14 @@ def init_command(
     import time
 
     from validation.errors import ContractError
-    from validation.inference import infer, read_sample, write
+    from validation.inference import infer, mixture, read_sample, write
 
     name = source or file.name.split(".")[0]
-    text = write(infer(read_sample(file), source=name, owner=owner), now_us=time.time_ns() // 1000)
+    sample = read_sample(file)
+    text = write(infer(sample, source=name, owner=owner), now_us=time.time_ns() // 1000)
+    for column in sample.column_names:
+        if told := mixture(sample.column(column)):
+            typer.echo(f"column {column!r}: {told}", err=True)
     if output is None:
         typer.echo(text, nl=False)
         return
@@ -48,6 +52,9 @@ def diff_command(
     old: Annotated[Path, typer.Argument(help="The contract file in force.")],
     new: Annotated[Path, typer.Argument(help="The contract file that is to replace it.")],
     *,
+    source: Annotated[
+        str | None, typer.Option("--source", help="The schema object that is meant, of files with several.")
+    ] = None,
     plan: Plan = None,
     waivers: Annotated[
         Path | None, typer.Option("--waivers", help="A file of waivers: who agreed, until when.")
@@ -67,7 +74,7 @@ def diff_command(
     from validation.reach import load_reach
     from validation.waiver import apply_waivers, load_waivers
 
-    before, after = load_contract(old), load_contract(new)
+    before, after = load_contract(old, source), load_contract(new, source)
     found = changes(before, after)
     level, reach = level_of(found), load_reach(plan) if plan is not None else None
     known = load_waivers(waivers) if waivers is not None else ()

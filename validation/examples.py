@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from validation.check import UNTYPED
 from validation.compiled.rows import compile_rows
 from validation.contract import Column, Contract
 from validation.instant import to_us
@@ -21,6 +22,8 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "time": (str,),
     "object": (dict,),
     "array": (list,),
+    "map": (dict,),
+    "vector": (list,),
 }
 
 
@@ -55,6 +58,8 @@ def _wrong(column: Column, contract: Contract) -> list[str]:
 
 
 def _fits(example: Any, logical: str) -> bool:
+    if logical == UNTYPED:
+        return True
     if logical not in _TYPES:
         try:
             return isinstance(example, str) and to_us(example) is not None

@@ -4,6 +4,7 @@ A Great Expectations type and its arguments become one Check. Types that Great E
 for are judged by it alone, on batches.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
@@ -11,6 +12,7 @@ from validation.arguments import Arguments
 from validation.check import (
     ARRIVAL,
     INSTANTS,
+    UNTYPED,
     Across,
     Aggregate,
     Between,
@@ -18,6 +20,7 @@ from validation.check import (
     Columns,
     Compare,
     Condition,
+    Conforms,
     Drift,
     Expectation,
     Group,
@@ -32,6 +35,8 @@ from validation.check import (
     Unique,
 )
 from validation.errors import ContractError, did_you_mean
+from validation.pattern import NotLinear
+from validation.shape import misfit_of
 
 _PAIR_IGNORE: Final[Mapping[str, Ignore]] = {
     "both_values_are_missing": "all",
@@ -60,7 +65,7 @@ _STATISTICS: Final = {
 
 def _ordered_column(a: Arguments) -> str:
     column = a.column()
-    if a.types[column] not in _ORDERED:
+    if a.types[column] not in {*_ORDERED, UNTYPED}:
         raise ContractError(
             f"{a.expectation}: column {column!r} is a {a.types[column]}; allowed: {', '.join(sorted(_ORDERED))}"
         )
@@ -69,7 +74,7 @@ def _ordered_column(a: Arguments) -> str:
 
 def _text_column(a: Arguments) -> str:
     column = a.column()
-    if a.types[column] != "string":
+    if a.types[column] not in {"string", UNTYPED}:
         raise ContractError(f"{a.expectation}: column {column!r} is a {a.types[column]}; allowed: string")
     return column
 
@@ -119,6 +124,18 @@ def _of_type(a: Arguments) -> OfType:
     return OfType(column, str(name))
 
 
+def _conforms(a: Arguments) -> Conforms:
+    column, shape = a.column(), a.take("shape")
+    if not isinstance(shape, dict) or not shape:
+        raise a.wrong("shape", shape, "a mapping such as {logicalType: array, items: {logicalType: string}}")
+    text = json.dumps(shape, sort_keys=True)
+    try:
+        misfit_of(text)
+    except (NotLinear, TypeError, ValueError, KeyError) as error:
+        raise ContractError(f"{a.expectation}: the shape of column {column!r} cannot be judged: {error}") from error
+    return Conforms(column, text)
+
+
 def _greater(a: Arguments) -> Pair:
     op: Literal[">", ">="] = ">=" if a.flag("or_equal") else ">"
     return Pair(*_alike(a), op, a.choice("ignore_row_if", _PAIR_IGNORE, "both_values_are_missing"))
@@ -144,7 +161,7 @@ def _alike(a: Arguments) -> tuple[str, str]:
     first, second = a.column("column_A"), a.column("column_B")
     kinds = {"integer": "number", "date": "timestamp"}
     types = [a.types[first], a.types[second]]
-    if kinds.get(types[0], types[0]) != kinds.get(types[1], types[1]):
+    if UNTYPED not in types and kinds.get(types[0], types[0]) != kinds.get(types[1], types[1]):
         raise ContractError(
             f"{a.expectation}: {first!r} is a {types[0]} and {second!r} a {types[1]}: they cannot be compared"
         )
@@ -160,7 +177,7 @@ def _across(op: Literal["equal", "unique", "sum"]) -> Callable[[Arguments], Acro
                 raise a.wrong("sum_total", given, "a finite number")
             total = given
             for column in columns:
-                if a.types[column] not in {"integer", "number"}:
+                if a.types[column] not in {"integer", "number", UNTYPED}:
                     raise ContractError(f"{a.expectation}: column {column!r} is a {a.types[column]}, not a number")
         return Across(columns, op, a.choice("ignore_row_if", _ROW_IGNORE, "all_values_are_missing"), total)
 
@@ -180,7 +197,7 @@ def _statistic(function: str) -> Callable[[Arguments], Aggregate]:
     def build(a: Arguments) -> Aggregate:
         column = a.column()
         counted = function in {"distinct", "distinct_share", "non_null_share"}
-        if not counted and a.types[column] not in {"integer", "number"}:
+        if not counted and a.types[column] not in {"integer", "number", UNTYPED}:
             raise ContractError(f"{a.expectation}: column {column!r} is a {a.types[column]}, not a number")
         bound = a.integer if function == "distinct" else a.number
         low, high, strict_low, strict_high = a.between(bound("min_value"), bound("max_value"))
@@ -257,6 +274,7 @@ COMPILED: Final[Mapping[str, Callable[[Arguments], Check]]] = {
     "expect_column_value_lengths_to_be_between": _lengths,
     "expect_column_value_lengths_to_equal": _length,
     "expect_column_values_to_be_of_type": _of_type,
+    "expect_column_values_to_conform_to_schema": _conforms,
     "expect_column_pair_values_a_to_be_greater_than_b": _greater,
     "expect_column_pair_values_to_be_equal": _equal,
     "expect_column_pair_values_a_to_not_be_ahead_of_b": _ahead,
@@ -273,8 +291,8 @@ COMPILED: Final[Mapping[str, Callable[[Arguments], Check]]] = {
     "expect_table_to_not_drift": _drift(lambda a: a.column_list("columns")),
     "expect_table_columns_to_match_set": _column_set,
 }
-"""Expectation type -> how its arguments become a Check. `…_ahead_of_b` and `…_to_not_drift` are ours, given to
-GE by `validation.suite`."""
+"""Expectation type -> how its arguments become a Check. `…_ahead_of_b`, `…_to_not_drift` and `…_conform_to_schema` are
+ours, given to GE by `validation.suite`."""
 
 JUDGED_BY_GE: Final = frozenset(
     f"expect_{name}"

@@ -1,12 +1,14 @@
 """How does a producer's file become a table?
 
 Parquet, CSV and JSON lines, by the ending of the name. Columns get the physical types that the contract's logical types
-stand for, where their values allow it; what is not of its type is told with its line, since no rule could judge it.
+stand for, where their values allow it; a column with other values holds them as the file has them, to be judged.
 """
 
 import codecs
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +17,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from validation.check import ARRIVAL
+from validation.check import ARRIVAL, INSTANTS, UNTYPED
 from validation.contract import Contract
 from validation.errors import PlatformError
-from validation.instant import number_us, to_us
+from validation.instant import iso, number_us, to_us
+from validation.mixed import is_mixed, mixed, values_of
 
 _PHYSICAL: Final[Mapping[str, pa.DataType]] = {
     "string": pa.string(),
@@ -28,16 +31,21 @@ _PHYSICAL: Final[Mapping[str, pa.DataType]] = {
     "timestamp": pa.timestamp("us", "UTC"),
     "date": pa.date32(),
 }
+_NESTED: Final = frozenset({"object", "array", "map", "vector"})
+_EXACT: Final = 2**53
+"""Integers up to here are exact as floats."""
+_UNQUOTED: Final = frozenset({"integer", "number", "boolean"})
+"""Logical types of which no value is a text in JSON."""
 
 
 class UnreadableData(PlatformError):
-    """A producer's file that is missing, torn, or holds a value of another type than promised."""
+    """A producer's file that is missing or torn, or a row that holds a value of another type than promised."""
 
 
 def read_data(path: Path, contract: Contract, *, arrival_us: int | None = None) -> pa.Table:
     """The rows of a file; with `arrival_us` a file without `_arrival` gets it: the instant at which it landed.
 
-    Raises UnreadableData, with the line and column of a value that is not of its promised type.
+    A column with a value that is not of its promised type is a mixed one (`validation.mixed`). Raises UnreadableData.
     """
     path = Path(path)
     readers: Mapping[str, Callable[[Path, Contract], pa.Table]] = {
@@ -71,19 +79,27 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _parquet(path: Path, _: Contract) -> pa.Table:
+def _parquet(path: Path, contract: Contract) -> pa.Table:
     table = pq.read_table(path, partitioning=None)
     table.validate(full=True)  # text of no encoding would stop whoever looks at it later
+    for number, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            plain = table.column(number).cast(field.type.value_type)
+            table = table.set_column(number, field.name, plain)
+        if pa.types.is_integer(field.type) and contract.types.get(field.name) == "timestamp":
+            times = _of_values(field.name, table.column(number).to_pylist(), contract)
+            table = table.set_column(number, field.name, times)
     return table
 
 
 def _csv(path: Path, contract: Contract) -> pa.Table:
     table = pacsv.read_csv(path, convert_options=_as_text(path))
-    columns = {
-        name: _typed(path, name, _present(table.column(name), contract.types.get(name)), contract, first_line=2)
-        for name in table.column_names
-    }
-    return pa.table(columns)
+    return pa.table(
+        {
+            name: _of_values(name, _present(table.column(name), contract.types.get(name)), contract, csv=True)
+            for name in table.column_names
+        }
+    )
 
 
 def _as_text(path: Path) -> pacsv.ConvertOptions:
@@ -109,14 +125,74 @@ def _json_lines(path: Path, contract: Contract) -> pa.Table:
     for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         if not line.strip():
             continue
-        try:
-            row = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UnreadableData(f"{path}: line {number}: no JSON: {error}") from error
+        row = _json(line, path, number)
         if not isinstance(row, dict):
             raise UnreadableData(f"{path}: line {number}: found {type(row).__name__}; expected an object")
         rows.append(row)
-    return table_of_rows(rows, contract, path)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if not names:
+        return pa.table({name: pa.nulls(len(rows)) for name in contract.types}).slice(0, len(rows))
+    return pa.table({name: _of_values(name, [row.get(name) for row in rows], contract) for name in names})
+
+
+def _json(line: bytes, path: Path, number: int) -> Any:
+    """A line's value; numbers that no double holds are infinite, and Python's NaN is read: each is one bad value."""
+    try:
+        return msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        try:
+            return json.loads(line)
+        except (ValueError, RecursionError):
+            raise UnreadableData(f"{path}: line {number}: no JSON: {error}") from error
+
+
+def _of_values(name: str, values: Sequence[Any], contract: Contract, *, csv: bool = False) -> pa.Array:
+    """A column of the promised type where each value is of it, else a mixed one, which is judged value by value."""
+    logical = {ARRIVAL: "timestamp", **contract.types}.get(name, UNTYPED)
+    if logical in _NESTED:
+        return mixed([_nested(value) if csv else value for value in values])
+    if logical not in _PHYSICAL:
+        try:
+            return pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            return mixed(values)
+    typed, found = [], True
+    # JSON says which type a value has; CSV has text alone.
+    convert = _CONVERT[logical] if csv or logical not in _UNQUOTED else partial(_unquoted, _CONVERT[logical])
+    for value in values:
+        try:
+            typed.append(None if value is None else convert(value))
+        except (TypeError, ValueError, KeyError, OverflowError):
+            typed.append(value)
+            found = False
+    if not found:
+        return mixed(list(map(_said, values, typed)) if logical in INSTANTS else typed)
+    return _column(typed, logical)
+
+
+def _said(value: Any, typed: Any) -> Any:
+    """A time in a mixed column: text where it is one, else a form that no reader takes for microseconds."""
+    if isinstance(value, str) and not value.isdigit():
+        return value
+    if value is not typed and typed is not None:
+        return iso(typed)
+    return (
+        float(value) if type(value) is int and abs(value) <= _EXACT else value if type(value) is not int else str(value)
+    )
+
+
+def _unquoted(convert: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, str):
+        raise TypeError(value)
+    return convert(value)
+
+
+def _nested(text: str | None) -> Any:
+    """What a text of CSV holds: JSON, else itself, which is neither list nor object."""
+    try:
+        return None if text is None else msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
 
 
 def table_of_rows(rows: Sequence[Mapping[str, Any]], contract: Contract, origin: Path = Path("rows")) -> pa.Table:
@@ -127,28 +203,56 @@ def table_of_rows(rows: Sequence[Mapping[str, Any]], contract: Contract, origin:
     [{'a': 1, 'b': None}, {'a': None, 'b': None}]
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: _typed(origin, name, [row.get(name) for row in rows], contract, first_line=1) for name in names}
+    columns = {name: _typed(origin, name, [row.get(name) for row in rows], contract) for name in names}
     return pa.table(columns) if columns else pa.table({name: pa.nulls(0) for name in contract.types})
 
 
-def _typed(path: Path, name: str, values: Sequence[Any], contract: Contract, *, first_line: int) -> pa.Array:
+def _typed(path: Path, name: str, values: Sequence[Any], contract: Contract) -> pa.Array:
     """A column of the promised type; a column that is not promised is read as it comes."""
-    logical = {ARRIVAL: "timestamp", **contract.types}.get(name, "")
+    logical = {ARRIVAL: "timestamp", **contract.types}.get(name, UNTYPED)
     if logical not in _PHYSICAL:
         try:
             return pa.array(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             return pa.array([None if value is None else str(value) for value in values], pa.string())
     typed = []
-    for number, value in enumerate(values, first_line):
+    for number, value in enumerate(values, 1):
         try:
             typed.append(None if value is None else _CONVERT[logical](value))
         except (TypeError, ValueError, KeyError) as error:
             raise UnreadableData(f"{path}: line {number}: column {name!r} is {value!r}; promised: {logical}") from error
-    physical = _PHYSICAL[logical]
-    if logical in {"timestamp", "date"}:
-        return pa.array(typed, pa.timestamp("us", "UTC")).cast(physical)
-    return pa.array(typed, physical)
+    return _column(typed, logical)
+
+
+def _column(typed: Sequence[Any], logical: str) -> pa.Array:
+    if logical not in INSTANTS:
+        return pa.array(typed, _PHYSICAL[logical])
+    instants = pa.array(typed, pa.timestamp("us", "UTC"))
+    return instants.cast(_PHYSICAL[logical], safe=False)
+
+
+def with_instants(table: pa.Table, contract: Contract) -> pa.Table:
+    """The table with each mixed column of instants as one of timestamps, null where a value is none."""
+    for number, field in enumerate(table.schema):
+        if not is_mixed(field.type) or {ARRIVAL: "timestamp", **contract.types}.get(field.name) not in INSTANTS:
+            continue
+        instants = pa.array(map(_instant, values_of(table.column(number))), pa.timestamp("us", "UTC"))
+        table = table.set_column(number, field.name, instants)
+    return table
+
+
+def _instant(value: object) -> int | None:
+    try:
+        return _instant_us(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _instant_us(value: object) -> int | None:
+    found = to_us(value)
+    if found is not None and not -(2**63) <= found < 2**63:
+        raise ValueError(value)
+    return found
 
 
 def _text(value: object) -> str:
@@ -160,6 +264,8 @@ def _text(value: object) -> str:
 def _integer(value: object) -> int:
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise TypeError(value)
+    if isinstance(value, str) and "_" in value:  # Python's own way to write a number
+        raise ValueError(value)
     number = int(value)  # type: ignore[call-overload]  # what it refuses is told by the caller
     if not -(2**63) <= number < 2**63:
         raise ValueError(value)
@@ -169,6 +275,8 @@ def _integer(value: object) -> int:
 def _number(value: object) -> float:
     if isinstance(value, bool):
         raise TypeError(value)
+    if isinstance(value, str) and "_" in value:
+        raise ValueError(value)
     return float(value)  # type: ignore[arg-type]  # what it refuses is told by the caller
 
 
@@ -176,11 +284,19 @@ def _boolean(value: object) -> bool:
     return value if isinstance(value, bool) else {"true": True, "false": False}[str(value).lower()]
 
 
+def _date(value: object) -> int | None:
+    if isinstance(value, int | float):
+        raise TypeError(value)
+    return _instant_us(value)
+
+
 def _time(value: object) -> int | None:
     """Any form of `validation.instant`; in CSV a number is text."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value)
-    return number_us(value) if type(value) in (int, float) else to_us(value)  # type: ignore[arg-type]  # just looked at
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number_us(value)
+    return _instant_us(value)
 
 
 _CONVERT: Final[Mapping[str, Callable[[Any], Any]]] = {
@@ -189,5 +305,5 @@ _CONVERT: Final[Mapping[str, Callable[[Any], Any]]] = {
     "number": _number,
     "boolean": _boolean,
     "timestamp": _time,
-    "date": to_us,
+    "date": _date,
 }

@@ -7,6 +7,7 @@ since one file proves nothing: a person decides what is a promise.
 import datetime as dt
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import yaml
 
-from validation.check import ARRIVAL
+from validation.check import ARRIVAL, UNTYPED
 from validation.compiled.sql import kind
 from validation.contract import Column, Contract
 from validation.files import UnreadableData, read_data
 from validation.instant import to_us
+from validation.mixed import is_mixed, values_of
 
 ENUMERATION: Final = 12
 """The most distinct texts that are taken for an enumeration."""
@@ -39,10 +41,32 @@ _LOGICAL: Final[Mapping[str, str]] = {
     "boolean": "boolean",
     "instant": "timestamp",
 }
+_READ: Final = {name: name for name in ("string", "integer", "number", "boolean", "date", "timestamp")}
 _PERSONAL: Final = re.compile(
     r"(^|_)(e?mail|phone|mobile|(first|last|full|sur)_?name|address|street|birth(day|date)?|dob|ssn|passport|iban|ip)(_|$)",
     re.IGNORECASE,
 )
+_IDENTIFIER: Final = re.compile(
+    r"(^|_)(ids?|uu?ids?|guids?|keys?|tokens?|secrets?|passwords?|hash|digest|session|cookie|serial|account|acct|card|"
+    r"licen[cs]e|plate|vin|imei|imsi|mac|user|username|login|customer|patient|member|device|tax|vat|national|insurance|"
+    r"(tail|order|invoice|contract|policy|phone|tracking)_?(num(ber)?|no|nr))(_|$)|[a-z]id$|number$",
+    re.IGNORECASE,
+)
+"""Names of columns whose values point at one person or thing."""
+_IDENTIFYING: Final = re.compile(
+    r"[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}|[^@\s]+@[^@\s]+\.[^@\s]+|[0-9A-Fa-f]{24,}|"
+    r"[A-Z]{2}\d{2}[A-Z0-9]{10,30}|\+?\d[\d ()/.-]{7,}\d|\d{1,3}(\.\d{1,3}){3}|[A-Za-z0-9_-]{20,}"
+)
+"""Texts that are identifiers whatever the column is called: UUIDs, addresses, digests, accounts, numbers, tokens."""
+_FEW: Final = 20
+_JSON: Final = {
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    list: "array",
+    dict: "object",
+}
 _INSTANT: Final = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?")
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _INTEGER: Final = re.compile(r"-?(0|[1-9]\d{0,17})")
@@ -60,7 +84,9 @@ def read_sample(path: Path) -> pa.Table:
     table = read_data(path, bare)
     # CSV has texts alone; elsewhere a text of digits is a text, and only instants have no form of their own.
     csv = Path(path).suffix.lower() == ".csv"
-    columns = [Column(name=name, logical_type=_shown(table.column(name), csv=csv)) for name in table.column_names]
+    shown = {name: _shown(table.column(name), csv=csv) for name in table.column_names}
+    # Lists, objects and mixed values stay as they were read: there is nothing to turn them into.
+    columns = [Column(name=name, logical_type=_READ.get(logical, UNTYPED)) for name, logical in shown.items()]
     return read_data(path, Contract(name="", version="", source="", columns=tuple(columns), rules=()))
 
 
@@ -78,6 +104,9 @@ def _shown(column: pa.ChunkedArray, *, csv: bool = False) -> str:
     """The logical type that values show; texts are looked at one by one, for numbers only where all are texts."""
     if pa.types.is_date(column.type):
         return "date"
+    if is_mixed(column.type):
+        kinds = set(_kinds(column))
+        return kinds.pop() if len(kinds) == 1 else "number" if kinds == {"integer", "number"} else UNTYPED
     for test, logical in (
         (pa.types.is_decimal, "number"),
         (pa.types.is_time, "time"),
@@ -125,6 +154,7 @@ def infer(table: pa.Table, *, source: str, owner: str = "") -> dict[str, Any]:
         "name": source,
         "version": "0.1.0",
         "status": "draft",
+        "customProperties": [{"property": "schemaMode", "value": "observe"}],
         "schema": [
             {
                 "name": source,
@@ -144,10 +174,13 @@ def _observed(rule_id: str) -> dict[str, Any]:
 
 def _property(name: str, column: pa.ChunkedArray) -> dict[str, Any]:
     logical = _shown(column) if kind(column.type) != "string" else "string"
-    found: dict[str, Any] = {"name": name, "logicalType": logical}
-    if _PERSONAL.search(name):
+    found: dict[str, Any] = {"name": name, **({"logicalType": logical} if logical else {})}
+    if told := mixture(column):
+        found["description"] = told
+    identifying = _PERSONAL.search(words_of(name)) is not None or _identifies(name, column)
+    if _PERSONAL.search(words_of(name)):
         found["classification"] = "pii"
-    elif examples := _examples(column):
+    elif not identifying and not _repeats_seldom(column) and (examples := _examples(column)):
         found["examples"] = examples
     quality: list[dict[str, Any]] = []
     missing = column.null_count
@@ -156,8 +189,8 @@ def _property(name: str, column: pa.ChunkedArray) -> dict[str, Any]:
     if len(column) and not missing:
         quality.append({**_observed(f"{name}_present"), "metric": "nullValues", "mustBe": 0})
     rule = _enumeration(name, column) if logical == "string" else _bounds(name, column, logical)
-    # Personal values do not go into a file that is read by everyone.
-    if rule is not None and "classification" not in found:
+    # Personal values and identifiers do not go into a file that is read by everyone.
+    if rule is not None and not identifying:
         quality.append(rule)
     keyed = len(column) > 1 and not missing and kind(column.type) in {"string", "integer"}
     if keyed and pc.count_distinct(column).as_py() == len(column):
@@ -165,6 +198,52 @@ def _property(name: str, column: pa.ChunkedArray) -> dict[str, Any]:
     if quality:
         found["quality"] = quality
     return found
+
+
+def words_of(name: str) -> str:
+    """A name in lower case with its words apart.
+
+    >>> words_of("customerID"), words_of("HTTPHost"), words_of("e-mail")
+    ('customer_id', 'http_host', 'e_mail')
+    """
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+", "_", name)
+    return apart.lower()
+
+
+def _identifies(name: str, column: pa.ChunkedArray) -> bool:
+    """Whether a column's values point at one person, thing or event each, by its name or by the form of its texts."""
+    if _IDENTIFIER.search(words_of(name)):
+        return True
+    texts = set(column.to_pylist()) - {None} if kind(column.type) == "string" else set()
+    return any(_IDENTIFYING.fullmatch(text) for text in texts)
+
+
+def _repeats_seldom(column: pa.ChunkedArray) -> bool:
+    """Whether texts or integers are a key, or nearly: each value may then be one person's or thing's alone."""
+    if kind(column.type) not in {"string", "integer"}:
+        return False
+    values = [value for value in column.to_pylist() if value is not None]
+    distinct = len(set(values))
+    return distinct > 1 and (distinct == len(values) or distinct > max(_FEW, len(values) // _REPEATS))
+
+
+def mixture(column: pa.ChunkedArray) -> str:
+    """What a column of several types holds, in words; empty where it is of one type.
+
+    >>> from validation.mixed import mixed
+    >>> mixture(pa.chunked_array([mixed([1, 2, "a", None])]))
+    'mixed types: 2 integer, 1 string; decide for one of them'
+    """
+    if not is_mixed(column.type) or _shown(column):
+        return ""
+    counts = ", ".join(f"{count} {name}" for name, count in _kinds(column).items())
+    return f"mixed types: {counts}; decide for one of them"
+
+
+def _kinds(column: pa.ChunkedArray) -> dict[str, int]:
+    """Logical type of JSON values -> how many there are, the most frequent first."""
+    found = Counter(_JSON[value.__class__] for value in values_of(column) if value is not None)
+    return dict(found.most_common())
 
 
 def _examples(column: pa.ChunkedArray) -> list[Any]:

@@ -4,17 +4,23 @@ The file is read, judged, told about, and split: every row is either accepted or
 """
 
 from pathlib import Path
+from typing import Final
 
 import msgspec
+import pyarrow as pa
 
 from validation.compiled.batch import Fallback, compile_batch
-from validation.contract import Contract
-from validation.files import digest_of, read_data
+from validation.contract import Column, Contract, Rule
+from validation.files import digest_of, read_data, with_instants
+from validation.mixed import rows_of
 from validation.quarantine import Origin, QuarantineSink, rejected_rows
 from validation.reach import Reach
+from validation.relationship import Relationship, file_of, without_match
 from validation.report import ViolationReport, event_time_column, event_window, report_of
 from validation.sla import facts_of, judge_sla
-from validation.verdict import RuleVerdict, Verdict
+from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted
+
+_SAMPLES: Final = 20
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,10 +58,12 @@ def judge_file(
     check = compile_batch(contract)
     verdict = check.run(table, fallback=fallback)
     if sla:
-        timely = judge_sla(contract, facts_of(table, contract, now_us=now_us), now_us=now_us)
+        timely = judge_sla(contract, facts_of(with_instants(table, contract), contract, now_us=now_us), now_us=now_us)
         verdict = msgspec.structs.replace(verdict, rules=(*verdict.rules, *timely))
     accepted, rejected = check.split(table)
     assert accepted.num_rows + len(rejected) == table.num_rows, "a row was neither accepted nor rejected"
+    keys, unjudged = _judge_relationships(file, table, contract)
+    verdict = msgspec.structs.replace(verdict, rules=(*verdict.rules, *keys))
     digest = digest_of(file)
     if quarantine is not None:
         sink = QuarantineSink(quarantine, source=contract.source, contract=contract.name, version=contract.version)
@@ -70,8 +78,9 @@ def judge_file(
         boundary="producer",
         origin=str(file),
         origin_range=(0, table.num_rows - 1) if table.num_rows else None,
-        event_window=event_window(table, event_time_column(contract)),
+        event_window=event_window(with_instants(table, contract), event_time_column(contract)),
         quarantined=len(rejected),
+        unwritten=tuple(map(rule_of_relationship, contract.relationships)),
         affected=() if reach is None else reach.of_verdict(verdict, contract),
     )
     told = [_line(rule, file) for rule in verdict.rules if rule.outcome in {"failed", "broken"}]
@@ -82,8 +91,53 @@ def judge_file(
         report=report,
         accepted=accepted.num_rows,
         quarantined=len(rejected),
-        lines=(*told, summary),
+        lines=(*told, *unjudged, summary),
     )
+
+
+def rule_of_relationship(relationship: Relationship) -> Rule:
+    """The rule that a relationship is in verdicts and reports."""
+    return Rule(
+        id=relationship.id,
+        expectation="expect_keys_to_be_in_other_file",
+        arguments={
+            "column_list": list(relationship.columns),
+            "other": relationship.other,
+            "other_columns": list(relationship.other_columns),
+        },
+        dimension="consistency",
+    )
+
+
+def _judge_relationships(file: Path, table: pa.Table, contract: Contract) -> tuple[list[RuleVerdict], list[str]]:
+    """A verdict on each relationship whose other file lies beside the file, and a line on each of the others."""
+    found, unjudged = [], []
+    bare = Contract(name="", version="", source="", columns=(), rules=())
+    for one in contract.relationships:
+        rule, beside = rule_of_relationship(one), file_of(one, file)
+        if beside is None:
+            names = f"{one.other or 'the other contract'}.parquet, .csv, .jsonl"
+            unjudged.append(f"not judged: {one.id} ({one.describe()}): none of {names} lies beside {file.name}")
+            continue
+        typed = msgspec.structs.replace(bare, columns=_alike(one, contract))
+        other = read_data(beside, typed)
+        absent = [name for name in one.columns if name not in table.column_names]
+        absent += [f"{one.other}.{name}" for name in one.other_columns if name not in other.column_names]
+        if absent:
+            found.append(broken(rule, f"no column {absent[0]!r}"))
+            continue
+        lost, given = without_match(one, table, other)
+        shown = rows_of(table.select(list(one.columns)).take(pa.array(lost[:_SAMPLES], pa.int64())))
+        samples = tuple(Sample(row=number, values=row) for number, row in zip(lost, shown, strict=False))
+        count = table.num_rows
+        found.append(counted(rule, rows=count, evaluated=given, unexpected=len(lost), mostly=1.0, samples=samples))
+    return found, unjudged
+
+
+def _alike(relationship: Relationship, contract: Contract) -> tuple[Column, ...]:
+    """The other file's key columns, of the types that the contract's own have: CSV has text alone."""
+    pairs = zip(relationship.other_columns, relationship.columns, strict=True)
+    return tuple(Column(name=other, logical_type=contract.types[mine]) for other, mine in pairs)
 
 
 def _line(rule: RuleVerdict, file: Path) -> str:

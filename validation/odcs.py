@@ -57,10 +57,12 @@ class Place:
     def error(self, message: str) -> ContractError:
         """The message with file, line and path before it."""
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path).lstrip(".")
-        place = f"{self.file}:{self._line()}: {where}: " if where else f"{self.file}: "
+        place = f"{self.file}:{self.line}: {where}: " if where else f"{self.file}: "
         return ContractError(place + message)
 
-    def _line(self) -> int:
+    @property
+    def line(self) -> int:
+        """The line on which the value stands, from 1; of an absent one the line of what should hold it."""
         node = self._root
         for part in self.path:
             inner: Iterator[yaml.Node] = iter(())

@@ -1,7 +1,7 @@
 """What does a contract promise about time and volume?"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -20,6 +20,8 @@ _UNITS: Final[Mapping[str, int]] = {
     )
     for unit in units
 }
+_CALENDAR: Final = frozenset(("w", "week", "weeks", "mo", "month", "months", "y", "yr", "year", "years"))
+"""Units of the standard that are no number of seconds, or of no use here."""
 _SEVERITIES: Final = ("critical", "warning", "info")
 _MODES: Final = ("observe", "warn", "block")
 """A promise about many rows sets no single row aside."""
@@ -44,10 +46,13 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     mode: Literal["observe", "warn", "block"] = "observe"
 
 
-def promises(root: Place, source: str, instants: tuple[str, ...]) -> tuple[tuple[Promise, ...], tuple[str, ...]]:
+def promises(
+    root: Place, source: str, instants: tuple[str, ...], *, object_name: str = "", columns: Sequence[str] = ()
+) -> tuple[tuple[Promise, ...], tuple[str, ...]]:
     """The promises of `slaProperties`, and the names of those that nothing here judges (retention, support hours, …).
 
-    `instants` are the columns that an element may name. Raises ContractError with the place.
+    `instants` are the columns that an element may name, `columns` all of the schema object `object_name`. Raises
+    ContractError with the place.
     """
     found: dict[str, Promise] = {}
     unjudged = []
@@ -56,11 +61,25 @@ def promises(root: Place, source: str, instants: tuple[str, ...]) -> tuple[tuple
         if kind not in KINDS:
             unjudged.append(f"sla {kind}")
             continue
+        if _elsewhere(item, kind, instants, object_name, columns):
+            unjudged.append(f"sla {item.text('id', kind)}")
+            continue
         promise = _promise(item, kind, source, instants)
         if promise.id in found:
             raise item.error(f"promise {promise.id!r} is given twice; give each an id")
         found[promise.id] = promise
     return tuple(found.values()), tuple(unjudged)
+
+
+def _elsewhere(item: Place, kind: str, instants: tuple[str, ...], object_name: str, columns: Sequence[str]) -> bool:
+    """Whether a promise is about another object, about no column of instants, or not in numbers."""
+    table, dot, column = item.text("element", "").rpartition(".")
+    if dot and object_name and table.rpartition(".")[2] != object_name:
+        return True
+    if kind == "volume":
+        return isinstance(item.value.get("value"), str)
+    named = column not in instants and (not column or column in columns or column == object_name)
+    return named or isinstance(item.value.get("value"), str) or item.text("unit", "s") in _CALENDAR
 
 
 def _promise(item: Place, kind: Kind, source: str, instants: tuple[str, ...]) -> Promise:

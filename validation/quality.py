@@ -24,6 +24,15 @@ OPERATORS: Final = (
     "mustBeBetween",
     "mustNotBeBetween",
 )
+_FORMER: Final[Mapping[str, str]] = {
+    "nullCheck": "nullValues",
+    "nullCount": "nullValues",
+    "duplicateCount": "duplicateValues",
+    "duplicateCheck": "duplicateValues",
+    "validValues": "invalidValues",
+    "rowCountCheck": "rowCount",
+}
+"""Rules of 3.0, by the metrics that they became."""
 DIMENSIONS: Final = (
     "accuracy",
     "completeness",
@@ -32,11 +41,6 @@ DIMENSIONS: Final = (
     "coverage",
     "timeliness",
     "uniqueness",
-)
-KEYS: Final = (
-    *("id", "name", "description", "type", "metric", "rule", "arguments", "unit", "query", "engine", "implementation"),
-    *("dimension", "severity", "method", "businessImpact", "schedule", "scheduler", "tags", "customProperties"),
-    *("authoritativeDefinitions", *OPERATORS),
 )
 
 
@@ -50,20 +54,23 @@ class Stated:
     suffix: str = ""
 
 
-def stated_by(item: Place, column: str | None) -> list[Stated] | None:
-    """The expectations of one quality rule of a column (None: of the whole table); None where it is not judged here.
+class NotJudged(Exception):
+    """A quality rule that the standard allows and nothing here judges, with the reason."""
 
-    Raises ContractError with the place of what is wrong.
+
+def stated_by(item: Place, column: str | None) -> list[Stated]:
+    """The expectations of one quality rule of a column (None: of the whole table).
+
+    Raises ContractError with the place of what is wrong, and NotJudged where the rule is left to others.
     """
-    item.only(KEYS)
     kind = item.choice("type", ("text", "library", "sql", "custom"), "library")
     if kind in {"text", "sql"}:
-        return None
+        raise NotJudged("is text or another engine's: nothing here judges it")
     if kind == "custom":
         if item.text("engine") not in ENGINES:
-            return None
+            raise NotJudged("is text or another engine's: nothing here judges it")
         return [_great_expectations(item, column)]
-    metric = item.text("metric", item.text("rule", ""))
+    metric = _metric(item)
     if metric not in METRICS:
         raise item.error(f"found metric {metric!r}; allowed: {', '.join(METRICS)}")
     if metric == "rowCount":
@@ -73,6 +80,18 @@ def stated_by(item: Place, column: str | None) -> list[Stated] | None:
     if column is None:
         raise item.error(f"metric {metric} belongs to a property, not to the whole schema")
     return _values(item, metric, column)
+
+
+def _metric(item: Place) -> str:
+    """The metric by its name in 3.1; `rule`, its name before, was free text."""
+    if item.value.get("metric") is not None:
+        return item.text("metric")
+    rule = item.text("rule", "")
+    metric = _FORMER.get(rule, rule)
+    if metric not in METRICS:
+        told = f"rule {rule!r}" if rule else "a rule without a metric"
+        raise NotJudged(f"is {told}: nothing here judges it; metrics are {', '.join(METRICS)}")
+    return metric
 
 
 def _great_expectations(item: Place, column: str | None) -> Stated:
@@ -132,9 +151,12 @@ def _allowance(item: Place, metric: str) -> dict[str, Any]:
         and 0 <= value <= 100
     ):
         return {"mostly": 1 - value / 100}
-    raise item.error(
-        f"{metric} {operator}: {value!r} cannot be judged; "
-        "allowed: mustBe: 0, or mustBeLessOrEqualTo with unit: percent"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number and not (isinstance(value, list) and operator.endswith("Between")):
+        raise item.child(operator).error(f"found {value!r}; expected a number")
+    raise NotJudged(
+        f"asks {metric} for {operator} {value!r}: it is not judged; "
+        "judged are mustBe: 0, and mustBeLessOrEqualTo with unit: percent"
     )
 
 
@@ -159,10 +181,15 @@ def _values(item: Place, metric: str, column: str) -> list[Stated]:
             raise item.error("a percentage over nulls and listed values together cannot be judged; write two rules")
         return stated
     valid, pattern = arguments.get("validValues"), arguments.get("pattern")
+    if valid is None:
+        valid = item.value.get("validValues")  # where 3.0 had them
     if (valid is None) == (pattern is None):
         raise item.error("invalidValues needs exactly one of the arguments validValues, pattern")
     if valid is not None:
-        listed = {"column": column, "value_set": valid, **allowance}
+        if not isinstance(valid, list):
+            raise item.child("arguments").error(f"found validValues {valid!r}; expected a list")
+        # A missing value is never invalid; that one may be missing is said by the absence of a null rule.
+        listed = {"column": column, "value_set": [value for value in valid if value is not None], **allowance}
         return [Stated("expect_column_values_to_be_in_set", listed, "conformity")]
     return [
         Stated("expect_column_values_to_match_regex", {"column": column, "regex": pattern, **allowance}, "conformity"),
@@ -197,42 +224,7 @@ def _row_count(item: Place, column: str | None) -> Stated:
         case "mustBeLessThan" | "mustBeLessOrEqualTo", int():
             bounds = {"max_value": value, "strict_max": operator == "mustBeLessThan"}
         case _:
-            raise item.error(
-                f"rowCount {operator}: {value!r} cannot be judged; use one of the other operators with integers"
-            )
+            if not operator.startswith("mustNot"):
+                raise item.child(operator).error(f"found {value!r}; rowCount takes integers")
+            raise NotJudged(f"asks rowCount for {operator} {value!r}: it is not judged")
     return Stated("expect_table_row_count_to_be_between", bounds, "coverage")
-
-
-def stated_by_schema(item: Place, column: str, logical_type: str) -> list[Stated]:
-    """What ODCS's own schema keys promise: required, unique, logicalTypeOptions."""
-    stated = []
-    named = {"column": column}
-    if item.flag("required") or item.flag("primaryKey"):
-        stated.append(Stated("expect_column_values_to_not_be_null", named, "completeness", "_required"))
-    if item.flag("unique"):
-        stated.append(Stated("expect_column_values_to_be_unique", named, "uniqueness", "_unique"))
-    options = item.mapping("logicalTypeOptions")
-    if "pattern" in options:
-        pattern = {**named, "regex": options["pattern"]}
-        stated.append(Stated("expect_column_values_to_match_regex", pattern, "conformity", "_pattern"))
-    lengths = {"min_value": options.get("minLength"), "max_value": options.get("maxLength")}
-    if lengths != {"min_value": None, "max_value": None}:
-        stated.append(
-            Stated("expect_column_value_lengths_to_be_between", {**named, **lengths}, "conformity", "_length")
-        )
-    bounds: dict[str, Any] = {}
-    for key, name, strict in (
-        ("minimum", "min_value", None),
-        ("exclusiveMinimum", "min_value", "strict_min"),
-        ("maximum", "max_value", None),
-        ("exclusiveMaximum", "max_value", "strict_max"),
-    ):
-        if key in options and logical_type not in {"object", "array"}:
-            if name in bounds:
-                raise item.child("logicalTypeOptions").error(f"{key} repeats a bound; give one of the two")
-            bounds[name] = options[key]
-            if strict is not None:
-                bounds[strict] = True
-    if bounds:
-        stated.append(Stated("expect_column_values_to_be_between", {**named, **bounds}, "conformity", "_range"))
-    return stated

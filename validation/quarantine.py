@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from validation.errors import ContractError, PlatformError, did_you_mean
+from validation.mixed import rows_of
 from validation.place import Place, readable
 from validation.whole_file import replace_file
 
@@ -243,7 +244,7 @@ def rejected_rows(
 ) -> Iterable[Rejected]:
     """A file's rows that were rejected (row number -> rule ids), whole, as JSON in which NaN stays NaN."""
     numbers = sorted(rejected)
-    rows = table.take(pa.array(numbers, pa.int64())).to_pylist()
+    rows = rows_of(table.take(pa.array(numbers, pa.int64())))
     for number, row in zip(numbers, rows, strict=True):
         yield Rejected(
             offset=number,

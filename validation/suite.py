@@ -6,6 +6,7 @@ proved equal to these. Every call has a context and an asset of its own: one ass
 """
 
 import datetime as dt
+import json
 from typing import Any, ClassVar, Final
 
 import great_expectations as gx
@@ -24,10 +25,12 @@ from great_expectations.data_context.types.base import (
     ProgressBarsConfig,
 )
 from great_expectations.execution_engine import PandasExecutionEngine
-from great_expectations.expectations.expectation import BatchExpectation, ColumnPairMapExpectation
+from great_expectations.expectations.expectation import BatchExpectation, ColumnMapExpectation, ColumnPairMapExpectation
 from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 from great_expectations.expectations.metrics.map_metric_provider import (
+    ColumnMapMetricProvider,
     ColumnPairMapMetricProvider,
+    column_condition_partial,
     column_pair_condition_partial,
 )
 from great_expectations.expectations.metrics.metric_provider import metric_value
@@ -51,6 +54,8 @@ from validation.check import (
 from validation.contract import Contract, Rule
 from validation.drift.rule import drift_of
 from validation.instant import as_micros, to_us
+from validation.mixed import is_mixed, rows_of, values_of
+from validation.shape import misfit_of
 from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, stated
 
 SAMPLES: Final = 20
@@ -84,6 +89,26 @@ class ExpectColumnPairValuesAToNotBeAheadOfB(ColumnPairMapExpectation):  # type:
     ignore_row_if: str = "either_value_is_missing"
     map_metric: ClassVar[str] = "column_pair_values.not_ahead"
     success_keys: ClassVar[tuple[str, ...]] = ("column_A", "column_B", "tolerance_s", "ignore_row_if", "mostly")
+
+
+class ColumnValuesConform(ColumnMapMetricProvider):  # type: ignore[misc]  # untyped library
+    """The metric behind `expect_column_values_to_conform_to_schema`."""
+
+    condition_metric_name = "column_values.conform_to_schema"
+    condition_value_keys = ("shape",)
+
+    @column_condition_partial(engine=PandasExecutionEngine)  # type: ignore[untyped-decorator]
+    def _pandas(cls, column: Any, shape: dict[str, Any], **_: Any) -> Any:  # noqa: N805  # the library's names
+        misfit = misfit_of(json.dumps(shape, sort_keys=True))
+        return pd.Series([not misfit(value) for value in column], index=column.index, dtype=bool)
+
+
+class ExpectColumnValuesToConformToSchema(ColumnMapExpectation):  # type: ignore[misc]  # untyped library
+    """Expect values to be what the contract's schema says: see docs/contracts.md."""
+
+    shape: dict[str, Any]
+    map_metric: ClassVar[str] = "column_values.conform_to_schema"
+    success_keys: ClassVar[tuple[str, ...]] = ("shape", "mostly")
 
 
 class TableDrift(TableMetricProvider):  # type: ignore[misc]  # untyped library
@@ -316,7 +341,7 @@ def _verdict(rule: Rule, meaning: Expectation, result: ExpectationValidationResu
         return stated(rule, success=bool(result.success), observed=plain, rows=rows)
     read = [name for name in meaning.columns if name in table.column_names]
     numbers = found.get("partial_unexpected_index_list") or []
-    rows = table.select(read).take(pa.array(numbers, pa.int64())).to_pylist() if read else []
+    rows = rows_of(table.select(read).take(pa.array(numbers, pa.int64()))) if read else []
     return counted(
         rule,
         rows=found["element_count"],
@@ -352,6 +377,8 @@ def frame(table: pa.Table, contract: Contract) -> pd.DataFrame:
 
 
 def _series(column: pa.ChunkedArray, *, compared: bool) -> Any:
+    if is_mixed(column.type):
+        return pd.Series(values_of(column), dtype=object)
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return as_micros(column).cast(pa.timestamp("us", "UTC")).to_pandas().reset_index(drop=True)
     if pa.types.is_integer(column.type) and column.null_count:

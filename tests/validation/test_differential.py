@@ -226,6 +226,25 @@ def with_conditions(of: Cases) -> Cases:
     ]
 
 
+def of_schema() -> Cases:
+    """Types, multiples and bounds of values, as the contract's schema states them."""
+    of: Cases = []
+    for column, kind in product("xyijnsrb", ("string", "integer", "number", "boolean")):
+        of.append((f"{VALUES}conform_to_schema", {"column": column, "shape": {"logicalType": kind}}))
+    of += [(f"{VALUES}conform_to_schema", {"column": c, "shape": {"logicalType": "timestamp"}}) for c in "tud"]
+    for column, options in (
+        *(("i", {"multipleOf": 7}), ("j", {"multipleOf": 2}), ("x", {"multipleOf": 0.5}), ("i", {"format": "i8"})),
+        *(("x", {"minimum": 0}), ("n", {"format": "u8"}), ("y", {"exclusiveMaximum": 2.5})),
+    ):
+        kind = {"x": "number", "y": "number"}.get(column, "integer")
+        shape = {"logicalType": kind, "logicalTypeOptions": options}
+        of.append((f"{VALUES}conform_to_schema", {"column": column, "shape": shape}))
+    for physical in ("INT", "SMALLINT", "DECIMAL(4,1)"):
+        of.append((f"{VALUES}conform_to_schema", {"column": "i", "shape": {"physicalType": physical}}))
+    sized = {"logicalType": "string", "physicalType": "VARCHAR(2)"}
+    return [*of, *((f"{VALUES}conform_to_schema", {"column": c, "shape": sized}) for c in "sr")]
+
+
 def mostly(of: Cases) -> Cases:
     """Every fifth case again, with a share that suffices."""
     return [
@@ -235,7 +254,7 @@ def mostly(of: Cases) -> Cases:
 
 def cases() -> Cases:
     """Every supported expectation with its options."""
-    by_row = of_values() + of_pairs() + of_several()
+    by_row = of_values() + of_schema() + of_pairs() + of_several()
     return by_row + of_tables() + with_conditions(by_row + of_tables()) + mostly(by_row)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from validation.commands import app
@@ -64,7 +65,8 @@ def test_the_contract_of_a_file_holds_for_the_file(tmp_path: Path, form: str) ->
     verdict = compile_batch(contract).run(read_data(path, contract))
     assert verdict.outcome == "passed"
     examples = {column.name: column.examples for column in contract.columns}
-    assert (examples["id"], examples["n"], examples["email"]) == (("o0", "o1", "o2"), (0, 1, 2), ())
+    assert (examples["id"], examples["n"], examples["email"]) == ((), (), ()), "keys and addresses are no examples"
+    assert examples["kind"]
     assert wrong_examples(contract) == []
 
 
@@ -76,6 +78,49 @@ def test_personal_values_do_not_go_into_the_contract(tmp_path: Path) -> None:
     assert "classification: pii" in text
     assert "Zaphod" not in text
     assert "cat" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("customerId", ["c1", "c2"]),
+        ("user_key", [7, 8]),
+        ("card_number", ["4111 1111 1111 1111", "4012 8888 8888 1881"]),
+        ("session", ["sess-a1", "sess-b2"]),
+        ("what", ["123e4567-e89b-12d3-a456-426614174000", "123e4567-e89b-12d3-a456-426614174001"]),
+        ("who", ["zaphod@example.org", "ford@example.org"]),
+        ("host", ["10.0.0.1", "10.0.0.2"]),
+        ("iban", ["DE89370400440532013000", "GB82WEST12345698765432"]),
+    ],
+)
+@pytest.mark.parametrize("repeats", [1, 20])
+def test_identifiers_are_neither_examples_nor_enumerations(
+    tmp_path: Path, name: str, values: list[object], repeats: int
+) -> None:
+    """Whether a column is called so, looks so or does not repeat: no value of it stands in the contract."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({name: value}) + "\n" for value in values * repeats))
+    text = RUN.invoke(app, ["contract", "init", str(path)]).output
+    document = yaml.safe_load(text)
+    (prop,) = document["schema"][0]["properties"]
+    assert prop["name"] == name
+    assert "examples" not in prop
+    assert not any(str(value) in yaml.safe_dump(prop.get("quality", [])) for value in values)
+
+
+def test_a_mixed_column_says_what_was_found(tmp_path: Path) -> None:
+    """In the contract and on the terminal; the contract loads, and the rows keep it."""
+    path, output = tmp_path / "rows.jsonl", tmp_path / "rows.odcs.yaml"
+    lines = [{"v": 1, "o": {"a": 1}}, {"v": "x", "o": {"a": "b"}}, {"v": None, "o": {}}, {"v": 2, "o": {"c": [1]}}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = RUN.invoke(app, ["contract", "init", str(path), "--output", str(output)])
+    assert done.exit_code == 0, done.output
+    assert "column 'v': mixed types: 2 integer, 1 string; decide for one of them" in done.stderr
+    contract = load_contract(output)
+    assert contract.types == {"v": "", "o": "object"}
+    assert contract.columns[0].description == "mixed types: 2 integer, 1 string; decide for one of them"
+    verdict = compile_batch(contract).run(read_data(path, contract))
+    assert verdict.outcome == "passed"
 
 
 def test_texts_that_are_no_instants_stay_texts(tmp_path: Path) -> None:

@@ -149,8 +149,7 @@ def test_service_levels_are_read_from_the_contract(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"unit": "fortnight"}, "found 'fortnight'; allowed: s, second"),
-        ({"element": "orders.id"}, "found 'id'; expected a column of instants: at, _arrival"),
-        ({"value": "soon"}, "found 'soon'; expected a duration"),
+        ({"element": "orders.ad"}, "found 'ad'; expected a column of instants: at, _arrival"),
         ({"property": "volume", "value": -1}, "found -1; expected a number of rows"),
         ({"property": "volume", "value": None}, "neither value"),
         ({"customProperties": [{"property": "mostly", "value": "most"}]}, "found mostly 'most'"),

@@ -16,7 +16,19 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from validation.check import ARRIVAL, INSTANTS, Across, Columns, Drift, Expectation, Null, Pair, RowCheckable, Unique
+from validation.check import (
+    ARRIVAL,
+    INSTANTS,
+    Across,
+    Columns,
+    Conforms,
+    Drift,
+    Expectation,
+    Null,
+    Pair,
+    RowCheckable,
+    Unique,
+)
 from validation.compiled.relation import CHUNK, Numbers, QueriedRows, Relation, TableRows
 from validation.compiled.rows import BROKEN, FILTERED, MISSING, RowCheck, compile_rows
 from validation.compiled.sql import Selection, kind
@@ -24,6 +36,7 @@ from validation.compiled.statement import Statement
 from validation.contract import Contract, Rule
 from validation.errors import did_you_mean
 from validation.instant import as_micros
+from validation.mixed import is_mixed, rows_of, values_of
 from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, stated
 
 SAMPLES: Final = 20
@@ -127,6 +140,8 @@ class BatchCheck:
                 continue
             if any(name not in table.column_names for name in meaning.columns):
                 continue
+            if isinstance(check, Conforms) and not _as_promised(check, families):
+                continue
             if isinstance(check, Unique) and any(families.kind(name) == "other" for name in check.columns):
                 continue
             columns = [values[name] for name in meaning.columns]
@@ -144,7 +159,7 @@ class BatchCheck:
                 bad = [n for n, row in enumerate(keys) if kept[n] and times[row] > 1]
             elif tally[bit]:
                 bad = [n for n, mask in enumerate(masks) if mask >> bit & 1]
-            shown = table.select(list(meaning.columns)).take(bad[:samples]).to_pylist() if bad[:samples] else []
+            shown = rows_of(table.select(list(meaning.columns)).take(bad[:samples])) if bad[:samples] else []
             found[rule.id] = counted(
                 rule,
                 rows=table.num_rows,
@@ -212,7 +227,7 @@ class BatchCheck:
         logical = {ARRIVAL: "timestamp", **self.contract.types}
         read = {name for meaning in self.meanings if meaning.check is not None for name in meaning.columns}
         return {
-            name: _microseconds(table.column(name), instants=logical[name] in INSTANTS).to_pylist()
+            name: values_of(_microseconds(table.column(name), instants=logical[name] in INSTANTS))
             for name in table.column_names
             if name in read
         }
@@ -225,7 +240,7 @@ class BatchCheck:
         quarantine = self._rows.quarantine_mask
         if not quarantine:
             return table, {}
-        if table.num_rows <= self.python_rows:
+        if table.num_rows <= self.python_rows and self._as_promised(table):
             masks = self.masks(table)
             rejected = {row: self._rows.ids(mask & quarantine) for row, mask in enumerate(masks) if mask & quarantine}
         else:
@@ -235,6 +250,13 @@ class BatchCheck:
         keep[list(rejected)] = False
         return table.filter(pa.array(keep)), rejected
 
+    def _as_promised(self, table: pa.Table) -> bool:
+        """Whether the row function sees what the schema is about: values of the physical types that it expects."""
+        physical = {field.name: field.type for field in table.schema}
+        families = Selection(physical, {ARRIVAL: "timestamp", **self.contract.types})
+        checks = [meaning.check for meaning in self.meanings if isinstance(meaning.check, Conforms)]
+        return all(_as_promised(check, families) for check in checks if check.column in physical)
+
     def _in_python(self, bit: int, rule: Rule, meaning: Expectation, relation: Relation, samples: int) -> RuleVerdict:
         judge = self._rows.judge(bit)
         if judge is None:
@@ -243,7 +265,7 @@ class BatchCheck:
         rows = evaluated = unexpected = 0
         found: list[Sample] = []
         for numbers, piece in relation.batches(meaning.columns):
-            for number, row in zip(numbers.tolist(), piece.to_pylist(), strict=True):
+            for number, row in zip(numbers.tolist(), rows_of(piece), strict=True):
                 code = judge(row, None)
                 rows += code != FILTERED
                 evaluated += code not in {FILTERED, MISSING}
@@ -287,6 +309,10 @@ def _considered(columns: Sequence[list[Any]], ignore: str) -> list[bool]:
         return [value is not None for value in columns[0]]
     enough = any if ignore == "all" else all
     return [enough(value is not None for value in row) for row in zip(*columns, strict=True)]
+
+
+def _as_promised(check: Conforms, families: Selection) -> bool:
+    return families.kind(check.column) != "other" or is_mixed(families.physical[check.column])
 
 
 def _columns(rule: Rule, check: Columns, names: Sequence[str]) -> RuleVerdict:

@@ -7,7 +7,7 @@ range, one set, or for texts one look-up of what such a text breaks. Which rule 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from validation.check import INSTANTS, Between, InSet, Matches, Null, RowCheckable
+from validation.check import INSTANTS, Between, Conforms, InSet, Matches, Null, RowCheckable
 from validation.compiled.source import Namespace, bad_value
 from validation.instant import to_us
 
@@ -36,11 +36,18 @@ def column_statements(
         if not needed:
             return [f"m |= {known}[{read}]"]
         return [f"{local} = {read}", f"m |= {known}[{local}]", f"if {local} != {local}: {local} = None"]
+    shaped = [(bit, check) for bit, check in present if isinstance(check, Conforms)]
+    present = [(bit, check) for bit, check in present if not isinstance(check, Conforms)]
     statements = [f"{local} = {read}"]
     if logical_type in INSTANTS:
         statements += [f"if {local}.__class__ is not int: {local} = {ns.constant(to_us)}({local})"]
     single = [f"if {bad_value(check, ns)}: m |= {bit}" for bit, check in present if not isinstance(check, Null)]
     single += [f"m |= {bit}" for bit, check in present if isinstance(check, Null)]
+    if shaped:
+        # Before all others: what is of no use to a range or a set may stop them.
+        statements += [f"if {local} is not None and {bad_value(check, ns)}: m |= {bit}" for bit, check in shaped]
+        if not present and not missing and not needed:
+            return statements
     good = _good(present, ns)
     if logical_type in INSTANTS:
         # What reads instants leaves no NaN.

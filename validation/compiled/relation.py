@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from validation.interrupts import interruptible
+from validation.mixed import rows_of
 
 Numbers = npt.NDArray[np.int64]
 ROW: Final = "_row"
@@ -81,8 +82,7 @@ class TableRows:
 
     def values(self, columns: Sequence[str], numbers: Sequence[int]) -> list[dict[str, Any]]:
         """See Relation."""
-        rows: list[dict[str, Any]] = self.table.select(list(columns)).take(pa.array(numbers, pa.int64())).to_pylist()
-        return rows
+        return rows_of(self.table.select(list(columns)).take(pa.array(numbers, pa.int64())))
 
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[Numbers, pa.Table]]:
         """See Relation."""

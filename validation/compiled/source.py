@@ -4,13 +4,16 @@ Text of expressions over locals `v0`, `v1`, … (a column's value, None where mi
 Nothing a user chose, no name and no value, ever stands in the text: names and values are constants of the namespace.
 """
 
+import json
 from typing import Any
 
 from validation.check import (
+    INSTANTS,
     Across,
     Between,
     Compare,
     Condition,
+    Conforms,
     Group,
     InSet,
     IsNull,
@@ -20,7 +23,10 @@ from validation.check import (
     RowCheckable,
 )
 from validation.pattern import searcher
+from validation.shape import WIDTHS, misfit_of, physical_type
 
+_CLASSES = {"string": str, "integer": int, "number": float, "boolean": bool, "date": int, "timestamp": int}
+"""Logical type -> the class of most of its values; instants are microseconds by then."""
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -63,8 +69,30 @@ def bad_value(check: RowCheckable, ns: Namespace) -> str:
             wrong = f"not isinstance({ns.local(column)}, {ns.constant(_TYPES[type_])})"
             # Python's booleans are integers; columns of booleans are not.
             return f"{wrong} or {ns.local(column)}.__class__ is {ns.constant(bool)}" if type_ == "int" else wrong
+        case Conforms(column, shape):
+            return _conforms(ns.local(column), shape, ns)
         case _:
             raise AssertionError(check)  # null rules need no value, rules of several columns have bad_row
+
+
+def _conforms(local: str, shape: str, ns: Namespace) -> str:
+    """Most values are of the class that their type has in Python: the shape is asked of the others alone."""
+    said = json.loads(shape)
+    logical = said.get("logicalType", "")
+    plain = _CLASSES.get(logical) if set(said) <= {"logicalType", "physicalType"} else None
+    misfits = f"{ns.constant(misfit_of(shape))}({local})"
+    if plain is None:
+        return misfits
+    other = f"{local}.__class__ is not {ns.constant(plain)}"
+    family, size, _ = physical_type(said.get("physicalType", ""))
+    if plain is str and size is not None:
+        return f"({other} or len({local}) > {ns.constant(size)}) and {misfits}"
+    if logical == "integer" and family in WIDTHS:
+        low, high = (ns.constant(bound) for bound in WIDTHS[family])
+        return f"({other} or not {low} <= {local} <= {high}) and {misfits}"
+    if logical in INSTANTS:
+        return f"({other} or not {ns.constant(-(2**63))} <= {local} < {ns.constant(2**63)}) and {misfits}"
+    return misfits if size is not None else f"{other} and {misfits}"
 
 
 def bad_row(check: Pair | Across, ns: Namespace) -> tuple[str, str]:

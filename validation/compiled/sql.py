@@ -5,6 +5,7 @@ parameters; column names stand in the text as quoted identifiers. None where SQL
 physical types than promised, or a regular expression that RE2 reads in another way. Then rows are judged in Python.
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,12 +15,14 @@ from typing import Any, Final
 import pyarrow as pa
 
 from validation.check import (
+    UNTYPED,
     Across,
     Aggregate,
     Between,
     Check,
     Compare,
     Condition,
+    Conforms,
     Group,
     InSet,
     IsNull,
@@ -30,6 +33,9 @@ from validation.check import (
     Unique,
 )
 from validation.compiled.relation import ROW, quoted
+from validation.instant import RANGES
+from validation.mixed import is_mixed
+from validation.shape import WIDTHS, physical_type
 
 _ATOM = r"""[A-Za-z0-9 _\-/:,@#%&~=<>!'";.]|\\[.\-/+*?()\[\]{}|^$\\]"""
 _CLASS = r"""\[\^?(?:[A-Za-z0-9]-[A-Za-z0-9]|[A-Za-z0-9 _.,:;@#%/+*=!?]|\\[\-\]\\.])+\]"""
@@ -45,6 +51,19 @@ _FAMILIES: Final = {
     "timestamp": ("instant",),
 }
 """Logical type -> families of physical types that hold its values as they are."""
+_EXPECTED: Final = {
+    **_FAMILIES,
+    "integer": ("integer", "number", "decimal"),
+    "number": ("integer", "number", "decimal"),
+    "time": ("time",),
+    "array": ("list",),
+    "vector": ("list",),
+    "object": ("struct", "map"),
+    "map": ("struct", "map"),
+}
+"""Logical type -> families of physical types whose values may be of it."""
+_COUNTED: Final = frozenset({"distinct", "distinct_share", "non_null_share"})
+"""Statistics that are counts of any values."""
 _INT64: Final = range(-(2**63), 2**63)
 
 
@@ -66,6 +85,77 @@ def kind(physical: pa.DataType) -> str:
         if test(physical):
             return name
     return "other"
+
+
+def physical_family(physical: pa.DataType) -> str:
+    """The family of a physical type, with those that SQL leaves to Python; other where none is known.
+
+    >>> physical_family(pa.int8()), physical_family(pa.list_(pa.int8())), physical_family(pa.decimal128(9, 2))
+    ('integer', 'list', 'decimal')
+    """
+    for test, name in (
+        (pa.types.is_decimal, "decimal"),
+        (pa.types.is_time, "time"),
+        (pa.types.is_map, "map"),
+        (pa.types.is_struct, "struct"),
+        (pa.types.is_nested, "list"),
+        (pa.types.is_binary, "binary"),
+        (pa.types.is_large_binary, "binary"),
+        (pa.types.is_fixed_size_binary, "binary"),
+        (pa.types.is_duration, "duration"),
+    ):
+        if test(physical):
+            return name
+    return kind(physical)
+
+
+def conforms(check: Conforms, s: "Selection") -> str | None:
+    """Whether a value breaks a shape, where the column's physical type and little more decide; None where Python must.
+
+    A column of another family breaks the shape with every value. Text is read as an instant or a time in Python, unless
+    the contract says that the physical type is one.
+    """
+    shape = json.loads(check.shape)
+    logical, family = shape.get("logicalType", UNTYPED), physical_family(s.physical[check.column])
+    declared = physical_type(shape.get("physicalType", ""))[0]
+    if family == "other" or logical not in _EXPECTED:
+        return None
+    if family not in _EXPECTED[logical]:
+        as_text = logical in {"date", "timestamp", "time"} and family == "string" and declared in {"", "string"}
+        as_number = logical in {"date", "timestamp"} and family == "integer" and declared in {"integer", *WIDTHS}
+        if logical == "timestamp" and family == "integer" and not as_number:
+            known = " OR ".join(
+                f"{s.local(check.column)} BETWEEN {s.parameter(low)} AND {s.parameter(high - 1)}"
+                for low, high in RANGES.values()
+            )
+            return f"NOT ({known})"
+        return None if as_text or as_number else "TRUE"
+    value = s.local(check.column)
+    size = physical_type(shape.get("physicalType", ""))[1]
+    if logical == "integer" and family == "integer" and set(shape) == {"logicalType", "physicalType"}:
+        low, high = WIDTHS.get(declared, (None, None))
+        if low is not None and high is not None and low in _INT64 and high in _INT64:
+            return f"NOT ({value} BETWEEN {s.parameter(low)} AND {s.parameter(high)})"
+    if (
+        logical == "string"
+        and family == "string"
+        and set(shape) == {"logicalType", "physicalType"}
+        and size is not None
+    ):
+        return f"length({value}) > {s.parameter(size)}"
+    if set(shape) != {"logicalType"} and not (logical in {"date", "timestamp"} and family == "instant"):
+        return _multiple(shape, family, value, s)
+    if logical == "integer" and family == "number":
+        return f"(isinf({value}) OR {value} <> trunc({value}))"
+    return None if logical == "integer" and family == "decimal" else "FALSE"
+
+
+def _multiple(shape: dict[str, Any], family: str, value: str, s: "Selection") -> str | None:
+    step = shape.get("logicalTypeOptions", {}).get("multipleOf")
+    alone = set(shape) == {"logicalType", "logicalTypeOptions"} and set(shape["logicalTypeOptions"]) == {"multipleOf"}
+    if not alone or family != "integer" or not isinstance(step, int) or step not in _INT64:
+        return None
+    return f"({value} % {s.parameter(step)} <> 0)"
 
 
 def re2(pattern: str) -> str | None:
@@ -93,7 +183,13 @@ class Selection:
     def kind(self, column: str) -> str:
         """The family of a column's physical type; other where its logical type is of another family."""
         found = kind(self.physical[column])
+        if self._logical[column] == UNTYPED:
+            return found
         return found if found in _FAMILIES.get(self._logical[column], ()) else "other"
+
+    def logical(self, column: str) -> str:
+        """The column's logical type."""
+        return self._logical[column]
 
     def local(self, column: str) -> str:
         """The name of a prepared column."""
@@ -128,7 +224,7 @@ def considered(check: Check, s: Selection) -> str:
             return _ignoring((a, b), check.ignore, s)
         case Across(columns) | Unique(columns):
             return _ignoring(columns, check.ignore, s)
-        case Between(column) | InSet(column) | Matches(column) | OfType(column):
+        case Between(column) | InSet(column) | Matches(column) | OfType(column) | Conforms(column):
             return f"{s.local(column)} IS NOT NULL"
         case _:
             raise AssertionError(check)
@@ -164,6 +260,8 @@ def bad(check: Check, s: Selection) -> str | None:
         case OfType(column, type_):
             family = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}[type_]
             return "FALSE" if kind(s.physical[column]) == family else "TRUE"
+        case Conforms():
+            return conforms(check, s)
         case Pair(a, b, op, _, slack_us):
             return _pair(a, b, op, slack_us, s)
         case Across():
@@ -255,7 +353,13 @@ def statistic(check: Aggregate, where: str, s: Selection) -> str | None:
     if check.column is None:
         return f"count(*){only}"
     family, value = s.kind(check.column), s.local(check.column)
-    if family not in {"integer", "number"} and check.function not in {"distinct", "distinct_share", "non_null_share"}:
+    if is_mixed(s.physical[check.column]) and check.function not in _COUNTED:
+        # A statistic is one of the values that are of the column's type; the others break the rule about the type.
+        text = f"{value}::VARCHAR"
+        integer = f"CASE WHEN regexp_full_match({text}, '-?[0-9]+') THEN TRY_CAST({text} AS BIGINT) END"
+        family = s.logical(check.column)
+        value = f"({integer})" if family == "integer" else f"TRY_CAST({text} AS DOUBLE)"
+    if family not in {"integer", "number"} and check.function not in _COUNTED:
         return None
     if check.function == "stdev":
         # DuckDB refuses infinities here; pandas answers NaN, which is no value.

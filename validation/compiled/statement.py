@@ -51,8 +51,6 @@ class Statement:
         kept = f"({where}) AND ({considered(check, s)})"
         evaluated = f"count(*) FILTER (WHERE {kept})"
         if isinstance(check, Unique):
-            if any(s.kind(column) == "other" for column in check.columns):
-                return False
             names = ", ".join(s.local(column) for column in check.columns)
             groups = f"SELECT count(*) AS c FROM prepared WHERE {kept} GROUP BY {names}"  # noqa: S608  # our names
             unexpected = f"(SELECT coalesce(sum(c) FILTER (WHERE c > 1), 0)::BIGINT FROM ({groups}))"  # noqa: S608
