@@ -16,7 +16,7 @@ EXIT_CODES = range(6)
 SECONDS = float(os.environ.get("TORTURE_SECONDS", "0"))
 """How long all kinds together go on; 0 takes a few seeds of each, as `make test` does."""
 FIRST = int(os.environ.get("TORTURE_SEED", "0"))
-KINDS = 8
+KINDS = 13
 
 
 class Outcome(NamedTuple):

@@ -166,3 +166,16 @@ def test_a_source_is_found_by_its_name_in_the_plan(tmp_path: Path) -> None:
     assert run("profile", "fares", "--time", "at", *profiles)[0] == 0
     code, text = run("profile", "fairs", *profiles)
     assert (code, "did you mean 'fares'" in text) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "text", ["null\n", 'null, "a": 1}\n', '{"a": 1}\nnull\n', '{"a": 1}\n[1]\n', '{"a": 1}\n"a"\n']
+)
+def test_lines_that_are_no_objects_are_refused(tmp_path, text):
+    """With the line's number; Arrow's own reader ends the process where a block begins with `null`."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    with pytest.raises(PlatformError, match=r"line \d is no JSON object"):
+        CliRunner().invoke(
+            app, ["drift", "check", "--reference", str(path), "--current", str(path)], catch_exceptions=False
+        )

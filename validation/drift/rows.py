@@ -104,7 +104,7 @@ def _given(folder: Path, manifest: _Manifest) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> pa.Table:
-    readers = {".parquet": _parquet, ".csv": pacsv.read_csv, ".jsonl": pajson.read_json, ".ndjson": pajson.read_json}
+    readers = {".parquet": _parquet, ".csv": pacsv.read_csv, ".jsonl": _json_lines, ".ndjson": _json_lines}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DriftError(f"{path}: found ending {path.suffix!r}; allowed: {', '.join(readers)}")
@@ -113,6 +113,15 @@ def _read(path: Path) -> pa.Table:
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DriftError(f"{path}: the file cannot be read: {' '.join(str(error).split())}") from error
     return table
+
+
+def _json_lines(path: Path) -> pa.Table:
+    """Arrow's reader, which ends the process where a block of lines begins with `null`: only objects come to it."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip() and not line.lstrip(b" \t\xef\xbb\xbf").startswith(b"{"):
+                raise DriftError(f"{path}: line {number} is no JSON object; a file of rows has one a line")
+    return pajson.read_json(path)
 
 
 def _parquet(path: Path) -> pa.Table:
