@@ -22,9 +22,10 @@ from featurestore.api.access import ApiKeys
 from featurestore.api.again import Again
 from featurestore.api.direct import DirectApp
 from featurestore.api.documentation import ERRORS, FEATURES, describe
-from featurestore.api.faults import defect, fault
+from featurestore.api.faults import answer_to, defect, fault
 from featurestore.api.features_route import PATH, FeaturesRoute
 from featurestore.api.gate import Gate
+from featurestore.api.identity import ROUTE_ACTIONS
 from featurestore.api.limits import Limits
 from featurestore.api.materialization import Materializer
 from featurestore.api.metrics import Metrics
@@ -41,6 +42,7 @@ from featurestore.online.connection import StoreClient
 from featurestore.online.fetch import fetcher
 from featurestore.plan import Plan
 from featurestore.plan_users import PlanUsers
+from validation.errors import PlatformError
 from validation.violations import ViolationStore
 
 POLL_S = 1.0
@@ -128,10 +130,9 @@ def create_app(
     if writes is not None:
         routes = WriteRoutes(watch, gate, bounds, metrics, writes)
         add_write_routes(app, routes)
-        if materializer is not None:
-            add_materialize_routes(app, routes, materializer)
+        add_materialize_routes(app, routes, materializer)
 
-    app.add_exception_handler(RequestValidationError, _unfit)
+    app.add_exception_handler(RequestValidationError, partial(_unfit, gate, watch))
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Exception, _broken)
     describe(app, bounds, (*BODIES, *SCHEMAS))
@@ -146,8 +147,15 @@ async def _not_routed(request: Request, error: Exception) -> Response:
     return fault(error.status_code, codes.get(error.status_code, "http_error"), message, routes, error.headers)
 
 
-async def _unfit(_: Request, error: Exception) -> Response:
+async def _unfit(gate: Gate, watch: PlanWatch, request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    # Only callers who may ask at all are told what does not fit.
+    try:
+        caller = gate.admit(request)
+        if action := ROUTE_ACTIONS.get(getattr(request.scope.get("route"), "path", "")):
+            gate.begin(request, caller, action, watch.current.plan)
+    except PlatformError as refused:
+        return answer_to(refused)
     wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
     return fault(422, "invalid_request", f"the request does not fit: {wrong}")
 

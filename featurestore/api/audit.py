@@ -22,6 +22,7 @@ from featurestore.errors import FeatureStoreError
 FILE = "audit.jsonl"
 STRANGERS_PER_S = 100.0
 _LONGEST = 1000
+_LONGEST_NAME, _MOST_NAMES = 200, 200
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,7 +87,7 @@ class AuditLog:
             caller=caller[:_LONGEST],
             address=address,
             route=route[:_LONGEST],
-            resources=tuple(resources),
+            resources=_shortened(resources),
             status=status,
             code=code,
             detail=detail[:_LONGEST],
@@ -116,3 +117,9 @@ class AuditLog:
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
+
+
+def _shortened(resources: Sequence[str]) -> tuple[str, ...]:
+    """At most 200 names of bounded length, and how many more there are."""
+    named = tuple(name[:_LONGEST_NAME] for name in resources[:_MOST_NAMES])
+    return named if len(resources) <= _MOST_NAMES else (*named, f"and {len(resources) - _MOST_NAMES} more")

@@ -62,9 +62,10 @@ class FeaturesRoute:
         return answer
 
     async def _answer(self, request: Asking, receive: Receive) -> tuple[bytes, str]:
-        """1. Let in. 2. Decode within limits. 3. Permit. 4. Read and write the answer."""
+        """1. Let in, with a role that may read. 2. Decode within limits. 3. Permit. 4. Read and write the answer."""
         gate = self._gate
         caller = gate.admit(request)
+        gate.begin(request, caller, "read_online", self._watch.current.plan)
         wanted = media_type(request.headers.get("accept"))
         body = await read_body(request.headers, receive, self._limits.body_bytes)
         asked = decode_request(body)
@@ -73,7 +74,14 @@ class FeaturesRoute:
         if kind is None or caller not in kind.permitted:
             named = serving.names_of(asked, body)
             rules = gate.permissions(serving.plan)
-            gate.allow(request, caller, lambda: rules.check_read(caller, named.features, named.feature_service))
+            service = named.feature_service
+            answering = serving.answering(service)
+            gate.allow(
+                request,
+                caller,
+                lambda: rules.check_read(caller, named.features, service, answering=answering),
+                resources=(*named.features, *(() if service is None else (service,))),
+            )
             kind = kind or serving.kind(asked, named)
             kind.permit(caller)
         return await serving.answer(kind, asked, wanted), wanted

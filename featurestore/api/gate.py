@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from featurestore.api.access import ApiKeys, is_loopback
 from featurestore.api.audit import AuditLog
 from featurestore.api.faults import Refused
-from featurestore.api.identity import ANYONE, Caller
+from featurestore.api.identity import ANYONE, Action, Caller
 from featurestore.api.key_store import KeyRing
 from featurestore.api.permissions import Permissions
 from featurestore.api.rate import RateLimit
@@ -150,8 +150,16 @@ class Gate:
             found = self._permissions[id(plan)] = Permissions(plan)
         return found
 
-    def denied(self, request: Asking, caller: Caller | None, refused: Refused) -> None:
-        """Keeps a refusal in the audit log."""
+    def begin(self, request: Asking, caller: Caller, action: Action, plan: Plan) -> None:
+        """Refuse and audit a caller who may not do this with any view; asked before the request is decoded."""
+        rules = self.permissions(plan)
+        if (caller, action) in rules.begun:
+            return
+        self.allow(request, caller, lambda: rules.check_action(caller, action))
+        rules.remember(caller, action)
+
+    def denied(self, request: Asking, caller: Caller | None, refused: Refused, resources: tuple[str, ...] = ()) -> None:
+        """Keep a refusal in the audit log, with what was asked for."""
         if self.audit is None:
             return
         told: dict[str, Any] = {
@@ -164,19 +172,21 @@ class Gate:
         if caller is None:
             self.audit.refused_stranger(**told)
         else:
-            self.audit.record("denied", caller=caller.name, **told)
+            self.audit.record("denied", caller=caller.name, resources=resources, **told)
 
-    def allow(self, request: Asking, caller: Caller, check: Callable[[], None]) -> None:
+    def allow(
+        self, request: Asking, caller: Caller, check: Callable[[], None], *, resources: tuple[str, ...] = ()
+    ) -> None:
         """Runs a check of permissions; its refusal is audited and raised."""
         try:
             check()
         except Refused as refused:
-            self.denied(request, caller, refused)
+            self.denied(request, caller, refused, resources)
             raise
 
     def write(
         self, request: Asking, caller: Caller, resources: tuple[str, ...]
-    ) -> Callable[[PlatformError | None], None]:
+    ) -> Callable[[BaseException | None], None]:
         """Keeps the beginning of a write in the audit log; what is returned keeps its end.
 
         Raises FeatureStoreError where the beginning cannot be kept: then nothing may be written.
@@ -193,12 +203,19 @@ class Gate:
         return functools.partial(_ended, self.audit, told)
 
 
-def _unrecorded(_: PlatformError | None) -> None:
+def _unrecorded(_: BaseException | None) -> None:
     """The end of a write that no log keeps."""
 
 
-def _ended(audit: AuditLog, told: dict[str, Any], error: PlatformError | None) -> None:
-    audit.record("written" if error is None else "failed", **told, detail="" if error is None else str(error))
+def _ended(audit: AuditLog, told: dict[str, Any], error: BaseException | None) -> None:
+    if error is None:
+        audit.record("written", **told)
+        return
+    # What a defect says may hold values of the request: its kind is enough here, the log has the rest.
+    detail = (
+        str(error) if isinstance(error, PlatformError) else f"{type(error).__name__}: it is not known what was done"
+    )
+    audit.record("failed", **told, detail=detail)
 
 
 def address_of(request: Asking) -> str:

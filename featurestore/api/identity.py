@@ -12,6 +12,16 @@ ROLES: dict[str, frozenset[Action]] = {
     "admin": frozenset({"read_online", "push", "write_online", "materialize", "see_violations"}),
 }
 """What each role may do; other roles mean something to Feast's permissions alone."""
+ROUTE_ACTIONS: dict[str, Action] = {
+    "/get-online-features": "read_online",
+    "/push": "push",
+    "/write-to-online-store": "write_online",
+    "/materialize": "materialize",
+    "/materialize-incremental": "materialize",
+    "/violations": "see_violations",
+    "/violations/{violation_id}": "see_violations",
+}
+"""What a caller of a route must be allowed before anything of the request is looked at; other routes need no role."""
 EVERYTHING = "*"
 PII = "pii"
 """The grant that opens every view tagged `pii`, and that tag."""

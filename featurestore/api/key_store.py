@@ -17,6 +17,7 @@ import msgspec
 from featurestore.api.identity import ROLES, Caller
 from featurestore.clock import Clock
 from featurestore.errors import StaleStore, StoreUnavailable, UnknownName, UsageError
+from featurestore.signing import Signer, signer_of
 
 PREFIX = "fsk_"
 _log = logging.getLogger(__name__)
@@ -74,8 +75,11 @@ def digest_of(key: str) -> bytes:
 class KeyStore:
     """The API keys of one project. Raises StoreUnavailable where the store does not answer."""
 
-    def __init__(self, client: HashStore, project: str) -> None:
+    def __init__(self, client: HashStore, project: str, signer: Signer | None = None) -> None:
+        """Rows are signed: one that `signer` does not accept lets nobody in. Without one, the environment's keys."""
         self._client = client
+        self._project = project.encode()
+        self._signer = signer or signer_of(None)
         self._key = f"fs:apikeys:{{{len(project)}:{project}}}".encode()
 
     def create(
@@ -121,7 +125,7 @@ class KeyStore:
         keys, unreadable = [], []
         for name, value in held.items():
             try:
-                key = msgspec.json.decode(value, type=ApiKey)
+                key = self._unsealed(name, value)
                 bytes.fromhex(key.digest)
             except (msgspec.MsgspecError, ValueError):
                 unreadable.append(name.decode(errors="backslashreplace"))
@@ -135,7 +139,8 @@ class KeyStore:
         keys = {key.id: key for key in found}
         if key_id in unreadable:
             raise StaleStore(
-                f"API key {key_id!r} is stored unreadably, which lets nobody in; create another one in its place"
+                f"API key {key_id!r} is torn, or not signed with a key that this process has, and lets nobody in; "
+                "create another one in its place"
             )
         if key_id not in keys:
             raise UnknownName("API key", key_id, keys)
@@ -145,8 +150,31 @@ class KeyStore:
             self._put(revoked)
         return revoked
 
+    def sign(self, key_id: str) -> ApiKey:
+        """Sign a row of a version that did not sign: what it may do is taken as it stands. Raises UnknownName."""
+        held: Mapping[bytes, bytes] = self._client.hgetall(self._key)
+        raw = held.get(key_id.encode())
+        try:
+            key = None if raw is None else msgspec.json.decode(raw, type=ApiKey)
+        except msgspec.MsgspecError:
+            key = None
+        if key is None or key.id != key_id:
+            unsigned = [name.decode(errors="backslashreplace") for name, value in held.items() if value[:1] == b"{"]
+            raise UnknownName("API key without a signature", key_id, unsigned)
+        self._put(key)
+        return key
+
     def _put(self, key: ApiKey) -> None:
-        self._client.hset(self._key, key.id.encode(), msgspec.json.encode(key))
+        name, data = key.id.encode(), msgspec.json.encode(key)
+        signature = self._signer.sign(b"api key", self._project, name, data)
+        self._client.hset(self._key, name, b"%s\n%s" % (signature, data))
+
+    def _unsealed(self, name: bytes, sealed: bytes) -> ApiKey:
+        """The key of one row; raises ValueError where it is torn, not signed, or another's row."""
+        signature, _, data = sealed.partition(b"\n")
+        if not self._signer.accepts(signature, b"api key", self._project, name, data):
+            raise ValueError("not signed with a key that this process has")
+        return msgspec.json.decode(data, type=ApiKey)
 
 
 class KeyRing:
@@ -156,6 +184,7 @@ class KeyRing:
         self._store = store
         self._callers: dict[bytes, Caller] | None = None
         self._unreadable: Sequence[str] = ()
+        self._revoked: set[str] = set()
         self._looking = threading.Lock()
 
     def look(self) -> None:
@@ -168,7 +197,9 @@ class KeyRing:
             if unreadable and unreadable != self._unreadable:
                 _log.error("API keys that cannot be read let nobody in: %s", ", ".join(map(repr, unreadable)))
             self._unreadable = unreadable
-            self._callers = {bytes.fromhex(key.digest): key.caller for key in keys if key.revoked_us is None}
+            # What was revoked once stays so for this process: an older row of it may be put back, signed as it is.
+            self._revoked |= {key.digest for key in keys if key.revoked_us is not None}
+            self._callers = {bytes.fromhex(key.digest): key.caller for key in keys if key.digest not in self._revoked}
 
     def find(self, key: str) -> Caller | None:
         """Whom a key belongs to, None where to nobody; raises StoreUnavailable before the keys were ever read.

@@ -9,7 +9,8 @@ import contextlib
 import fcntl
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -45,12 +46,16 @@ class IncrementalRequest(msgspec.Struct, frozen=True):
     version: str | None = None
 
 
-def words_of(request: MaterializeRequest | IncrementalRequest) -> list[str]:
-    """The command's options for a request; raises UsageError.
+def words_of(request: MaterializeRequest | IncrementalRequest, views: Sequence[str]) -> list[str]:
+    """The command's options for a request about these views, each of them named; raises UsageError.
 
-    >>> words_of(IncrementalRequest(end_ts="2013-01-02"))
-    ['--incremental', '--end', '2013-01-02T00:00:00Z']
+    The command takes no name for all views: what was permitted is always named, so that nothing else is done.
+
+    >>> words_of(IncrementalRequest(end_ts="2013-01-02"), ["weather"])
+    ['--incremental', '--end', '2013-01-02T00:00:00Z', '--', 'weather']
     """
+    if not views:
+        raise UsageError("no view to materialize: `feature_views` is empty, or the plan has no online batch view")
     if request.version is not None:
         raise UsageError("version: views have no versions to materialize here; leave it out")
     if isinstance(request, IncrementalRequest):
@@ -63,7 +68,7 @@ def words_of(request: MaterializeRequest | IncrementalRequest) -> list[str]:
         words = ["--start", _text(request.start_ts), "--end", _text(request.end_ts)]
     else:
         raise UsageError("start_ts and end_ts are needed where disable_event_timestamp is false")
-    return words + (["--", *request.feature_views] if request.feature_views else [])
+    return [*words, "--", *views]
 
 
 def views_of(request: MaterializeRequest | IncrementalRequest, plan: Plan) -> list[str]:
@@ -76,7 +81,7 @@ def views_of(request: MaterializeRequest | IncrementalRequest, plan: Plan) -> li
             raise UsageError(f"view {name!r} is windowed: the stream keeps it current, nothing can be materialized")
         if name not in batch:
             raise UnknownName("online feature view", name, batch)
-    return request.feature_views
+    return [*dict.fromkeys(request.feature_views)]
 
 
 def _text(instant: str) -> str:
@@ -98,8 +103,10 @@ class Materializer:
         self._environ = {name: value for name, value in environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, words: Sequence[str], *, wait: bool) -> None:
-        """Starts one materialization, and waits for its end if `wait`.
+    async def run(
+        self, words: Sequence[str], *, wait: bool, ended: Callable[[BaseException | None], object] = lambda _: None
+    ) -> None:
+        """Starts one materialization, and waits for its end if `wait`; `ended` hears how it ended in both cases.
 
         Raises Refused: 409 while another runs, 422 where a contract stopped it. Raises UsageError where the command
         calls the request wrong and FeatureStoreError where it fails; without `wait` a failure is only logged.
@@ -118,11 +125,11 @@ class Materializer:
                 start_new_session=True,
             )
         task = asyncio.create_task(self._finish(child))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._forget, ended, told=not wait))
         if wait:
-            await task
-        else:
-            self._tasks.add(task)
-            task.add_done_callback(self._forget)
+            # A caller who goes away does not end the run, and its end is still kept.
+            await asyncio.shield(task)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[IO[bytes]]:
@@ -149,7 +156,12 @@ class Materializer:
             )
         raise (UsageError if code == UsageError.exit_code else FeatureStoreError)(f"materialize: {said}")
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
+    def _forget(self, ended: Callable[[BaseException | None], object], task: asyncio.Task[None], *, told: bool) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
+        error = asyncio.CancelledError("the service stopped while it ran") if task.cancelled() else task.exception()
+        if told and error is not None:
             _log.error("%s", error)
+        try:
+            ended(error)
+        except FeatureStoreError as unkept:
+            _log.error("%s", unkept)

@@ -48,7 +48,9 @@ from featurestore.online.writer import RowWriter
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore
 from featurestore.plan_users import PlanUsers
+from featurestore.private_files import write_privately
 from featurestore.promises_kept import PromiseMetrics
+from featurestore.signing import Signer, signer_of
 from featurestore.write_profiles import WriteProfiles
 from featurestore.write_reports import WriteReports
 from validation.profile.store import ProfileStore
@@ -73,10 +75,11 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
     Raises ConfigurationError where the configuration is wrong; a store that is away or has no plan yet does not: the
     process starts, says 503 and gets ready when they come.
     """
+    write_privately()
     keep_pandas_out()
     keep_freed_memory()
     settings = load_settings(Path(environ.get(REPO) or "."), environ)
-    clock = system_clock(settings.clock_offset_us)
+    clock, signer = system_clock(settings.clock_offset_us), signer_of(settings.data_dir, environ)
     client = connect(settings.online, settings.data_dir, timeout_s=STORE_TIMEOUT_S)
     limits = Limits()
     append, own = appender(settings.repo), CollectorRegistry()
@@ -96,13 +99,13 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
         )  # fmt: skip
 
     app = create_app(
-        plans=PlanStore(client, settings.project),
+        plans=PlanStore(client, settings.project, signer),
         reader=lambda plan: OnlineReader(client, plan, clock),
         store=client,
         clock=clock,
         metrics=metrics,
         keys=keys_of(environ),
-        gate=_gate(environ, settings, client),
+        gate=_gate(environ, settings, client, signer),
         writes=writes,
         materializer=Materializer(settings.repo, settings.data_dir, environ),
         staleness=staleness_of(client, clock),
@@ -119,11 +122,11 @@ def application(environ: Mapping[str, str] = os.environ) -> FastAPI:
     return app
 
 
-def _gate(environ: Mapping[str, str], settings: Settings, client: StoreClient) -> Gate:
+def _gate(environ: Mapping[str, str], settings: Settings, client: StoreClient, signer: Signer) -> Gate:
     rate = RateLimit(rate_of(environ.get(RATE)), workers=int(environ.get(WORKERS) or 1), monotonic_s=time.monotonic)
     return Gate(
         keys=keys_of(environ),
-        ring=KeyRing(KeyStore(client, settings.project)),
+        ring=KeyRing(KeyStore(client, settings.project, signer)),
         tokens=_tokens(environ),
         open=environ.get(OPEN) == "1",
         rate=rate,

@@ -142,6 +142,11 @@ class Serving:
         self._metrics = metrics
         self._kinds: dict[tuple[bytes, str | None, bool], Kind] = {}
 
+    def answering(self, service: str | None) -> Plan | None:
+        """The earlier plan that answers for a service in this plan's place; None where this plan answers itself."""
+        pinned = None if service is None else self._pinned.get(service)
+        return None if pinned is None else pinned.plan
+
     def known(self, asked: Asked) -> Kind | None:
         """The kind of a request that was asked before in these very words."""
         return self._kinds.get((bytes(asked.features), asked.feature_service, asked.full_feature_names))

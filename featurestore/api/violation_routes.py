@@ -103,8 +103,8 @@ def add_violation_routes(app: FastAPI, *, store: ViolationStore, gate: Gate, met
         """One violation with all its repetitions, as JSON or as a page that needs no other address (Accept header)."""
 
         async def handle(caller: Caller) -> Response:
-            wanted = _media_type(request.headers.get("accept"))
             among = seen_by(request, caller)
+            wanted = _media_type(request.headers.get("accept"))
             found = await asyncio.to_thread(store.get, violation_id)
             # Whether another producer has a violation of this id is nobody's business.
             if found is None or (among is not None and found.producer not in among):

@@ -65,11 +65,15 @@ class WriteRoutes:
             self._writes = (plan, self._make(plan))
         return self._writes[1]
 
-    async def answer(self, request: Request, handle: Callable[[Caller], Awaitable[Response]]) -> Response:
-        """What a handler answers, or the one error shape."""
+    async def answer(
+        self, request: Request, action: Action, handle: Callable[[Caller], Awaitable[Response]]
+    ) -> Response:
+        """What a handler answers, or the one error shape; a caller who may not do this at all is refused first."""
         started = time.perf_counter()
         try:
-            response = await handle(self._gate.admit(request))
+            caller = self._gate.admit(request)
+            self._gate.begin(request, caller, action, self.plan)
+            response = await handle(caller)
         except PlatformError as error:
             response = answer_to(error)
         self._metrics.answered(response.status_code, time.perf_counter() - started)
@@ -85,16 +89,30 @@ class WriteRoutes:
         feast: tuple[str, ...] = (),
     ) -> Any:
         """What `work` gives, between its two lines in the audit log; refused before the first without permission."""
-        permissions = self._gate.permissions(self.plan)
-        self._gate.allow(request, caller, lambda: permissions.check(caller, action, views, feast=feast))
-        ended = self._gate.write(request, caller, tuple(views))
+        ended = self.begun(request, caller, action, views, feast)
         try:
             result = await work()
-        except PlatformError as error:
+        except BaseException as error:
             ended(error)
             raise
         ended(None)
         return result
+
+    def permit(
+        self, request: Request, caller: Caller, action: Action, views: list[str], feast: tuple[str, ...] = ()
+    ) -> None:
+        """Raise Refused (403), which is audited, where the caller may not do this with one of the views."""
+        permissions = self._gate.permissions(self.plan)
+        self._gate.allow(
+            request, caller, lambda: permissions.check(caller, action, views, feast=feast), resources=tuple(views)
+        )
+
+    def begun(
+        self, request: Request, caller: Caller, action: Action, views: list[str], feast: tuple[str, ...] = ()
+    ) -> Callable[[BaseException | None], None]:
+        """Keep the beginning of a permitted write; what is returned keeps its end. Raises Refused (403), audited."""
+        self.permit(request, caller, action, views, feast)
+        return self._gate.write(request, caller, tuple(views))
 
 
 def add_write_routes(app: FastAPI, routes: WriteRoutes) -> None:
@@ -120,7 +138,7 @@ def add_write_routes(app: FastAPI, routes: WriteRoutes) -> None:
             )
             return _json(counts)
 
-        return await routes.answer(request, handle)
+        return await routes.answer(request, "push", handle)
 
     @app.post("/write-to-online-store", openapi_extra=_WRITE, responses=ERRORS, response_class=Response)
     async def write_to_online_store(request: Request) -> Response:
@@ -139,19 +157,36 @@ def add_write_routes(app: FastAPI, routes: WriteRoutes) -> None:
             )
             return _json(counts)
 
-        return await routes.answer(request, handle)
+        return await routes.answer(request, "write_online", handle)
 
 
-def add_materialize_routes(app: FastAPI, routes: WriteRoutes, materializer: Materializer) -> None:
-    """The routes that bring offline values online."""
+def add_materialize_routes(app: FastAPI, routes: WriteRoutes, materializer: Materializer | None) -> None:
+    """The routes that bring offline values online; none without what materializes."""
+    if materializer is None:
+        return
 
     async def run(
         request: Request, caller: Caller, wanted: MaterializeRequest | IncrementalRequest, *, wait: bool
     ) -> Response:
-        views, words = views_of(wanted, routes.plan), words_of(wanted)
-        await routes.audited(
-            request, caller, "materialize", views, lambda: materializer.run(words, wait=wait)
-        )  # fmt: skip
+        views = views_of(wanted, routes.plan)
+        # Permission first: what is wrong with the rest of the request is the business of those who may ask.
+        routes.permit(request, caller, "materialize", views)
+        words = words_of(wanted, views)
+        ended, told = routes.begun(request, caller, "materialize", views), False
+
+        def once(error: BaseException | None) -> None:
+            nonlocal told
+            if not told:
+                told = True
+                ended(error)
+
+        try:
+            await materializer.run(words, wait=wait, ended=once)
+        except asyncio.CancelledError:
+            raise  # the run goes on, and tells its end itself
+        except BaseException as error:
+            once(error)
+            raise
         return _json(None) if wait else _json({"status": "accepted", "feature_views": views}, 202)
 
     @app.post("/materialize", openapi_extra=_MATERIALIZE, responses=ERRORS, response_class=Response)
@@ -162,7 +197,7 @@ def add_materialize_routes(app: FastAPI, routes: WriteRoutes, materializer: Mate
             wanted = decoded(await routes.body(request), MaterializeRequest)
             return await run(request, caller, wanted, wait=not background)
 
-        return await routes.answer(request, handle)
+        return await routes.answer(request, "materialize", handle)
 
     @app.post("/materialize-incremental", openapi_extra=_INCREMENTAL, responses=ERRORS, response_class=Response)
     async def materialize_incremental(
@@ -175,7 +210,7 @@ def add_materialize_routes(app: FastAPI, routes: WriteRoutes, materializer: Mate
             wanted = decoded(await routes.body(request), IncrementalRequest)
             return await run(request, caller, wanted, wait=not background)
 
-        return await routes.answer(request, handle)
+        return await routes.answer(request, "materialize", handle)
 
 
 def _json(content: Any, status: int = 200) -> Response:

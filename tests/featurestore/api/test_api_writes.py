@@ -217,10 +217,12 @@ def test_a_contract_that_is_not_asked_would_be_seen(landed, project, tmp_path, m
 def test_requests_become_commands() -> None:
     """Instants are normalized; views come after the end of options, so that none of them is taken for one."""
     request = MaterializeRequest(start_ts="2013-01-01", end_ts="2013-01-02T01:00:00+01:00", feature_views=["a"])
-    assert words_of(request) == [
+    assert words_of(request, ["a"]) == [
         "--start", "2013-01-01T00:00:00Z", "--end", "2013-01-02T00:00:00Z", "--", "a",
     ]  # fmt: skip
-    assert words_of(MaterializeRequest(disable_event_timestamp=True)) == []
+    assert words_of(MaterializeRequest(disable_event_timestamp=True), ["a", "b"]) == ["--", "a", "b"]
+    with pytest.raises(UsageError, match="no view"):
+        words_of(MaterializeRequest(disable_event_timestamp=True), [])
     for wrong in (
         MaterializeRequest(),
         MaterializeRequest(start_ts="2013-01-02", end_ts="2013-01-01"),
@@ -229,7 +231,7 @@ def test_requests_become_commands() -> None:
         MaterializeRequest(start_ts="2013-01-01", end_ts="2013-01-02", version="v2"),
     ):
         with pytest.raises(UsageError):
-            words_of(wrong)
+            words_of(wrong, ["a"])
 
 
 def test_an_offline_view_is_pushed_offline(writing, tmp_path: Path) -> None:
