@@ -44,6 +44,7 @@ from featurestore.online.server import EmbeddedServer
 from featurestore.online.writer import RowWriter
 from featurestore.plan import Field, JoinKey, Plan, Source, View
 from featurestore.plan_store import PlanStore
+from featurestore.signing import signer_of
 
 PROJECT, VIEWS, FEATURES, DRIVERS = "bench", 5, 10, 1_000
 KEY = JoinKey(entity="driver", name="driver_id", dtype="INT64")
@@ -89,7 +90,7 @@ def land_ours(repo: Path, url: str, tables: list[pa.Table]) -> None:
         RowWriter(client, PROJECT, view, clock=lambda: time.time_ns() // 1000).write(
             table, event_timestamp="event_timestamp"
         )
-    PlanStore(client, PROJECT).publish(made)
+    PlanStore(client, PROJECT, signer_of(repo / "data")).publish(made)
     client.close()
 
 

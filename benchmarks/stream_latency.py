@@ -35,6 +35,7 @@ from featurestore.online.connection import connect
 from featurestore.online.keys import Shard
 from featurestore.online.server import EmbeddedServer
 from featurestore.plan_store import PlanStore
+from featurestore.signing import signer_of
 from streaming.audit import audit_shard
 from streaming.commit import ShardStore
 from streaming.rehearsal import shop_event, shop_plan
@@ -104,7 +105,7 @@ class Stage:
         )
         self.plan = shop_plan(keyed=True)
         self.client = connect(OnlineSettings(url=self.url), folder)
-        PlanStore(self.client, "shop").publish(self.plan)
+        PlanStore(self.client, "shop", signer_of(folder / "data")).publish(self.plan)
         Publisher(KafkaSettings(servers), TOPIC, partitions=PARTITIONS).close()
         source = KafkaSource(KafkaSettings(servers), [TOPIC], group="none")
         self.partitions = source.partitions_of(TOPIC)

@@ -33,6 +33,7 @@ from featurestore.online.reader import OnlineReader
 from featurestore.online.server import EmbeddedServer
 from featurestore.plan import Aggregation, Field, Plan, Projection, View
 from featurestore.plan_store import PlanStore
+from featurestore.signing import signer_of
 from streaming.claim_record import ClaimRecord
 from streaming.commit import ShardStore
 from streaming.rehearsal import TOPIC, shop_event, shop_plan
@@ -143,7 +144,7 @@ def main() -> None:
         folder, url = Path(name), f"unix://{server.address}"
         stream(events, options.partitions, made, url, folder, now_us)
         client = connect(OnlineSettings(url=url), folder)
-        PlanStore(client, made.project).publish(made)
+        PlanStore(client, made.project, signer_of(folder / "repo" / "data")).publish(made)
         reader = OnlineReader(client, made, lambda: now_us)
         one = (Projection(view=VIEWS[0], features=NAMES),)
         found = reader.read(one, {"user_id": range(options.users)})
@@ -165,7 +166,7 @@ def over_http(
 ) -> None:
     """Three views of 100 entities in one answer of `featurestore serve`."""
     repo = folder / "repo"
-    repo.mkdir()
+    repo.mkdir(exist_ok=True)
     (repo / "feature_store.yaml").write_text(
         f"project: {made.project}\nprovider: local\nregistry: data/registry.db\nonline_store:\n  connection: {url}\n"
     )

@@ -5,6 +5,7 @@ before anything changes.
 """
 
 import importlib.util
+import logging
 import sys
 from contextlib import suppress
 from functools import partial
@@ -21,14 +22,21 @@ from featurestore.changes import Change, Settle, changes
 from featurestore.clock import Clock, system_clock
 from featurestore.compile import Definitions, compile_plan
 from featurestore.config import Settings
-from featurestore.errors import DefinitionError, StoreUnavailable
+from featurestore.errors import ConfigurationError, DefinitionError, StoreUnavailable
 from featurestore.feast_repo import in_repo, open_store, quiet, without_repo
 from featurestore.offline.readable_history import unreadable_history
 from featurestore.online.connection import connect
 from featurestore.online.keys import shards_key
 from featurestore.plan import Plan, View
-from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
+from featurestore.plan_lease import plan_lease
+from featurestore.plan_store import PlanStore, load_plan_file, load_unsigned_plan, write_plan_file
+from featurestore.private_files import make_private
+from featurestore.signing import signer_of
 from validation.contract import load_contracts
+
+log = logging.getLogger(__name__)
+_CREDIBLE_DIGITS = 12
+"""Of a version that a Plan which cannot be trusted claims."""
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -66,34 +74,45 @@ def apply(
 ) -> Applied:
     """Puts the definitions of the repo in force.
 
+    One `apply` of a project runs at a time, on whatever machine; another one waits. A Plan that is torn, or signed with
+    another key, is replaced.
+
     1. Definitions are parsed and compiled; whatever cannot be honoured raises DefinitionError and changes nothing.
     2. The online store must answer (StoreUnavailable); an embedded one is started where none is alive.
     3. Feast's registry is updated.
-    4. The Plan is written to its file, then published to the online store; from here on serving and streaming
-       processes switch to it. A crash before this step leaves the old Plan in force: run apply again. StaleStore where
-       a backfill put another Plan in force meanwhile.
-    5. `settle` says from which offsets on events are judged by it: what arrives after `apply` returned. A crash before
+    4. The Plan is signed and published to the online store, where the lease is still ours; from here on serving and
+       streaming processes switch to it. A crash before this step leaves the old Plan in force: run apply again.
+       StaleStore where a backfill put another Plan in force meanwhile.
+    5. The Plan's file is written, last: it never holds what is not in force. A crash before leaves the former file;
+       the store's Plan counts, and the next apply writes it.
+    6. `settle` says from which offsets on events are judged by it: what arrives after `apply` returned. A crash before
        this step leaves it to the next worker, or to the next `apply`.
 
     A windowed view that is live and whose state would differ stays in force as it is; its next version is built by
     `featurestore backfill`.
     """
-    before = in_force(settings)
-    with in_repo(settings):
-        store, contents, plan = _desired(settings, before, clock or system_clock(settings.clock_offset_us))
-        plans = PlanStore(connect(settings.online, settings.data_dir), settings.project)
-        published = plans.held()  # the store must answer before anything changes
-        with quiet():
-            to_apply, to_delete, _, _ = extract_objects_for_apply_delete(settings.project, store.registry, contents)
-            store.apply(to_apply, objects_to_delete=to_delete, partial=False)
-    write_plan_file(settings.plan_path, plan)
-    plans.replace(published, plan)
+    client, signer = connect(settings.online, settings.data_dir), signer_of(settings.data_dir)
+    plans = PlanStore(client, settings.project, signer)
+    with plan_lease(client, settings.project) as lease:
+        published = plans.raw()  # the store must answer before anything changes
+        known = known_plans(settings, plans)
+        with in_repo(settings):
+            store, contents, plan = _desired(settings, known.plan, clock or system_clock(settings.clock_offset_us))
+            plan = msgspec.structs.replace(plan, version=max(plan.version, known.next_version))
+            with quiet():
+                to_apply, to_delete, _, _ = extract_objects_for_apply_delete(settings.project, store.registry, contents)
+                store.apply(to_apply, objects_to_delete=to_delete, partial=False)
+        plans.replace_raw(published, plan, lease=lease)
+        write_plan_file(settings.plan_path, plan, signer)
+    before = known.plan
+    for refused in known.refused:
+        log.warning("%s (it was replaced)", refused)
     return Applied(plan=plan, changes=_changes(settings, before, plan), settled=tuple(settle(settings, plan)))
 
 
 def _desired(settings: Settings, before: Plan | None, clock: Clock) -> tuple[FeatureStore, RepoContents, Plan]:
     contents = _parse(settings)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    make_private(settings.data_dir)
     with quiet():
         store = open_store(settings)
         try:
@@ -145,16 +164,53 @@ def _check_module_name(path: Path, repo: Path) -> None:
         )
 
 
+class KnownPlans(msgspec.Struct, frozen=True):
+    """What is known of the Plan in force: the latest that can be trusted, and why others are not."""
+
+    plan: Plan | None
+    refused: tuple[str, ...] = ()
+    next_version: int = 0
+    """What the next Plan is at least, where one that cannot be trusted claims a version: watchers must see a change."""
+
+
 def in_force(settings: Settings) -> Plan | None:
     """The Plan in force: the online store's or the file's, whichever is later; None before the first `apply`.
 
     A backfill puts Plans in force too, maybe on a machine with another file; a store may have lost its Plan.
     """
-    known = [load_plan_file(settings.plan_path)] if settings.plan_path.exists() else []
     with suppress(StoreUnavailable):
-        published = PlanStore(connect(settings.online, settings.data_dir, start=False), settings.project).held()
-        known += [] if published is None else [published]
-    return max(known, key=lambda plan: plan.version, default=None)
+        client = connect(settings.online, settings.data_dir, start=False)
+        return known_plans(settings, PlanStore(client, settings.project, signer_of(settings.data_dir))).plan
+    return known_plans(settings, None).plan
+
+
+def known_plans(settings: Settings, plans: PlanStore | None) -> KnownPlans:
+    """The latest Plan of file and store that can be trusted; one that cannot is left out, so that `apply` repairs it.
+
+    Where neither can, it is the latest of those that the store remembers; where nothing is signed, as after an upgrade,
+    the file's: the data folder holds the registry, which is trusted likewise. The store's alone never is.
+    """
+    known: list[Plan] = []
+    refused: list[str] = []
+    claimed = 0
+    if settings.plan_path.exists():
+        try:
+            known.append(load_plan_file(settings.plan_path, signer_of(settings.data_dir)))
+        except ConfigurationError as error:
+            refused.append(str(error))
+    if plans is not None:
+        try:
+            published = plans.held()
+            known += [] if published is None else [published]
+        except ConfigurationError as error:
+            refused.append(str(error))
+            head = plans.raw().partition(b"\n")[0]
+            claimed = int(head) + 1 if head.isdigit() and len(head) <= _CREDIBLE_DIGITS else 0
+        if not known and (remembered := plans.latest_remembered()) is not None:
+            known.append(remembered)
+    if not known and (unsigned := load_unsigned_plan(settings.plan_path)) is not None:
+        known.append(unsigned)
+    return KnownPlans(max(known, key=lambda plan: plan.version, default=None), tuple(refused), claimed)
 
 
 def _is_live(settings: Settings, view: View) -> bool:

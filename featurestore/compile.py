@@ -23,6 +23,7 @@ from featurestore.contracts import contract_of
 from featurestore.errors import DefinitionError
 from featurestore.function_proof import prove
 from featurestore.function_source import extract_source
+from featurestore.personal import masked_contracts
 from featurestore.plan import (
     Field,
     JoinKey,
@@ -108,6 +109,7 @@ def compile_plan(
             services=definitions.services,
         ),
     )
+    draft = msgspec.structs.replace(draft, contracts=masked_contracts(draft.contracts, views, services, draft))
     segments_of(draft, views.values())  # refuses what no column is
     draft = kept_in_force(draft, previous, live)
     digest = definitions_digest(draft)

@@ -14,6 +14,8 @@ from featurestore.offline.sources import place_at
 from featurestore.online.connection import StoreClient, connect
 from featurestore.plan import Plan
 from featurestore.plan_store import PlanStore, load_plan_file
+from featurestore.private_files import open_to_others
+from featurestore.signing import signer_of
 from validation.place import ObjectPath, is_address, place_of
 from validation.redaction import redacted_url
 
@@ -60,6 +62,13 @@ def _data_dir(settings: Settings) -> Iterator[Check]:
     folder = settings.data_dir
     if folder.is_dir():
         yield Check(name="data folder", ok=True, found=str(folder))
+        found = open_to_others(folder)
+        yield Check(
+            name="data folder's modes",
+            ok=not found,
+            found=f"{len(found)} that other users may open, {found[0]} first" if found else "nobody else's",
+            remedy=f"chmod -R go= {folder}" if found else "",
+        )
     else:
         remedy = "`featurestore apply` makes it"
         yield Check(name="data folder", ok=False, found=f"{folder} is not there", remedy=remedy)
@@ -99,7 +108,7 @@ def _conditions_ignored(place: ObjectPath) -> str:
 
 def _plan(settings: Settings, checks: list[Check]) -> Plan | None:
     try:
-        plan = load_plan_file(settings.plan_path)
+        plan = load_plan_file(settings.plan_path, signer_of(settings.data_dir))
     except FeatureStoreError as error:
         checks.append(Check(name="plan", ok=False, found=str(error), remedy="run `featurestore apply`"))
         return None
@@ -120,7 +129,7 @@ def _online(settings: Settings, plan: Plan | None) -> Iterator[Check]:
     yield from _eviction(client)
     if plan is None:
         return
-    version = PlanStore(client, settings.project).version()
+    version = PlanStore(client, settings.project, signer_of(settings.data_dir)).version()
     yield Check(
         name="plan in the online store",
         ok=version == plan.version,

@@ -29,6 +29,10 @@ class ConfigurationError(UsageError):
     """The configuration is missing something or contradicts itself."""
 
 
+class Untrusted(ConfigurationError):
+    """A plan that is torn, not signed, or signed with a key that this process does not have: it is not used."""
+
+
 class DefinitionError(UsageError):
     """A definition in the feature repo cannot be honoured as written."""
 

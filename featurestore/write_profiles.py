@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from featurestore.clock import Clock
 from featurestore.monitor.kept_profiles import AT, added, by_segment, first_baseline, hour_name, safe_name
-from featurestore.plan import Plan, View
+from featurestore.personal import holds_personal
+from featurestore.plan import Plan, View, is_personal
 from featurestore.segments import segments_of
 from validation.errors import PlatformError
 from validation.profile.baseline import Baseline, kind_of
@@ -70,7 +71,12 @@ class WriteProfiles:
         self._lock = threading.Lock()
 
     def written(self, plan: Plan, view: View, table: pa.Table) -> None:
-        """Takes rows that were written, under the view's names. An error is logged: the rows are written."""
+        """Takes rows that were written, under the view's names. An error is logged: the rows are written.
+
+        Of personal data there is no profile: its quantiles and categories are values of somebody.
+        """
+        if holds_personal(plan, view.name) or is_personal(view.tags):
+            return
         times = {view.source.timestamp_field, view.source.created_field}
         names = [field.name for field in table.schema if kind_of(field.type) is not None and field.name not in times]
         if not table.num_rows or not names:

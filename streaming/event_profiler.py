@@ -15,7 +15,7 @@ import msgspec
 
 from featurestore.errors import ViewsFailed, failing
 from featurestore.event_profiles import EventProfiles, Profiled
-from featurestore.plan import View
+from featurestore.plan import View, is_personal
 from featurestore.repeated import Failed, attempt, nobody, repeated
 from streaming.event_columns import by_topic
 from streaming.judged import producer_name
@@ -48,7 +48,10 @@ class EventProfiler:
     def __init__(
         self, event_log: Place, store: ProfileStore, views: Sequence[View], segments: Mapping[str, Sequence[str]]
     ) -> None:
-        """`segments` names the columns of each view whose values are cohorts, as the view calls them."""
+        """`segments` names the columns of each view whose values are cohorts, as the view calls them.
+
+        Topics that a view of personal data reads are not profiled.
+        """
         self._topics = {
             topic: EventProfiles(
                 event_log / topic,
@@ -57,6 +60,7 @@ class EventProfiler:
                 sorted({producer_name(view, name) for view in readers for name in segments.get(view.name, ())}),
             )
             for topic, readers in by_topic(views).items()
+            if not any(is_personal(view.tags) for view in readers)
         }
 
     def run(

@@ -20,6 +20,7 @@ from featurestore.plan import Plan, View
 from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
 from featurestore.plan_users import WORKER, PlanUsers
 from featurestore.plan_versions import begun
+from featurestore.signing import signer_of
 from streaming.backfill import Builder, flip
 from streaming.chaser import Chaser
 from streaming.claim_record import ClaimRecord
@@ -54,7 +55,7 @@ class HistoryRun:
         self._settings = settings
         self._clock = system_clock(settings.clock_offset_us)
         self._client = connect(settings.online, settings.data_dir)
-        self._plans = PlanStore(self._client, settings.project)
+        self._plans = PlanStore(self._client, settings.project, signer_of(settings.data_dir))
         self._store = ShardStore(self._client, self._clock)
         self._claims = ClaimRecord(settings.event_log)
 

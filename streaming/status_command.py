@@ -32,6 +32,7 @@ def status(
     from featurestore.clock import system_clock
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
+    from featurestore.signing import signer_of
     from streaming.assembly import build_sinks
     from streaming.commit import ShardStore
     from streaming.retention import look
@@ -44,7 +45,7 @@ def status(
     settings = settings_of(repo)
     client = connect(settings.online, settings.data_dir, start=False)
     clock = system_clock(settings.clock_offset_us)
-    plan = PlanStore(client, settings.project).load()
+    plan = PlanStore(client, settings.project, signer_of(settings.data_dir)).load()
     views = stream_views(plan, topics or [])
     ends = _ends(settings, plan, views)
     sinks = build_sinks(settings, plan, views, clock=clock, flush_s=0, flush_rows=0)

@@ -29,6 +29,7 @@ from featurestore.plan import Plan, View
 from featurestore.plan_store import PlanStore
 from featurestore.plan_users import WORKER, PlanUsers
 from featurestore.promises_kept import PromiseMetrics
+from featurestore.signing import signer_of
 from streaming.assembly import build_sinks, build_worker
 from streaming.beside import Beside
 from streaming.cluster import kafka_source, outbox_of, waited_for
@@ -81,7 +82,7 @@ class StreamProcess:
         offset_s = options.clock_offset_s
         self._clock = system_clock(settings.clock_offset_us if offset_s is None else round(offset_s * _MICROS))
         self._client = connect(settings.online, settings.data_dir)
-        self._plans = PlanStore(self._client, settings.project)
+        self._plans = PlanStore(self._client, settings.project, signer_of(settings.data_dir))
         # Reports cross processes that replay different times: they go by the true time.
         self._users = PlanUsers(self._client, settings.project, system_clock())
         self._name = f"{WORKER}{socket.gethostname()} {os.getpid()}"

@@ -44,8 +44,11 @@ def _parts(repo: "Path", topics: list[str] | None) -> "tuple[Settings, Plan, tup
     """The deployment, its plan, and the plan's views of these topics."""
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
+    from featurestore.signing import signer_of
     from streaming.streamed import stream_views
 
     settings = settings_of(repo)
-    plan = PlanStore(connect(settings.online, settings.data_dir, start=False), settings.project).load()
+    plan = PlanStore(
+        connect(settings.online, settings.data_dir, start=False), settings.project, signer_of(settings.data_dir)
+    ).load()
     return settings, plan, stream_views(plan, topics or [])

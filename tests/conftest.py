@@ -20,6 +20,10 @@ __all__ = ["apache_kafka", "broker", "chosen_broker", "each_broker", "embedded_b
 os.environ.setdefault("FEATURESTORE_STOP_GRACE_S", "60")
 
 
+# Tests publish plans and keys directly, for processes that they start: all of them share one key.
+os.environ.setdefault("FEATURESTORE_SIGNING_KEY", "a signing key of the tests and of no other use")
+
+
 class _Address:
     def __init__(self, url: str) -> None:
         self.url = url

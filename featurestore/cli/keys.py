@@ -69,9 +69,22 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's i
     Console().print(f"key {key.id} ({key.name}) is revoked")
 
 
+@app.command()
+def sign(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as an earlier version had it.")],
+    repo: Repo = HERE,
+) -> None:
+    """Sign an API key that an earlier version made without a signature; look at what it may do first."""
+    from rich.console import Console
+
+    key = _store(repo).sign(key_id)
+    Console().print(f"key {key.id} ({key.name}), roles {', '.join(key.roles)}, grants {', '.join(key.grants)}: signed")
+
+
 def _store(repo: "Path") -> "KeyStore":
     from featurestore.api.key_store import KeyStore
     from featurestore.online.connection import connect
+    from featurestore.signing import signer_of
 
     settings = settings_of(repo)
-    return KeyStore(connect(settings.online, settings.data_dir), settings.project)
+    return KeyStore(connect(settings.online, settings.data_dir), settings.project, signer_of(settings.data_dir))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from featurestore.cli.stopping import Stopping, grace_of
+from featurestore.private_files import write_privately
 from validation.errors import PlatformError
 from validation.printable import printable
 from validation.redaction import redacted
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None, stopping: Stopping | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = DEBUG in words
+    write_privately()
     try:
         # Slow enough that Ctrl-C meets them: inside, it is one line.
         import logging

@@ -81,13 +81,14 @@ def _settle_access(settings: "Settings", host: str, *, without_keys: bool) -> No
     from featurestore.api.access import VARIABLE, check_bind, check_open, keys_of
     from featurestore.api.key_store import PREFIX, KeyStore, digest_of
     from featurestore.online.connection import connect
+    from featurestore.signing import signer_of
 
     if without_keys:
         check_open(host)
         return
     if keys_of(os.environ) or os.environ.get("FEATURESTORE_OIDC_JWKS"):
         return
-    store = KeyStore(connect(settings.online, settings.data_dir), settings.project)
+    store = KeyStore(connect(settings.online, settings.data_dir), settings.project, signer_of(settings.data_dir))
     stored = any(key.revoked_us is None for key in store.list())
     check_bind(host, stored)
     if not stored:

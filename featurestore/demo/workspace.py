@@ -24,6 +24,8 @@ MADE = (
     "logs",
     "registry.db",
     "plan.json",
+    ".plan.json.lock",
+    "signing.key",
 )
 """What a demo makes in the data folder."""
 PROJECT = "flights"

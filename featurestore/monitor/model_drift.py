@@ -5,7 +5,7 @@ hours. Tags of the service: `drift_window_h` (24), `drift_block_h` (rows within 
 `drift_segments` (entity columns, comma separated), `drift_family_rate` (0.05), `drift_alarm` (informative, critical).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, cast
 from urllib.parse import quote
@@ -59,12 +59,16 @@ class ModelDrift:
         self._datasets = datasets
         self._clock = clock
 
-    def check(self, service: Service, sets: Sequence[Manifest]) -> Checked | None:
+    def check(self, service: Service, sets: Sequence[Manifest], personal: Collection[str] = ()) -> Checked | None:
         """One service against the newest of its training sets; None without a set, or without answers.
 
+        Features of the views that are `personal` (names that they go by in the service) are left out, and with them the
+        service's cohorts: profiles and findings hold values.
         Raises DefinitionError for tags that make no sense, DriftError for a torn set.
         """
         options = _options(service)
+        if personal:
+            options = msgspec.structs.replace(options, segments=())
         if not sets:
             return None
         manifest = max(sets, key=lambda each: each.created_us)
@@ -78,7 +82,13 @@ class ModelDrift:
             return None
         keys = profiles.service_keys(whole)
         trained = profiles.training_rows(self._datasets / manifest.name, manifest, service, options.segments, keys)
-        features = [name for name in trained.column_names if name in whole.column_names and ":" in name]
+        features = [
+            name
+            for name in trained.column_names
+            if name in whole.column_names and ":" in name and name.partition(":")[0] not in personal
+        ]
+        if not features:
+            return None
         baseline = baseline_of(trained.select(features))
         owners = profiles.owner_columns(trained)
         kept = by_segment(trained, baseline, "training", options.segments, entities=owners)

@@ -103,11 +103,13 @@ def put_served(
         store.put(f"{safe_name(service)}-{hour_name(hour)}", made, boundary="served", baseline=baseline)
 
 
-def put_arrived(store: ProfileStore, view: View, repo: Path, hour_us: int, segments: tuple[str, ...] = ()) -> int:
+def put_arrived(
+    store: ProfileStore, view: View, repo: Path, hour_us: int, segments: tuple[str, ...] = (), *, personal: bool = False
+) -> int:
     """Profiles the rows of a view's source that arrived within an hour, all and by segment; how many there were.
 
     `segments` are columns as the view names them. The source's baseline is made of the first rows that were ever
-    profiled, and kept. Memory is bounded.
+    profiled, and kept. Memory is bounded. Rows that are `personal` data are counted, never profiled.
     """
     stored = stored_names(view)
     segments = tuple(stored.get(name, name) for name in segments)
@@ -115,6 +117,9 @@ def put_arrived(store: ProfileStore, view: View, repo: Path, hour_us: int, segme
     made: list[Profile] = []
     baseline, rows = None, 0
     for table in _arrived(view, repo, hour_us):
+        if personal:
+            rows += len(table)
+            continue
         baseline = baseline or first_baseline(store, SOURCE, view.source.name, table)
         made = added(made, by_segment(table, baseline, SOURCE, segments, time_column=AT, entities=keys))
         rows += len(table)

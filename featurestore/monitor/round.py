@@ -32,6 +32,7 @@ from featurestore.monitor.switching import Switches, settle
 from featurestore.monitor.training_sets import training_sets
 from featurestore.monitor.workspace import Workspace
 from featurestore.offline.connection import Limits
+from featurestore.personal import holds_personal
 from featurestore.plan import Plan, Service, View
 from featurestore.segments import segments_of
 from featurestore.timeliness import look_and_tell
@@ -121,7 +122,7 @@ class Monitor:
         drifted: list[Finding] = []
         broke = False
         for service in plan.services.values():
-            seen = self._attempt(f"drift of service {service.name}", partial(self._drift, service))
+            seen = self._attempt(f"drift of service {service.name}", partial(self._drift, service, plan))
             broke |= seen is None
             drifted += seen or ()
         if not broke:
@@ -164,12 +165,13 @@ class Monitor:
 
     def _profile(self, plan: Plan, views: Sequence[View], now_us: int) -> None:
         first_us = (now_us - self._lookback_us) // HOUR_US * HOUR_US
-        segments = segments_of(plan, views)
+        segments, personal = segments_of(plan, views), any(holds_personal(plan, view.name) for view in views)
         for hour_us in range(first_us, now_us - SETTLE_US, HOUR_US):
-            put_arrived(self._profiles, views[-1], self._repo, hour_us, segments)
+            put_arrived(self._profiles, views[-1], self._repo, hour_us, segments, personal=personal)
 
-    def _drift(self, service: Service) -> list[Finding]:
-        checked = self._model_drift.check(service, training_sets(self._place.datasets, service))
+    def _drift(self, service: Service, plan: Plan) -> list[Finding]:
+        personal = {each.name for each in service.projections if holds_personal(plan, each.view)}
+        checked = self._model_drift.check(service, training_sets(self._place.datasets, service), personal)
         return [] if checked is None else drift_findings(checked, service)
 
     def _measure(self, view: View, now_us: int) -> list[Budget]:

@@ -29,6 +29,7 @@ from featurestore.monitor.served import (
 from featurestore.monitor.skew_reads import Ask, Causes, Say, answer
 from featurestore.online.result import Status
 from featurestore.online.types import from_python, to_python
+from featurestore.personal import any_personal, holds_personal, masked
 from featurestore.plan import OnDemandView, Plan, Projection, definition_digests
 from featurestore.user_code import run_on_demand
 from validation.errors import PlatformError
@@ -249,13 +250,20 @@ def _example(rows: _Rows, projection: Projection, row: int, given: pa.Array, exp
     names: Mapping[str, str] = rows.shape.keys
     requested_us = rows.table[REQUESTED][row].as_py()
     at = instant_column(projection.name)
+    key = {name: rows.table[f"key {name}"][row].as_py() for name in names}
+    served, offline = given[row].as_py(), expected[row].as_py()
+    # An example goes into files, alerts and messages: of personal data it says where, never what.
+    if holds_personal(rows.plan, projection.view):
+        served, offline = masked({"served": served, "offline": offline}).values()
+    if any_personal(rows.plan, [*rows.shape.reads, projection]):
+        key = masked(key)
     return Example(
-        key={name: rows.table[f"key {name}"][row].as_py() for name in names},
+        key=key,
         instant_us=rows.table[at][row].as_py() if at in rows.table.column_names else requested_us,
         requested_us=requested_us,
         plan_version=rows.shape.plan_version,
-        served=given[row].as_py(),
-        offline=expected[row].as_py(),
+        served=served,
+        offline=offline,
     )
 
 

@@ -6,6 +6,7 @@ latest-value view keep every atomic script within one Redis Cluster slot.
 
     fs:plan:{PROJECT}                        the Plan in force
     fs:plans:{PROJECT}                       hash of the last Plans that were in force, by version
+    fs:applying:{PROJECT}                    which `apply` changes the Plan now; ends by itself
     fs:fallback:{PROJECT}                    hash of the services that answer by their fallback, and why
     fs:row:{PROJECT VIEW TAG}:KEY            latest values of one entity key; TAG is crc32(KEY) mod 64
     fs:schema:{PROJECT VIEW}                 hash of every layout its rows were written in, by fingerprint
@@ -110,6 +111,11 @@ def plan_key(project: str) -> bytes:
 def plans_key(project: str) -> bytes:
     """Key of the hash of the project's last Plans, by version."""
     return f"fs:plans:{{{_named(project)}}}".encode()
+
+
+def applying_key(project: str) -> bytes:
+    """Key of the lease of the `apply` that changes the Plan."""
+    return f"fs:applying:{{{_named(project)}}}".encode()
 
 
 def fallback_key(project: str) -> bytes:

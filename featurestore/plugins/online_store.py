@@ -33,6 +33,7 @@ from featurestore.plugins.definitions import is_windowed
 from featurestore.plugins.protos import from_column, scalar, to_column
 from featurestore.plugins.source_contract import SourceContracts
 from featurestore.plugins.views import latest_view
+from featurestore.signing import signer_of
 from featurestore.view_rules import rules_for
 from featurestore.write_reports import WrittenRows
 
@@ -67,9 +68,7 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
         """The client of the configured store; the embedded server is started where none is alive."""
         url = str(online_url(config.online_store.connection, os.environ))
         if url not in self._clients:
-            repo = Path(config.repo_path) if config.repo_path else Path.cwd()
-            folder = data_dir(repo.absolute(), getattr(config.registry, "path", None))
-            self._clients[url] = connect(OnlineSettings(url=url), folder)
+            self._clients[url] = connect(OnlineSettings(url=url), _folder(config))
         return self._clients[url]
 
     def writer(self, config: RepoConfig, view: View) -> RowWriter:
@@ -226,7 +225,7 @@ class RedisOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no typ
         if not is_windowed(table):
             return latest_view(table, key)
         # Tiles are laid out by the Plan in force, whose version of the view a Feast object does not know.
-        plan = PlanStore(self.client(config), config.project).load()
+        plan = PlanStore(self.client(config), config.project, signer_of(_folder(config))).load()
         view = plan.view(table.name)
         if view.kind != "windowed":
             raise StaleStore(f"view {table.name!r} is windowed, the plan in force says not; run `featurestore apply`")
@@ -288,3 +287,9 @@ def _vector(column: Column) -> Any:
         statuses=[_STATUSES[Status(status)] for status in column.statuses.tolist()],
         event_timestamps=[known[event_us] for event_us in column.event_us.tolist()],
     )
+
+
+def _folder(config: RepoConfig) -> Path:
+    """The data folder of a repo."""
+    repo = Path(config.repo_path) if config.repo_path else Path.cwd()
+    return data_dir(repo.absolute(), getattr(config.registry, "path", None))

@@ -25,6 +25,7 @@ from featurestore.offline.contracted import judge_source
 from featurestore.offline.sources import Scan
 from featurestore.plan import Plan, View
 from featurestore.plan_store import KeyValue, PlanStore
+from featurestore.signing import signer_of
 from featurestore.write_profiles import WriteProfiles
 from featurestore.write_reports import WriteReports, WrittenRows
 from validation.contract import Contract, load_contracts
@@ -45,9 +46,9 @@ class SourceContracts:
     def __init__(self, config: RepoConfig, store: KeyValue) -> None:
         """The contracts in force are the plan's in `store`; of a repo that was never applied, its files'."""
         self._project = config.project
-        self._plans = PlanStore(store, config.project)
         self._repo = Path(config.repo_path).absolute() if config.repo_path else Path.cwd()
         self._folder = data_dir(self._repo, getattr(config.registry, "path", None))
+        self._plans = PlanStore(store, config.project, signer_of(self._folder))
         url = events_url(os.environ)
         self._violations = ViolationStore((self._folder if url is None else place_of(url)) / "violations")
         self._reports = WriteReports(

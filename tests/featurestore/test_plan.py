@@ -77,4 +77,4 @@ def test_a_plan_file_is_replaced_whole(tmp_path):
     write_plan_file(path, PLAN)
     write_plan_file(path, PLAN)
     assert load_plan_file(path) == PLAN
-    assert [each.name for each in path.parent.iterdir()] == ["plan.json"]
+    assert sorted(each.name for each in path.parent.iterdir()) == [".plan.json.lock", "plan.json"]
