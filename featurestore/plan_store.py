@@ -101,8 +101,8 @@ class PlanStore:
 
         Raises StaleStore where others are, and where `lease` (the value of `applying_key`) is not held any more.
         """
-        keys = (self._key, applying_key(self._project))
-        done = self._client.eval(_REPLACE, 2, *keys, before, self._encoded(plan), lease)
+        keys = (self._key, applying_key(self._project)) if lease else (self._key,)
+        done = self._client.eval(_REPLACE, len(keys), *keys, before, self._encoded(plan), lease)
         if done == 0:
             raise StaleStore(
                 f"another plan of project {self._project!r} came into force meanwhile; look at it, then try again"
