@@ -12,12 +12,10 @@ import pyarrow as pa
 import pytest
 from monitored import STAMP, deployment, keep, plan, rides
 
+from featurestore.cli.main import main
+from featurestore.clock import system_clock
 from featurestore.doctor import examine
 from featurestore.monitor.alerts import AlertBook
-from featurestore.monitor.findings import of_skew
-from featurestore.monitor.served import ServeLog
-from featurestore.monitor.skew import audit
-from featurestore.monitor.skew_history import Audited
 from featurestore.monitor.workspace import workspace
 from featurestore.personal import holds_personal, masked_contracts
 from featurestore.plan import Function, OnDemandView, Plan, Projection
@@ -48,6 +46,32 @@ def computed(view: Plan) -> Plan:
         singleton=False, function=Function(name="f", source=""),
     )  # fmt: skip
     return msgspec.structs.replace(view, on_demand={"faster": made})
+
+
+@pytest.mark.parametrize("tag", ["true", "no"])
+def test_a_monitors_round(
+    tag: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A served value that nothing explains is told without it and its key: in alerts, history, logs and messages."""
+    now_us = system_clock()()
+    made = plan(rides(pii=tag))
+    settings = deployment(tmp_path, made, now_us)
+    keep(settings, made, now_us - 60_000_000, MARK, now_us - 60_000_000)
+    assert main(["monitor", "--once", "--repo", str(settings.repo)]) == 1
+    main(["alerts", "--repo", str(settings.repo)])
+    main(["skew", "history", "--repo", str(settings.repo)])
+    told = caplog.text + "".join(capfd.readouterr())
+    assert "differ from offline" in told
+    found = held_by(tmp_path, but=("served",))
+    alerts = AlertBook(workspace(settings).alerts, system_clock()).open()
+    example = next(alert.finding.detail for alert in alerts if "differ" in alert.finding.title)
+    if tag == "no":  # the search finds what is there
+        assert found
+        assert str(MARK) in told
+    else:
+        assert found == []
+        assert "31337" not in told
+        assert "'driver': '***'" in example
 
 
 @pytest.mark.parametrize("tag", ["true", "no"])
@@ -86,7 +110,9 @@ def test_what_a_process_writes_is_its_owners_alone(tmp_path: Path) -> None:
         "import subprocess, sys; from featurestore.cli.main import main; main(['--help']); "
         "open('made', 'w'); subprocess.run(['touch', 'by-child']); import os; os.mkdir('folder')"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, env={**os.environ})
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, env={**os.environ}
+    )
     modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("made", "by-child", "folder")}
     assert modes == {"made": 0o600, "by-child": 0o600, "folder": 0o700}
     (tmp_path / "feature_store.yaml").write_text("project: p\nregistry: data/registry.db\n")
