@@ -104,8 +104,8 @@ def expected_blocks(
         for key, members in heads.items():
             end = layout.head_expires_us(newest[key])
             name = tile_key(shard.tile_prefix(HEAD), 0, key or b"")
-            number = newest[key].to_bytes(8, "little", signed=True)
-            blocks[name] = (number + slot(layout.head, members), None if end is None else end + slack_us)
+            head = layout.heads(np.array([newest[key]]), np.frombuffer(slot(layout.head, members), layout.head.dtype))
+            blocks[name] = (head.tobytes(), None if end is None else end + slack_us)
     for level in layout.levels:
         tiles = level.tile(ts_us).tolist()
         groups: dict[tuple[bytes | None, int], list[int]] = {}

@@ -26,7 +26,7 @@ from featurestore.plan import Plan, View
 from featurestore.plan_store import PlanStore
 from featurestore.plan_versions import flipped
 from streaming.claim_record import ClaimRecord
-from streaming.commit import NOT_YET, ShardStore
+from streaming.commit import NOT_YET, ShardStore, StateDamaged
 from streaming.fitting import Fitting
 from streaming.held_shard import HeldShard
 from streaming.homes import partitions_of
@@ -158,13 +158,19 @@ class Builder:
         return _shard(self._plan, self._view, partition)
 
     def _offset(self, partition: TopicPartition) -> int | None:
-        control = self._store.control(self.shard(partition))
+        try:
+            control = self._store.control(self.shard(partition))
+        except StateDamaged:
+            return None  # made again from nothing
         return None if control is None else control.offset
 
     def _claim(self, stretch: Stretch, begin: int, complete: int | None, *, whole: bool) -> HeldShard:
         shard = self.shard(stretch.partition)
         token, version = self._new_token(), self._plan.version
-        claim = self._store.claim(shard, token=token, plan_version=version)
+        try:
+            claim = self._store.claim(shard, token=token, plan_version=version)
+        except StateDamaged:
+            claim = None
         if claim is None:
             # Without its control hash a shard's tiles are of unknown age: none may be left to be merged with.
             self._store.register(shard, NOT_YET, home=partitions_of(self._view))

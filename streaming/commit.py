@@ -23,11 +23,13 @@ import pyarrow as pa
 import redis
 
 from featurestore.clock import Clock
-from featurestore.errors import ConfigurationError, FeatureStoreError, StoreRefused
+from featurestore.errors import ConfigurationError, FeatureStoreError, StaleStore, StoreRefused
 from featurestore.offline.event_log import ARRIVAL
 from featurestore.online.connection import StoreClient
+from featurestore.online.control import CONTROL_CHECK, CONTROL_FIELDS, control_damage
 from featurestore.online.failures import failure
 from featurestore.online.keys import DROPPED, Shard, shards_key, version_tag
+from featurestore.online.sealed import FORMAT, sealed, unsealed
 from featurestore.online.writer import RowWriter
 from featurestore.plan import View
 from streaming.seen_ids import SeenChange
@@ -40,30 +42,55 @@ _ANY_US: Final = 2**61
 _SAY_AGAIN_MS: Final = 600_000
 """A block that has its expiry keeps it; one that expires sooner is told again: it may be gone, and would come back."""
 
-_CLAIM = """
+_CHECK = """
+local function check(control)
+  local held = redis.call('HMGET', control, FIELDS)
+  for i = 1, #held do held[i] = held[i] or '' end
+  return redis.sha1hex('FORMAT|' .. table.concat(held, '|'))
+end
+local function refused(control)
+  local held = redis.call('HGET', control, 'check')
+  if held == check(control) then return false end
+  return redis.error_reply('DAMAGED ' .. (held and 'its check does not match' or 'it is of another format'))
+end
+""".replace("FIELDS", ", ".join(f"'{name}'" for name in CONTROL_FIELDS)).replace("FORMAT", str(FORMAT))
+"""The check of a control hash: what every script that changes it looks at first and writes last."""
+
+_CLAIM = (
+    _CHECK
+    + """
 local control = KEYS[1]
 if redis.call('EXISTS', control) == 0 then
   if ARGV[2] == '' then return false end
   redis.call('HSET', control, 'offset', ARGV[2], 'watermark', '', 'complete_from', ARGV[3])
+else
+  local damage = refused(control)
+  if damage then return damage end
 end
 local held = redis.call('HGET', control, 'epoch')
 local count = 1
 if held then count = tonumber(string.match(held, '^%d+')) + 1 end
 local epoch = string.format('%d', count) .. ':' .. ARGV[1]
 redis.call('HSET', control, 'epoch', epoch, 'plan_version', ARGV[4])
+redis.call('HSET', control, 'check', check(control))
 local state = redis.call('HMGET', control, 'offset', 'watermark', 'complete_from', 'seen')
 return {epoch, state[1], state[2], state[3], state[4] or ''}
 """
+)
 
 # ARGV: epoch, offset before, offset after, watermark, complete_from, plan version, number of blocks, and how many of
 # them (the first of KEYS[2..]: heads, mostly) are replaced from their first byte on and keep their time to live; of
 # these the bytes; then for each other block its time to live in ms (0: what it has), how many runs it has, and each
 # run's offset and bytes. Where there are event ids, then the spans that are kept, how many duplicates and reused ids
 # the batch had, and for each further key whether it begins afresh, how many fields it has, each field and value.
-_COMMIT = """
+_COMMIT = (
+    _CHECK
+    + """
 local held = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
 if held[1] ~= ARGV[1] then return redis.error_reply('FENCED epoch is ' .. tostring(held[1])) end
 if held[2] ~= ARGV[2] then return redis.error_reply('FENCED offset is ' .. tostring(held[2])) end
+local damage = refused(KEYS[1])
+if damage then return damage end
 local blocks, replaced = tonumber(ARGV[7]) + 1, tonumber(ARGV[8]) + 1
 for block = 2, replaced do redis.call('SETRANGE', KEYS[block], 0, ARGV[block + 7]) end
 local at = replaced + 8
@@ -87,8 +114,10 @@ if ARGV[at] then
   end
 end
 redis.call('HSET', KEYS[1], 'offset', ARGV[3], 'watermark', ARGV[4], 'complete_from', ARGV[5], 'plan_version', ARGV[6])
+redis.call('HSET', KEYS[1], 'check', check(KEYS[1]))
 return 1
 """
+)
 
 # Replaces a value only where it is still what was read: two workers register their shards at once.
 _REPLACE = """
@@ -105,6 +134,10 @@ class Fenced(FeatureStoreError):
 
 class StateLost(FeatureStoreError):
     """The control hash of a shard that has been written before is gone: Redis lost its state."""
+
+
+class StateDamaged(FeatureStoreError):
+    """What the store holds of a shard is not as it was written, or of another format: it must be made again."""
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -197,7 +230,10 @@ class ShardStore:
         """Take the shard from whoever holds it. None where it has no control hash and no `start` to begin at."""
         begin = "" if start is None else str(start)
         arguments = [token, begin, _text(complete_from_us), str(plan_version)]
-        found = self._run(self._claim, [shard.control_key], arguments)
+        try:
+            found = self._run(self._claim, [shard.control_key], arguments)
+        except StateDamaged as error:
+            raise _damaged(shard.control_key, str(error.__cause__)) from error
         if found is None:
             return None
         epoch, offset, watermark, complete_from, seen = found
@@ -273,6 +309,8 @@ class ShardStore:
         if isinstance(answer, Exception):
             if str(answer).startswith("FENCED"):
                 return _fenced(answer)
+            if str(answer).startswith("DAMAGED"):
+                raise _damaged(commit.claim.shard.control_key, answer)
             raise failure(self._client.address, answer) from answer
         return msgspec.structs.replace(
             commit.claim,
@@ -359,7 +397,7 @@ class ShardStore:
             held = self._run(self._client.get, key) or b""
             if held == DROPPED:
                 raise Fenced(f"version {shard.version} of view {shard.view!r} was dropped: it is not written any more")
-            listed = msgspec.json.decode(held, type=list[Registered]) if held else []
+            listed = self._listed(shard.view, held)
             others = [item for item in listed if (item.topic_id, item.partition) != (shard.topic_id, shard.partition)]
             known = next((item for item in listed if item not in others), None)
             entry = Registered(
@@ -371,13 +409,21 @@ class ShardStore:
             if entry == known or (only_new and known is not None):
                 return
             ordered = sorted([*others, entry], key=lambda item: (item.topic_id, item.partition))
-            if self._run(self._replace, [key], [held, msgspec.json.encode(ordered)]):
+            if self._run(self._replace, [key], [held, sealed(msgspec.json.encode(ordered))]):
                 return
 
     def registered(self, project: str, view: str, version: int) -> list[Registered]:
         """The shards that readers of the view version merge."""
         held = self._run(self._client.get, shards_key(project, view, version))
-        return msgspec.json.decode(held, type=list[Registered]) if held and held != DROPPED else []
+        return self._listed(view, held) if held != DROPPED else []
+
+    @staticmethod
+    def _listed(view: str, held: bytes | None) -> list[Registered]:
+        what, remedy = f"the list of shards of view {view!r}", "stop the stream, then run `featurestore stream rebuild`"
+        try:
+            return msgspec.json.decode(unsealed(held, what, remedy), type=list[Registered]) if held else []
+        except (StaleStore, msgspec.MsgspecError) as error:
+            raise StateDamaged(str(error)) from error
 
     def is_dropped(self, project: str, view: str, version: int) -> bool:
         """Whether the version was given up: nobody may write it any more."""
@@ -386,6 +432,11 @@ class ShardStore:
     def give_up(self, project: str, view: str, version: int) -> None:
         """Tell readers and writers that a version is none any more; its tiles may go once open reads have ended."""
         self._run(self._client.set, shards_key(project, view, version), DROPPED)
+
+    def begin_again(self, project: str, view: str, version: int) -> None:
+        """Remove what a version keeps in the store, the list of its shards first: readers then find none."""
+        self._run(self._client.unlink, shards_key(project, view, version))
+        self.remove(project, view, version)
 
     def remove(self, project: str, view: str, version: int, *, shard: Shard | None = None, after_s: float = 0.0) -> int:
         """Delete what a version keeps in the store, or one shard of it; how many keys. The list of shards stays.
@@ -413,10 +464,13 @@ class ShardStore:
         return len(keys)
 
     def control(self, shard: Shard) -> Control | None:
-        """The shard's control hash; None where there is none."""
+        """The shard's control hash; None where there is none. Raises StateDamaged."""
         held = self._run(self._client.hgetall, shard.control_key)
         if not held:
             return None
+        values = [held.get(name.encode()) for name in CONTROL_FIELDS]
+        if damage := control_damage(values, held.get(CONTROL_CHECK.encode())):
+            raise _damaged(shard.control_key, damage)
         return Control(
             epoch=held[b"epoch"].decode(),
             offset=int(held[b"offset"]),
@@ -433,6 +487,8 @@ class ShardStore:
         except StoreRefused as error:
             if error.code == "FENCED":
                 raise _fenced(error) from error
+            if error.code == "DAMAGED":
+                raise _damaged(b"of a shard", error) from error
             raise
         except redis.exceptions.NoScriptError as error:
             raise failure(self._client.address, error) from error
@@ -440,6 +496,13 @@ class ShardStore:
 
 def _fenced(error: Exception) -> Fenced:
     return Fenced(f"the shard is not as this claim left it: {error}; it must be claimed again")
+
+
+def _damaged(key: bytes, found: object) -> StateDamaged:
+    return StateDamaged(
+        f"control hash {key.decode()} in the online store cannot be believed: {str(found).removeprefix('DAMAGED ')}; "
+        "stop the stream, then run `featurestore stream rebuild`, which makes the shard again from the event log"
+    )
 
 
 def _text(number: int | None) -> str:

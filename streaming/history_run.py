@@ -16,6 +16,7 @@ from featurestore.config import Settings
 from featurestore.errors import StaleStore, StoreUnavailable, UsageError
 from featurestore.offline.readable_history import refuse_unreadable_history
 from featurestore.online.connection import connect
+from featurestore.online.keys import Shard
 from featurestore.plan import Plan, View
 from featurestore.plan_store import PlanStore, load_plan_file, write_plan_file
 from featurestore.plan_users import WORKER, PlanUsers
@@ -25,8 +26,9 @@ from streaming.backfill import Builder, flip
 from streaming.chaser import Chaser
 from streaming.claim_record import ClaimRecord
 from streaming.cluster import kafka_source, servers_of
-from streaming.commit import ShardStore
+from streaming.commit import NOT_YET, ShardStore, StateDamaged
 from streaming.ingest import ingest
+from streaming.integrity import examine_store
 from streaming.log_replay import EventLogReplay, Stretch
 from streaming.patience import patiently
 from streaming.retire import Retirement
@@ -157,6 +159,7 @@ class HistoryRun:
         if view.kind == "latest":
             return self._latest("rebuild", plan, view, None, None, stop)
         replay = self._replay(view, None, None)
+        self._remove_damaged(plan, view)
         source, _ = kafka_source(self._settings, plan, [view], None, beside="rebuild")
         try:
             live = source.partitions_of(topic)
@@ -170,6 +173,26 @@ class HistoryRun:
             progress.told("stopped" if stop() else "done")
         typer.echo(f"view {name}, version {view.version}: {left} offsets of the event log folded")
         return not stop()
+
+    def _remove_damaged(self, plan: Plan, view: View) -> None:
+        """Let go of shards that are not as they were written, so that they are made again from nothing.
+
+        Where the list of shards is damaged, or of another format, nothing of the version is believed.
+        """
+        try:
+            self._store.registered(plan.project, view.name, view.version)
+        except StateDamaged as error:
+            typer.echo(f"view {view.name}: {error}; all of version {view.version} is made again", err=True)
+            self._store.begin_again(plan.project, view.name, view.version)
+            return
+        damaged: dict[Shard, str] = {}
+        for found in examine_store(self._client, self._store, plan, view):
+            if found.shard is not None:
+                damaged.setdefault(found.shard, found.what)
+        for shard, what in damaged.items():
+            typer.echo(f"view {view.name}: {what}; partition {shard.partition} is made again", err=True)
+            self._store.register(shard, NOT_YET)
+            self._store.remove(shard.project, shard.view, shard.version, shard=shard)
 
     def retire(self, wait_s: float, stop: Callable[[], bool]) -> bool:
         """Let versions go that nobody needs; False where somebody still does after so long."""

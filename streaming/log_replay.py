@@ -21,6 +21,7 @@ from featurestore.offline.stored import declared_types
 from featurestore.plan import View
 from streaming.judged import Judged
 from streaming.source.records import Batch, TopicPartition
+from validation.file_check import damage
 from validation.place import Place, readable
 
 OFFSETS_AT_ONCE: Final = 200_000
@@ -125,6 +126,8 @@ class EventLogReplay:
         table = self._tables.pop(path, None)
         if table is None:
             try:
+                if found := damage(path):
+                    raise SourceError(f"the event log's file {found}; restore it from a backup")
                 with pq.ParquetFile(readable(path)) as file:
                     there = set(file.schema_arrow.names)
                     table = file.read(columns=[name for name in self._columns if name in there])

@@ -2,8 +2,8 @@
 
 The rule is `featurestore.offline.duplicates`', here event by event. What counted is kept in Redis under the shard's
 hash tag, in one hash for each span of arrival: field = digest of event id and entity key, value = (event time,
-arrival) of every such event that counted. The hashes change in the script that changes the tiles and the offset, so
-that they never tell of an event that the tiles do not hold, nor of fewer.
+arrival) of every such event that counted, and a check of field and value. The hashes change in the script that changes
+the tiles and the offset, so that they never tell of an event that the tiles do not hold, nor of fewer.
 
 Nothing here expires by a clock: a worker that was down for a day must still know the events of the last minute before
 it stopped. A span is dropped once later events have arrived `DISORDER_US` and a horizon after its end, by the log and
@@ -13,6 +13,7 @@ than `DISORDER_US` before another of its partition may find its span gone, and c
 """
 
 import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
@@ -20,6 +21,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from featurestore.errors import StaleStore
 from featurestore.online.keys import Shard
 from streaming.judged import Judged
 from streaming.view_pipeline import ViewPipeline
@@ -38,6 +40,7 @@ Found = Mapping[bytes, Mapping[bytes, bytes | None]]
 ReadSeen = Callable[[Mapping[bytes, Sequence[bytes]]], Found]
 
 _ANCHOR = struct.Struct("<qq")
+_CHECK_BYTES: Final = 4
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -146,7 +149,7 @@ class SeenIds:
         held: dict[Place, Anchors] = {}
         for span in kept:
             for field, value in found.get(self._shard.seen_key(span), {}).items():
-                held[span, field] = _anchors(value)
+                held[span, field] = _anchors(field, value)
         counts = np.ones(len(judged.ts_us), np.bool_)
         counted: dict[Place, Anchors] = {}
         reused = 0
@@ -198,6 +201,7 @@ class SeenIds:
         for (span, field), anchors in counted.items():
             if span in spans:
                 value = b"".join(_ANCHOR.pack(*anchor) for anchor in anchors)
+                value += _check(field, value)
                 fields.setdefault(span, []).append((field, value))
         writes = [
             # A new span's hash may be left from a shard that began anew since: what it holds is not this one's.
@@ -213,5 +217,22 @@ def _field(event_id: object, entity_key: bytes) -> bytes:
     return blake2b(struct.pack("<q", len(raw)) + raw + entity_key, digest_size=16).digest()
 
 
-def _anchors(value: bytes | None) -> Anchors:
-    return () if value is None else tuple(_ANCHOR.iter_unpack(value))
+def refuse_damaged(field: bytes, value: bytes) -> None:
+    """Raises StaleStore where what is stored of an event id is not as it was written."""
+    _anchors(field, value)
+
+
+def _anchors(field: bytes, value: bytes | None) -> Anchors:
+    if value is None:
+        return ()
+    told = value[:-_CHECK_BYTES]
+    if value[-_CHECK_BYTES:] != _check(field, told) or len(told) % _ANCHOR.size:
+        raise StaleStore(
+            f"what the online store knows of event id {field.hex()} is damaged, or of another format; stop the stream, "
+            "then run `featurestore stream rebuild`"
+        )
+    return tuple(_ANCHOR.iter_unpack(told))
+
+
+def _check(field: bytes, value: bytes) -> bytes:
+    return zlib.crc32(field + value).to_bytes(_CHECK_BYTES, "little")

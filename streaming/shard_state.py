@@ -214,8 +214,7 @@ class ShardState:
     def _head_writes(self, layout: TileLayout, heads: Heads, slack_us: int) -> list[BlockWrite]:
         arena = self._heads
         assert arena is not None  # made before the heads were
-        stored = np.empty(len(heads.entity), layout.head_dtype)
-        stored["tile"], stored["slot"] = heads.tile, heads.slots
+        stored = layout.heads(heads.tile, heads.slots)
         data, size = stored.tobytes(), layout.head_dtype.itemsize
         lasting = arena.known[heads.entity] & arena.there[heads.entity]
         lasting &= arena.heads["tile"][heads.entity] == heads.tile

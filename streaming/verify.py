@@ -44,7 +44,7 @@ from streaming.view_pipeline import ViewPipeline
 Ints = npt.NDArray[np.int64]
 
 _NAME: Final = "verify"
-_AT: Final = "verified at"
+AT: Final = "verified at"
 """The entity rows' timestamp; no column of events is called so."""
 
 
@@ -100,7 +100,7 @@ def verify(
         "offline": _offline(plan, projection, entities, cases, repo=repo, as_known=history.as_known),
         "reader": _read(plan, view, projection, history, entities, cases, client),
     }
-    return _compared(view, entities, cases, paths)
+    return compared(view, entities, cases, paths)
 
 
 def verify_online(
@@ -113,9 +113,9 @@ def verify_online(
     columns = OnlineReader(client, plan, clock).read([projection], _columns_of(view, entities)).columns
     times = columns[0].instant_us.tolist()
     cases = list(enumerate(times))
-    served = {column.feature: [_bits(value) for value in column.to_python()] for column in columns}
+    served = {column.feature: [bits(value) for value in column.to_python()] for column in columns}
     offline = _offline(plan, projection, entities, cases, repo=repo, as_known=False)
-    return _compared(view, entities, cases, {"offline": offline, "online": served})
+    return compared(view, entities, cases, {"offline": offline, "online": served})
 
 
 def _arrivals_told(plan: Plan, view: View, repo: Path) -> tuple[Plan, View]:
@@ -143,7 +143,7 @@ def _by_definition(
         rows = [row for row in of_key[entity].tolist() if history.arrival_us[row] <= t_us]
         for each in view.aggregations:
             events = [(int(history.ts_us[row]), values[each.column][row]) for row in rows]
-            found[each.feature].append(_bits(value_at(each, events, t_us)))
+            found[each.feature].append(bits(value_at(each, events, t_us)))
     return found
 
 
@@ -188,11 +188,11 @@ def _offline(
     asked = pa.table(
         {
             **_columns_of(view, [entities[entity] for entity, _ in cases]),
-            _AT: pa.array([t_us for _, t_us in cases], pa.timestamp("us", "UTC")),
+            AT: pa.array([t_us for _, t_us in cases], pa.timestamp("us", "UTC")),
         }
     )
-    joined = historical_features(plan, [projection], asked, repo=repo, timestamp=_AT, as_known=as_known)
-    return {name: [_bits(value) for value in joined[name].to_pylist()] for name in projection.features}
+    joined = historical_features(plan, [projection], asked, repo=repo, timestamp=AT, as_known=as_known)
+    return {name: [bits(value) for value in joined[name].to_pylist()] for name in projection.features}
 
 
 def _read(
@@ -216,7 +216,7 @@ def _read(
             feed.up_to(t_us)
         columns = reader.read([projection], _columns_of(view, [entities[key] for key in keys])).columns
         for column in columns:
-            found[column.feature] += [_bits(value) for value in column.to_python()]
+            found[column.feature] += [bits(value) for value in column.to_python()]
     return found
 
 
@@ -271,7 +271,7 @@ def _columns_of(view: View, entities: Sequence[tuple[object, ...]]) -> dict[str,
     return columns or {"no key": [0 for _ in entities]}
 
 
-def _compared(
+def compared(
     view: View,
     entities: Sequence[tuple[object, ...]],
     cases: Sequence[tuple[int, int]],
@@ -290,13 +290,13 @@ def _compared(
     return Verified(view.name, len({entity for entity, _ in cases}), instants_of, compared, tuple(differences))
 
 
-def _bits(value: object) -> object:
+def bits(value: object) -> object:
     """Floats as their bits, one NaN; instants in UTC, whatever the library calls it; anything else as it is."""
     if isinstance(value, float):
         return ("float", "nan" if math.isnan(value) else struct.pack(">d", value))
     if isinstance(value, dt.datetime):
         return value.astimezone(dt.UTC)
-    return [_bits(each) for each in value] if isinstance(value, list) else value
+    return [bits(each) for each in value] if isinstance(value, list) else value
 
 
 def _shown(value: object) -> object:

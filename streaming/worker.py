@@ -41,6 +41,7 @@ from streaming.source.records import (
     Assigned,
     Batch,
     NotAssigned,
+    OffsetBeyondEnd,
     OffsetGone,
     Revoked,
     Source,
@@ -56,6 +57,7 @@ from validation.errors import PlatformError
 _LOG = logging.getLogger(__name__)
 _IDLE_POLLS: Final = 10
 """So many polls that brought nothing, a second of them, pass between two looks for new definitions."""
+_BEYOND_TRIES: Final = 6
 _RECOVERABLE: Final = (Fenced, StoreUnavailable, SinkUnavailable, SourceUnavailable, NotAssigned)
 
 
@@ -140,6 +142,8 @@ class Worker:
         self._assigned_once = False
         self._failures = 0
         self._unforeseen = 0
+        self._beyond: dict[TopicPartition, int] = {}
+        """How often the log ended before an offset that is stored."""
         self._idle = 0
         """Polls in a row that brought nothing."""
 
@@ -376,6 +380,7 @@ class Worker:
         position = min(
             [*(shard.claim.offset for shard in shards), *(sink.open(partition, beginning) for sink in self._sinks)]
         )
+        self._refuse_beyond(partition, [shard.claim.offset for shard in shards])
         if position < beginning:
             end = self._source.end_offsets([partition])[partition]
             raise OffsetGone(partition, position, beginning, end)
@@ -384,6 +389,20 @@ class Worker:
         self._to_claim.pop(partition, None)
         self._held[partition] = _Held(position, shards)
         self.counters["claims"] += 1
+
+    def _refuse_beyond(self, partition: TopicPartition, offsets: Sequence[int]) -> None:
+        """Stop where state stands for events that the log does not hold: what comes would not be counted.
+
+        A leader that was just chosen may tell an earlier end for a moment: it is asked a few times.
+        """
+        [end] = self._source.end_offsets([partition]).values()
+        if max(offsets, default=0) <= end:
+            self._beyond.pop(partition, None)
+            return
+        self._beyond[partition] = self._beyond.get(partition, 0) + 1
+        if self._beyond[partition] > _BEYOND_TRIES:
+            raise OffsetBeyondEnd(partition, max(offsets), end)
+        raise SourceUnavailable(f"{partition} ends at {end}, before the stored offset {max(offsets)}")
 
     def _claim_shard(
         self, pipeline: ViewPipeline | LatestPipeline, partition: TopicPartition, beginning: int

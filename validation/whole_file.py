@@ -83,7 +83,7 @@ def _draft(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with draft.open("wb") as file:
+        with draft.open("w+b") as file:
             yield draft, file
     finally:
         draft.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.aggregation import slot_check
 from featurestore.aggregation.errors import TornTiles
 from featurestore.aggregation.partials import ColumnParts, Mask, Part, Raw, columns_of, too_large, too_long
 from featurestore.aggregation.values import Events
@@ -35,6 +36,11 @@ ALL_TIME = 0
 HEAD = -1
 """Stands for a hop where blocks are named: block 0 is the key's head."""
 
+_CHECK, _HEAD_CHECK = 2, 3
+"""Which word of a slot, and of a stored head, is its check."""
+_OWN = ("check", "padding")
+"""The fields of a slot that are of its bytes, not of events."""
+
 Ints = npt.NDArray[np.int64]
 Slots = npt.NDArray[np.void]
 
@@ -45,7 +51,8 @@ _NO_TIME = np.int64(-(1 << 63))
 class Level:
     """All tiles of one hop; slots are numpy structured arrays in wire format.
 
-    Fields: `rows` (events), `newest` (greatest event time, 0 where there is none), then parts as `column.part`.
+    Fields: `rows` (events), `newest` (greatest event time, 0 where there is none), `check`, parts as `column.part`.
+    Slots that a level makes carry their check (`slot_check`), so that their bytes may be stored as they are.
     """
 
     hop_us: int
@@ -61,10 +68,12 @@ class Level:
     @cached_property
     def dtype(self) -> np.dtype[np.void]:
         """One slot."""
-        fields: list[Any] = [("rows", "<i8"), ("newest", "<i8")]
+        fields: list[Any] = [("rows", "<i8"), ("newest", "<i8"), ("check", "<u8")]
         for kept, part in self.parts:
             shape = part.dtype
             fields.append((_field(kept, part), *shape) if isinstance(shape, tuple) else (_field(kept, part), shape))
+        if padding := -np.dtype(fields).itemsize % slot_check.WORD:
+            fields.append(("padding", f"V{padding}"))
         return np.dtype(fields)
 
     @cached_property
@@ -105,21 +114,30 @@ class Level:
         """What this level keeps of slots of the head."""
         out = self.empty(len(slots))
         for name in self.dtype.names or ():
-            out[name] = slots[name]
-        return out
+            if name not in _OWN:
+                out[name] = slots[name]
+        return slot_check.seal(out, _CHECK)
 
     def empty(self, slots: int) -> Slots:
         """That many empty slots."""
         return np.zeros(slots, self.dtype)
 
     def decode(self, data: bytes) -> Slots:
-        """Slots from stored bytes; raises TornTiles where they are no whole number of slots."""
+        """Slots from stored bytes; raises TornTiles where they are no whole number of slots, or not as written."""
         if len(data) % self.slot_bytes:
             raise TornTiles(
                 f"{len(data)} stored bytes are no whole number of {self.slot_bytes}-byte slots; "
                 "the tiles were written by another version of the view"
             )
-        return np.frombuffer(data, self.dtype)
+        return self._sound(np.frombuffer(data, self.dtype))
+
+    def _sound(self, slots: Slots) -> Slots:
+        if count := slot_check.damaged(slots, _CHECK):
+            raise TornTiles(
+                f"{count} stored slots of hop {self.hop_us} us do not match their checks: they are damaged, or were "
+                "written by another version; stop the stream, then run `featurestore stream rebuild`"
+            )
+        return slots
 
     def aggregate(self, group: Ints, groups: int, ts_us: Ints, columns: Mapping[str, Any]) -> Slots:
         """slots[groups] of n events: `group` int64[n] in 0..groups-1, columns as Arrow arrays of length n.
@@ -152,7 +170,7 @@ class Level:
                 to = group[some][places]
             for part in kept.parts:
                 out[_field(kept, part)][to] = part.pack(part.lift(events, places))
-        return out
+        return slot_check.seal(out, _CHECK)
 
     def merge(self, a: Slots, b: Slots) -> Slots:
         """Slot by slot, the slots of all events of both."""
@@ -163,7 +181,7 @@ class Level:
         for kept, part in self.parts:
             name = _field(kept, part)
             out[name] = part.pack(part.merge(part.unpack(a[name]), part.unpack(b[name])))
-        return out
+        return slot_check.seal(out, _CHECK)
 
     def reduce(self, slots: Slots, starts: Ints) -> Slots:
         """The merge of contiguous runs of slots that begin at `starts` (ascending, the first 0)."""
@@ -175,7 +193,7 @@ class Level:
         for kept, part in self.parts:
             name = _field(kept, part)
             out[name] = part.pack(part.reduce(part.unpack(slots[name]), starts))
-        return out
+        return slot_check.seal(out, _CHECK)
 
     def newest(self, slots: Slots, starts: Ints) -> Ints:
         """The greatest event time in each run of slots; 0 where a run holds no event."""
@@ -185,7 +203,7 @@ class Level:
     def dense(self, groups: Sequence[Sequence[bytes | None]]) -> Slots:
         """The slots of as many consecutive blocks for each group, [groups, tiles]; empty ones where nothing is stored.
 
-        Raises TornTiles where a block is no whole number of slots, or more than a block has.
+        Raises TornTiles where a block is no whole number of slots, or more than a block has, or not as written.
         """
         width = self.slot_bytes * self.span
         lengths = set(map(len, filter(None, chain.from_iterable(groups))))
@@ -196,7 +214,7 @@ class Level:
             )
         nothing = bytes(width)
         data = b"".join([block.ljust(width, b"\0") if block else nothing for blocks in groups for block in blocks])
-        return np.frombuffer(data, self.dtype).reshape(len(groups), -1)
+        return self._sound(np.frombuffer(data, self.dtype)).reshape(len(groups), -1)
 
     def reduce_tiles(self, tiles: Slots, runs: Ints) -> list[Raw]:
         """By part as `parts` lists them: the merge of contiguous runs of tiles of each group, [..., runs, groups].
@@ -271,13 +289,25 @@ class TileLayout:
         return np.dtype([("tile", "<i8"), ("slot", self.head.dtype if self.head else "V0")])
 
     def decode_heads(self, stored: Sequence[bytes]) -> Slots:
-        """Stored heads, `head_dtype`; raises TornTiles where one is of another layout."""
+        """Stored heads, `head_dtype`; raises TornTiles where one is of another layout, or not as written."""
         size = self.head_dtype.itemsize
         if any(len(data) != size for data in stored):
             raise TornTiles(
                 f"a stored head is not {size} bytes long; it was written by another version of the view, or cut short"
             )
-        return np.frombuffer(b"".join(stored), self.head_dtype)
+        heads = np.frombuffer(b"".join(stored), self.head_dtype)
+        if count := slot_check.damaged(heads, _HEAD_CHECK):
+            raise TornTiles(
+                f"{count} stored heads do not match their checks: they are damaged, or were written by another "
+                "version; stop the stream, then run `featurestore stream rebuild`"
+            )
+        return heads
+
+    def heads(self, tile: Ints, slots: Slots) -> Slots:
+        """Heads as they are stored: the check of a head's slot stands for the number of its tile too."""
+        heads = np.zeros(len(slots), self.head_dtype)
+        heads["tile"], heads["slot"] = tile, slots
+        return slot_check.seal(heads, _HEAD_CHECK)
 
     def head_expires_us(self, tile: int) -> int | None:
         """The instant after which no window can need the head of that tile; None: there is one of all time."""

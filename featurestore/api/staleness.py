@@ -12,7 +12,9 @@ import msgspec
 
 from featurestore.clock import Clock
 from featurestore.errors import StaleStore
+from featurestore.online.control import CONTROL_CHECK, CONTROL_FIELDS, control_damage
 from featurestore.online.keys import Shard, is_awaited, shards_key
+from featurestore.online.sealed import unsealed
 from featurestore.online.windowed import ShardState
 from featurestore.plan import Plan, View
 
@@ -56,8 +58,8 @@ def staleness_of(client: Controls, clock: Clock) -> Callable[[Plan], Staleness]:
         pipeline = client.pipeline(transaction=False)
         for each in shards.values():
             for shard in each:
-                pipeline.hget(shard.control_key, "watermark")
-        marks = iter(pipeline.execute())
+                pipeline.hmget(shard.control_key, [*CONTROL_FIELDS, CONTROL_CHECK])
+        marks = iter([_watermark(*held) for held in pipeline.execute()])
         now_us = clock()
         return {view.name: _staleness(view, [next(marks) for _ in shards[view.name]], now_us) for view in views}
 
@@ -77,8 +79,9 @@ def refuse_stale(found: Staleness) -> None:
 
 
 def _shards(project: str, view: View, raw: bytes | None) -> list[Shard]:
+    what, remedy = f"the list of shards of view {view.name!r}", "run `featurestore stream rebuild`"
     try:
-        states = msgspec.json.decode(raw, type=tuple[ShardState, ...]) if raw else ()
+        states = msgspec.json.decode(unsealed(raw, what, remedy), type=tuple[ShardState, ...]) if raw else ()
     except msgspec.MsgspecError as error:
         raise StaleStore(f"the list of shards of view {view.name!r} cannot be read: {error}") from error
     # Nobody expects news of replayed events, of a file, of the time before a topic grew.
@@ -87,6 +90,15 @@ def _shards(project: str, view: View, raw: bytes | None) -> list[Shard]:
         for state in states
         if is_awaited(state.topic_id)
     ]
+
+
+def _watermark(*held: bytes | None) -> bytes | None:
+    *values, check = held
+    if damage := control_damage(values, check):
+        raise StaleStore(
+            f"a control hash of the stream cannot be believed: {damage}; run `featurestore stream rebuild`"
+        )
+    return values[CONTROL_FIELDS.index("watermark")]
 
 
 def _staleness(view: View, marks: list[bytes | None], now_us: int) -> ViewStaleness:

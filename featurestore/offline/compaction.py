@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from featurestore.errors import SourceError
 from featurestore.offline.column_types import concatenated
 from featurestore.offline.event_log import (
     ARRIVAL,
@@ -42,6 +43,7 @@ from featurestore.offline.event_log import (
     read_part,
     write_whole,
 )
+from validation.file_check import damage
 from validation.place import Place
 
 FAN_IN: Final = 8
@@ -113,7 +115,7 @@ def read_bucket(folder: Place, key_column: str, bucket: int, buckets: int) -> pa
     for file in files:
         apart = min(file.buckets, buckets)
         if file.bucket % apart == bucket % apart:
-            table = read_part(file.path, None)[0]
+            table = _sound_part(file)
             parts[str(file.path)] = table.filter(pa.array(bucket_of(table[key_column], buckets) == bucket))
     if not parts:
         return pa.table({})
@@ -169,7 +171,7 @@ def _write(folder: Place, run: list[tuple[OffsetRange, list[EventFile]]], key_co
     ranges = [each for each, _ in run]
     covered = OffsetRange(ranges[0].topic_id, ranges[0].partition, ranges[0].first, max(each.last for each in ranges))
     files = [file for _, parts in run for file in parts]
-    tables = _by_schema([read_part(file.path, None)[0] for file in files])
+    tables = _by_schema([_sound_part(file) for file in files])
     if overlaps(files):
         tables = _each_once(tables)
     tables = [
@@ -256,3 +258,14 @@ def _written_s(path: Place) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return math.inf  # somebody else compacted it away: whatever it superseded waits for the next time
+
+
+def _sound_part(file: EventFile) -> pa.Table:
+    """All rows of a file; damage must not be written again under a check of its own. Raises SourceError."""
+    try:
+        found = damage(file.path)
+    except OSError as error:
+        raise SourceError(f"the event log's file {file.path} cannot be read: {error}") from error
+    if found:
+        raise SourceError(f"the event log's file {found}; restore it from a backup, then compact again")
+    return read_part(file.path, None)[0]

@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from featurestore.errors import SourceError, UsageError
 from featurestore.offline.column_types import concatenated
 from validation.errors import did_you_mean
+from validation.file_check import UNSEALED, seal, without_check
 from validation.place import Place, readable
 from validation.whole_file import whole_file
 
@@ -288,9 +289,12 @@ def write_whole(table: pa.Table, target: Place) -> None:
 
 def write_pieces(pieces: Iterable[pa.Table], schema: pa.Schema, target: Place) -> None:
     """As `write_whole`, of rows that come in pieces."""
-    with whole_file(target) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for piece in pieces:
-            writer.write_table(piece)
+    with whole_file(target) as file:
+        with pq.ParquetWriter(file, without_check(schema), compression="zstd") as writer:
+            for piece in pieces:
+                writer.write_table(piece)
+            writer.add_key_value_metadata(UNSEALED)
+        seal(file)
 
 
 def _with_provenance(events: pa.Table, covered: OffsetRange) -> pa.Table:

@@ -7,6 +7,8 @@
     fixed values   4, 8 or 1 bytes each, little-endian; zeros where null
     ends           4 bytes a feature of varying length: where its bytes end, from the end of this table
     bytes          text, bytes, lists, packed maps
+    padding        to a multiple of 4 bytes, where all features are of fixed width
+    check          4 bytes, by which a row that was damaged in the store is known (`row_check`)
 
 Features lie in the order of their types and names, those of fixed width first, so that reordering a view changes
 nothing and the values of one type are decoded together.
@@ -29,14 +31,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import StaleStore, UsageError
-from featurestore.online import blobs
+from featurestore.online import blobs, row_check
 from featurestore.online.blobs import Flat, Ints
 from featurestore.online.numbers import Numbers
+from featurestore.online.row_check import RowDamaged
 from featurestore.online.scalar import SCALAR_TYPES, ScalarCodec
 from featurestore.online.types import FIXED, arrow_type, item_of, to_column
 from featurestore.plan import Field
 
-LAYOUT = 1
+LAYOUT = 2
 """The format of the bytes; part of every fingerprint."""
 TIMES = 16
 """Bytes of event and created time, which open every row."""
@@ -110,6 +113,9 @@ class RowCodec:
             self._place[field.name] = (at, at + size)
             at, self._width = at + size, self._width + size
         self._ends = at
+        if not self._varying:
+            self._width += -self._width % row_check.WORD + row_check.CHECK_BYTES
+        self._padding = self._width - at if not self._varying else 0
         groups = groupby(self._fixed, key=lambda field: field.dtype)
         self._blocks = [(dtype, [field.name for field in fields]) for dtype, fields in groups]
 
@@ -118,7 +124,10 @@ class RowCodec:
         """The codec of a layout that an earlier definition of the view had; raises StaleStore for another format."""
         layout, features = msgspec.json.decode(schema, type=tuple[int, list[tuple[str, str]]])
         if layout != LAYOUT:
-            raise StaleStore(f"rows of layout {layout} were written by another version; materialize the view again")
+            raise StaleStore(
+                f"rows in the online store are of format {layout}, this version reads {LAYOUT}: they were written by "
+                "another version; materialize the view again (of a topic: `featurestore stream rebuild`)"
+            )
         return cls([Field(name=name, dtype=dtype) for name, dtype in features])
 
     def encode(
@@ -147,12 +156,13 @@ class RowCodec:
             start, end = self._place[field.name]
             head[:, start:end] = _raw(arrays[field.name], field.dtype).reshape(count, end - start)
         if not self._varying:
+            row_check.seal_in_place(head)
             data, width = head.tobytes(), self._width
             return [data[at : at + width] for at in range(0, count * width, width)]
         payloads = [_payload(arrays[field.name], field.dtype) for field in self._varying]
         lengths = np.stack([blobs.spread(payload)[1] for payload in payloads], axis=1)
         head[:, self._ends :] = np.cumsum(lengths, axis=1).astype("<u4").view(np.uint8)
-        return blobs.cut(blobs.join([blobs.fixed(head), *payloads]))
+        return row_check.sealed(blobs.cut(blobs.join([blobs.fixed(head), *payloads])))
 
     def decode(self, rows: Sequence[bytes], names: Collection[str] | None = None) -> Rows:
         """The rows as columns: of those features (default all), each of the Arrow type of its Feast type.
@@ -171,14 +181,18 @@ class RowCodec:
         count = len(rows)
         lengths = np.fromiter(map(len, rows), np.int64, count)
         if not self._varying and len(flat) == count * self._width and (lengths == self._width).all():
+            if not row_check.sound_of_width(flat, self._width):
+                raise _damaged(rows)
             head = flat.reshape(count, self._width)
             starts = ends = lengths
         else:
+            if not row_check.all_sound(rows):
+                raise _damaged(rows)
             starts = np.cumsum(lengths) - lengths
             _refuse_torn(lengths < self._width)
             head = flat[starts[:, None] + np.arange(self._width)]
             ends = np.ascontiguousarray(head[:, self._ends :]).view("<u4").astype(np.int64)
-            _refuse_torn(lengths != self._width + (ends[:, -1] if self._varying else 0))
+            _refuse_torn(lengths != self._width + (ends[:, -1] + row_check.CHECK_BYTES if self._varying else 0))
         bits = head[:, _HEAD : _HEAD + self._null_bytes]
         masks: dict[str, Mask] = {}
         if bits.any():
@@ -229,6 +243,8 @@ class RowCodec:
         ):
             return None
         data = b"".join(rows)
+        if not row_check.sound_of_width(data, width):
+            raise _damaged(rows)
         event_us = np.ndarray((count,), ">i8", data, 0, (width,)).astype(np.int64) ^ _SIGN
         size = chosen.kind.itemsize
         values: npt.NDArray[Any] = np.ndarray((chosen.count, count), chosen.kind, data, chosen.start, (size, width))
@@ -242,7 +258,11 @@ class RowCodec:
     @cached_property
     def scalar(self) -> "ScalarCodec | None":
         """Decodes one row at a time, faster for a few; None where a feature's type needs the columns' way."""
-        return ScalarCodec.of(self.features, self._null_bytes) if SCALAR_TYPES.issuperset(self._types) else None
+        return (
+            ScalarCodec.of(self.features, self._null_bytes, self._padding)
+            if SCALAR_TYPES.issuperset(self._types)
+            else None
+        )
 
 
 def fingerprint_of(row: bytes) -> bytes:
@@ -364,6 +384,10 @@ def _varying_column(flat: Flat, at: Ints, lengths: Ints, dtype: str, nulls: Mask
 
 def _validity(nulls: Mask) -> pa.Buffer | None:
     return pa.py_buffer(np.packbits(~nulls, bitorder="little")) if nulls.any() else None
+
+
+def _damaged(rows: Sequence[bytes]) -> RowDamaged:
+    return RowDamaged(len(rows) - sum(map(row_check.sound, rows)))
 
 
 def _refuse_torn(torn: Mask) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.errors import NotExact, UsageError
+from featurestore.errors import NotExact, StaleStore, UsageError
+from featurestore.online.ahead import refuse_ahead
 from featurestore.online.codec import FINGERPRINT, Numeric, fingerprint_of
 from featurestore.online.keys import row_prefixes
 from featurestore.online.numbers import Numbers
 from featurestore.online.result import Block, Column, Instants, Status
+from featurestore.online.row_check import RowDamaged
 from featurestore.online.scalar import Chosen
 from featurestore.online.schemas import Schemas
 from featurestore.online.types import NESTED, arrow_type, to_column
@@ -80,6 +82,26 @@ class LatestView:
         -1 is none of them; without `place` the rows are the entity rows. With `as_of`, t_us is an instant that somebody
         named: raises NotExact where a key holds a newer row, or may have lost the row of that instant to its expiry.
         """
+        try:
+            parts = self._parts(alias, features, held, place, t_us, as_of=as_of, now_us=now_us)
+        except RowDamaged as error:
+            raise StaleStore(f"view {self.view.name!r}: {error}") from error
+        if parts and parts[0].instant_us is not None and len(parts[0].instant_us):
+            # An instant is later than the one asked for where a row is.
+            refuse_ahead(self.view.name, int(max(parts[0].instant_us)), now_us)
+        return parts
+
+    def _parts(
+        self,
+        alias: str,
+        features: tuple[str, ...],
+        held: Sequence[bytes | None],
+        place: Sequence[int] | None,
+        t_us: int,
+        *,
+        as_of: bool,
+        now_us: int,
+    ) -> Sequence[Block | Column]:
         wanted = self.wanted.get(features) or self._want(features)
         if not as_of and held:
             rows = held if place is None else [None if at < 0 else held[at] for at in place]

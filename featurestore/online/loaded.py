@@ -8,6 +8,7 @@ import msgspec
 
 from featurestore.online.connection import StoreClient
 from featurestore.online.keys import loaded_key
+from featurestore.online.sealed import sealed, unsealed
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,8 +97,11 @@ class LoadedStore:
     def of(self, view: str) -> Loaded | None:
         """None where nothing is, or what was is gone."""
         held = self._client.get(loaded_key(self._project, view))
-        return msgspec.json.decode(held, type=Loaded) if isinstance(held, bytes) else None
+        if not isinstance(held, bytes):
+            return None
+        remedy = "materialize the view again, without --incremental"
+        return msgspec.json.decode(unsealed(held, f"how far view {view!r} is loaded", remedy), type=Loaded)
 
     def put(self, view: str, loaded: Loaded) -> None:
         """After the rows: a crash before this loads them again."""
-        self._client.set(loaded_key(self._project, view), msgspec.json.encode(loaded))
+        self._client.set(loaded_key(self._project, view), sealed(msgspec.json.encode(loaded)))

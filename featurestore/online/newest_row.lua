@@ -1,6 +1,7 @@
 -- Of every key keep the greatest row: event time, created time, then bytes, whatever the order of writers.
 -- ARGV: ttl_ms (0: rows stay), now_ms, slack_ms, then one row per key. Returns a digit per row:
--- 1 for one that became its key's value, 0 for one that lost to another or was there already.
+-- 1 for one that became its key's value, 0 for one that lost to another of this call or was there already, 2 for one
+-- that lost to what the store held: the writer looks whether that is sound.
 -- Rows open with both times as 16 big-endian bytes whose order is the order of time. Strings are never compared
 -- with < here: Lua compares by the server's locale.
 
@@ -15,7 +16,7 @@ local function greater(a, b)
 end
 
 local held = redis.call('MGET', unpack(KEYS))
-local best, order, winner = {}, {}, {}
+local best, order, winner, lost = {}, {}, {}, {}
 
 local function left_ms(row)
   local high, low = struct.unpack('>I4I4', row)
@@ -40,14 +41,15 @@ for i = 1, #KEYS do
     elseif c2 ~= d2 then wins = c2 > d2
     else wins = greater(row, old) end
   end
+  if not wins and old ~= row and not best[key] then lost[#lost + 1] = i end
   if wins then
     if not best[key] then order[#order + 1] = key end
     best[key], winner[key] = row, i
   end
 end
 
-if #order == 0 then return string.rep('0', #KEYS) end
-if ttl == 0 then
+if #order == 0 and #lost == 0 then return string.rep('0', #KEYS) end
+if ttl == 0 and #order > 0 then
   local pairs_ = {}
   for i, key in ipairs(order) do
     pairs_[2 * i - 1], pairs_[2 * i] = key, best[key]
@@ -61,5 +63,6 @@ end
 if #order == #KEYS then return string.rep('1', #KEYS) end
 local won = {}
 for i = 1, #KEYS do won[i] = '0' end
+for _, i in ipairs(lost) do won[i] = '2' end
 for _, i in pairs(winner) do won[i] = '1' end
 return table.concat(won)

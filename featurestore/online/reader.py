@@ -12,6 +12,7 @@ from featurestore.aggregation.read import Windows
 from featurestore.aggregation.results import Told
 from featurestore.clock import Clock
 from featurestore.errors import NotExact, StoreUnavailable, UsageError
+from featurestore.online.ahead import refuse_ahead
 from featurestore.online.connection import StoreClient
 from featurestore.online.keys import EntityKeyCodec, row_tags
 from featurestore.online.latest import LatestView, Positions
@@ -237,6 +238,7 @@ class OnlineReader:
             late = np.flatnonzero(windows.newest_us > instant_us)
             if not len(late):
                 break
+            refuse_ahead(view.view.name, int(windows.newest_us[late].max()), now_us)
             instant_us[late] = windows.newest_us[late]
             for instant in np.unique(instant_us[late]).tolist():
                 group = late[instant_us[late] == instant]

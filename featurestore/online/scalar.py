@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from featurestore.errors import StaleStore
+from featurestore.online.row_check import CHECK_BYTES, RowDamaged, sound
 from featurestore.plan import Field
 
 _CODES = {"INT32": "i", "INT64": "q", "FLOAT": "f", "DOUBLE": "d", "BOOL": "?"}
@@ -36,12 +36,12 @@ class ScalarCodec:
     no_nulls: bytes
 
     @classmethod
-    def of(cls, features: tuple[Field, ...], null_bytes: int) -> "ScalarCodec":
-        """The codec of features that are all of SCALAR_TYPES."""
+    def of(cls, features: tuple[Field, ...], null_bytes: int, padding: int) -> "ScalarCodec":
+        """The codec of features that are all of SCALAR_TYPES; `padding` bytes end a row of fixed width."""
         codes = [_CODES[field.dtype] for field in features if field.dtype in _CODES]
         text = tuple(field.dtype in _TEXT for field in features if field.dtype not in _CODES)
         # Event time, created time, fingerprint, null bits; values; ends of the varying ones.
-        layout = struct.Struct(f"<8s8s8s{null_bytes}s" + "".join(codes) + "I" * len(text))
+        layout = struct.Struct(f"<8s8s8s{null_bytes}s" + "".join(codes) + "I" * len(text) + f"{padding}x")
         return cls(features, layout, len(codes), text, layout.unpack, bytes(null_bytes))
 
     def choose(self, names: Sequence[str]) -> Chosen:
@@ -57,12 +57,14 @@ class ScalarCodec:
         """Event time (us), four parts of the head and the features' Python values, and whether any is null (None).
 
         The features are in the codec's order; `choose` knows their places. The row has the codec's fingerprint. Raises
-        StaleStore where it is torn.
+        RowDamaged where it is torn or damaged.
         """
+        if not sound(row):
+            raise RowDamaged(1)
         try:
             whole: Sequence[Any] = self.unpack(row) if not self.text else self._with_text(row)
         except struct.error:
-            raise _torn() from None
+            raise RowDamaged(1) from None
         event_us = int.from_bytes(whole[0]) - _SIGN
         nulls = whole[HEAD_PARTS - 1]
         if nulls == self.no_nulls:
@@ -78,10 +80,6 @@ class ScalarCodec:
             data = row[begin : width + end]
             made.append(data.decode() if text else data)
             begin = width + end
-        if len(row) != begin:
-            raise _torn()
+        if len(row) != begin + CHECK_BYTES:
+            raise RowDamaged(1)
         return made
-
-
-def _torn() -> StaleStore:
-    return StaleStore("a row in the online store is torn; materialize its view again")

@@ -1,5 +1,7 @@
 """Which layouts have the rows of a view had? Kept in the store, so that rows outlive a change of features."""
 
+import msgspec
+
 from featurestore.errors import StaleStore
 from featurestore.online.codec import RowCodec
 from featurestore.online.connection import StoreClient
@@ -31,5 +33,17 @@ class Schemas:
                     f"rows of view {self._view!r} have the layout {fingerprint.hex()}, which the store does not "
                     "describe; materialize the view again"
                 )
-            known = self._known[fingerprint] = RowCodec.of_schema(schema)
+            try:
+                known = RowCodec.of_schema(schema)
+            except (msgspec.MsgspecError, KeyError) as error:
+                raise self._damaged(fingerprint) from error
+            if known.fingerprint != fingerprint:
+                raise self._damaged(fingerprint)
+            self._known[fingerprint] = known
         return known
+
+    def _damaged(self, fingerprint: bytes) -> StaleStore:
+        return StaleStore(
+            f"the store's description of layout {fingerprint.hex()} of view {self._view!r} is damaged: it describes "
+            "another layout; materialize the view again"
+        )

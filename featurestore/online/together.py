@@ -12,6 +12,7 @@ import numpy.typing as npt
 from featurestore.online.codec import Frame, Numeric
 from featurestore.online.keys import EntityKeyCodec, row_tags
 from featurestore.online.latest import LatestView
+from featurestore.online.row_check import all_sound, sound_of_width
 from featurestore.plan import Projection
 
 _SIGN = 1 << 63
@@ -107,6 +108,8 @@ class Together:
         return decoded
 
     def _one(self, held: Sequence[bytes]) -> Decoded | None:
+        if not all_sound(held):
+            return None  # read again the long way, which says what is wrong
         unpack, order = self.row.unpack, self.chosen.order
         event_us: list[int] = []
         values: list[Any] = []
@@ -130,6 +133,8 @@ class Together:
         if [*map(len, held)].count(width) < len(held) or [row[told] for row in held] != expected:
             return None
         data, chosen = b"".join(held), self.chosen
+        if not sound_of_width(data, width):
+            return None
         event_us = (np.ndarray((len(held),), ">i8", data, 0, (width,)).astype(np.int64) ^ np.int64(-_SIGN)).tolist()
         shape, strides = (len(self.frames), chosen.count, rows), (rows * width, chosen.kind.itemsize, width)
         values: npt.NDArray[Any] = np.ndarray(shape, chosen.kind, data, chosen.start, strides)

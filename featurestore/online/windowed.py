@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.aggregation.errors import TornTiles
 from featurestore.aggregation.read import WindowReader, Windows
 from featurestore.aggregation.results import Told
 from featurestore.aggregation.tiles import HEAD
@@ -17,6 +18,7 @@ from featurestore.online.keys import DROPPED, EntityKeyCodec, Shard, shards_key,
 from featurestore.online.numbers import Numbers
 from featurestore.online.partitioner import KEY_TYPES, message_key, partition_of
 from featurestore.online.result import Column, Instants, Status
+from featurestore.online.sealed import unsealed
 from featurestore.plan import Aggregation, View
 
 Positions = npt.NDArray[np.int64]
@@ -87,13 +89,14 @@ class WindowedView:
             raise VersionDropped(
                 f"version {self.view.version} of view {self.view.name!r} was dropped; read by the plan in force"
             )
+        what, remedy = (
+            f"the list of shards of view {self.view.name!r}",
+            "stop the stream, then run `featurestore stream rebuild`",
+        )
         try:
-            states = msgspec.json.decode(raw, type=tuple[ShardState, ...]) if raw else ()
+            states = msgspec.json.decode(unsealed(raw, what, remedy), type=tuple[ShardState, ...]) if raw else ()
         except msgspec.MsgspecError as error:
-            raise StaleStore(
-                f"the list of shards of view {self.view.name!r} in the online store cannot be read: {error}; "
-                "stop the stream, then rebuild the view's state from the event log"
-            ) from error
+            raise StaleStore(f"{what} in the online store cannot be read: {error}; {remedy}") from error
         view = self.view
         shards = [Shard(self.project, view.name, view.version, state.topic_id, state.partition) for state in states]
         partitions = view.source.topic.partitions if view.source.topic else None
@@ -132,7 +135,10 @@ class WindowedView:
 
     def windows(self, count: int, t_us: int, held: Sequence[bytes | None], shards: ShardList) -> Windows:
         """The values of `count` entity keys at t, from what was fetched by `names`."""
-        return self.reader.merge(t_us, count, held, shards.per_key)
+        try:
+            return self.reader.merge(t_us, count, held, shards.per_key)
+        except TornTiles as error:
+            raise TornTiles(f"view {self.view.name!r}, version {self.view.version}: {error}") from error
 
     def refuse_inexact(self, newest_us: Instants, t_us: int, now_us: int) -> None:
         """Raises NotExact where values as of t cannot be known any more."""

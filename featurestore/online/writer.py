@@ -14,7 +14,8 @@ from featurestore.clock import Clock
 from featurestore.errors import StoreRefused, UsageError
 from featurestore.online.blobs import Ints
 from featurestore.online.connection import StoreClient
-from featurestore.online.keys import ROW_TAGS, EntityKeyCodec, row_prefixes
+from featurestore.online.keys import ROW_TAGS, EntityKeyCodec, row_key, row_prefixes
+from featurestore.online.row_check import sound
 from featurestore.online.schemas import Schemas
 from featurestore.plan import View
 from validation.instant import column_us
@@ -26,6 +27,8 @@ EXPIRY_SLACK_MS = 24 * 3_600_000
 LEAST = -(1 << 63)
 """The created time of a row whose created column is null: below every other."""
 _SCRIPT = files(__package__).joinpath("newest_row.lua").read_text(encoding="utf-8")
+_REMOVE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('UNLINK', KEYS[1]) end return 0"
+_LOST, _WON = ord("2"), ord("1")
 _KEYS_PER_SCRIPT = 256
 """Few enough that other clients wait for about a millisecond at most while a script runs."""
 _ROWS_PER_ROUND = 50_000
@@ -128,15 +131,19 @@ class RowWriter:
             keys = [key for key, take in zip(keys, taken.tolist(), strict=True) if take]
         columns = {name: table.column(name) for name in table.column_names}
         rows = self._schemas.declared.encode(columns, event_us, created_us)
-        won = self._send([key for key in keys if key is not None], rows, now_us)
+        named = [key for key in keys if key is not None]
+        told = self._send(named, rows, now_us)
+        won = told == _WON
+        if self._remove_damaged([named[place] for place in np.flatnonzero(told == _LOST).tolist()]):
+            won |= self._send(named, rows, now_us) == _WON
         written = int(won.sum())
         if became is not None and written:
             became(table if written == len(won) else table.filter(pa.array(won)))
         unkeyed = len(keyed) - int(keyed.sum())
         return WriteResult(written, len(rows) - written, unkeyed, ahead)
 
-    def _send(self, keys: Sequence[bytes], rows: Sequence[bytes], now_us: int) -> npt.NDArray[np.bool_]:
-        """Which rows became their key's value."""
+    def _send(self, keys: Sequence[bytes], rows: Sequence[bytes], now_us: int) -> npt.NDArray[np.uint8]:
+        """What became of each row, as the script says."""
         times = (self.view.ttl_us // 1000, now_us // 1000, self._slack_ms)
         chunks = list(self._chunks(keys, rows))
         for attempt in (1, 2):
@@ -147,7 +154,7 @@ class RowWriter:
                 # Not `evalsha`: the library's pipeline of a cluster lacks it, and takes the command.
                 pipeline.execute_command("EVALSHA", self._sha, len(names), *names, *times, *values)  # type: ignore[no-untyped-call]
             try:
-                told = np.frombuffer(b"".join(pipeline.execute()), np.uint8) == ord("1")
+                told = np.frombuffer(b"".join(pipeline.execute()), np.uint8)
             except redis.exceptions.NoScriptError as error:
                 # The server was restarted without its scripts. Chunks already written stay: writing is repeatable.
                 self._sha = None
@@ -156,10 +163,21 @@ class RowWriter:
                         "the online store forgets scripts faster than they are loaded", "NOSCRIPT"
                     ) from error
             else:
-                won = np.zeros(len(rows), np.bool_)
+                won = np.zeros(len(rows), np.uint8)
                 won[[place for places, _, _ in chunks for place in places]] = told
                 return won
         raise AssertionError("unreachable")
+
+    def _remove_damaged(self, keys: Sequence[bytes]) -> int:
+        """Remove what these keys hold where it is damaged or of another format: it would win for ever, unreadable."""
+        names = [row_key(self._prefixes, key) for key in keys]
+        held = self._client.mget(names) if names else []
+        doomed = [
+            (name, row) for name, row in zip(names, held, strict=True) if isinstance(row, bytes) and not sound(row)
+        ]
+        for name, row in doomed:
+            self._client.eval(_REMOVE, 1, name, row)
+        return len(doomed)
 
     def _chunks(
         self, keys: Sequence[bytes], rows: Sequence[bytes]

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 
 from featurestore.clock import system_clock
 from featurestore.config import clock_offset_us
-from featurestore.errors import ConfigurationError, failing, failure_of
+from featurestore.errors import ConfigurationError, StaleStore, failing, failure_of
 from featurestore.online.loaded import LoadedStore, after_run, run_of
 from featurestore.online.materialize import materialize_table
 from featurestore.online.writer import AHEAD_TOLERANCE_US, WriteResult
@@ -152,12 +152,18 @@ class ArrowEngine(ComputeEngine):  # type: ignore[misc]  # Feast ships no types
         client = self.online_store.client(self.repo_config)
         store = LoadedStore(client, task.project)
         start_us, last_us = microseconds(task.start_time), microseconds(task.end_time)
-        loaded = store.of(table.name)
+        goes_on = table.most_recent_end_time is not None and start_us == microseconds(table.most_recent_end_time)
+        try:
+            loaded = store.of(table.name)
+        except StaleStore:
+            if goes_on:
+                raise
+            loaded = None  # all that is asked for is loaded, and what is loaded is said anew
         run = run_of(
             loaded,
             start_us,
             min(last_us, started_us + AHEAD_TOLERANCE_US),
-            goes_on=table.most_recent_end_time is not None and start_us == microseconds(table.most_recent_end_time),
+            goes_on=goes_on,
             overlap_us=self._overlap_us,
             created=columns.created is not None,
         )

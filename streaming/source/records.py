@@ -155,6 +155,18 @@ class OffsetGone(FeatureStoreError):
         )
 
 
+class OffsetBeyondEnd(OffsetGone):
+    """State stands for more events than the log holds: the log was truncated, or the stored offset is wrong."""
+
+    def __init__(self, partition: TopicPartition, offset: int, end: int) -> None:
+        super().__init__(partition, offset, 0, end)
+        self.args = (
+            f"{partition} ends at offset {end}, and the state in the online store stands for events up to {offset}: "
+            "the topic was truncated, or the stored offset is wrong; events would go uncounted. If the topic is right, "
+            "run `featurestore stream rebuild`, which makes the state again from the event log",
+        )
+
+
 class MemberReplaced(FeatureStoreError):
     """Another process reads under the same instance id: this one must stop, or both would take turns for ever."""
 

@@ -17,6 +17,7 @@ from featurestore.errors import StaleStore, UsageError
 from featurestore.online.connection import StoreClient
 from featurestore.online.keys import EntityKeyCodec, Shard, shards_key, tile_key
 from featurestore.online.materialize import materialize_table
+from featurestore.online.sealed import sealed
 from featurestore.online.writer import RowWriter
 from featurestore.plan import Field, JoinKey, Source, View
 from featurestore.plan_store import PlanStore
@@ -112,7 +113,7 @@ def stream(store: StoreClient, view: View, origin: str, delays: list[float]) -> 
         name = tile_key(shard.tile_prefix(level.hop_us), tile // SPAN, key or b"")
         store.setrange(name, tile % SPAN * level.slot_bytes, slots.tobytes())
     state = {"topic_id": "t", "partition": 0, "complete_from_us": None}
-    store.set(shards_key("ml", view.name, view.version), json.dumps([state]))
+    store.set(shards_key("ml", view.name, view.version), sealed(json.dumps([state]).encode()))
 
 
 def test_windows_are_read_through_the_sdk(repo: FeatureStore, store: StoreClient) -> None:

@@ -14,6 +14,7 @@ from featurestore.online.connection import StoreClient
 from featurestore.online.keys import EntityKeyCodec, Shard, row_key, row_prefixes, shards_key, tile_key
 from featurestore.online.reader import OnlineReader
 from featurestore.online.result import Column, Status
+from featurestore.online.sealed import sealed
 from featurestore.online.writer import RowWriter
 from featurestore.plan import Aggregation, Field, JoinKey, Plan, Projection, Source, View
 
@@ -234,7 +235,7 @@ def tiles(
             old = level.decode(held if len(held) == level.slot_bytes else bytes(level.slot_bytes))
             client.setrange(name, place, level.merge(old, fresh).tobytes())
     states = [{"topic_id": "t", "partition": p, "complete_from_us": since} for p, since in complete.items()]
-    client.set(shards_key("ml", view.name, view.version), json.dumps(states))
+    client.set(shards_key("ml", view.name, view.version), sealed(json.dumps(states).encode()))
 
 
 def expected(events: Sequence[Event], origin: str, t: int) -> dict[str, float | int | None]:

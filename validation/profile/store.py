@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from validation.errors import did_you_mean
+from validation.file_check import UNSEALED, damage, sealed
 from validation.instant import to_us
 from validation.profile.baseline import Baseline, ProfileError
 from validation.profile.cohorts import of_kept_cohorts
@@ -107,9 +108,10 @@ class ProfileStore:
         path = self.folder / boundary / baseline.id / f"{source_id}.parquet"
         rows = [_row(profile, boundary) for profile in _by_hour(profiles)]
         file = pa.BufferOutputStream()
-        schema = SCHEMA.with_metadata({**SCHEMA.metadata, _REPLACES: msgspec.json.encode(list(replaces))})
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
-        replace_file(path, file.getvalue().to_pybytes())
+        metadata = {**SCHEMA.metadata, _REPLACES: msgspec.json.encode(list(replaces)), **UNSEALED}
+        schema = SCHEMA.with_metadata(metadata)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd", store_schema=False)
+        replace_file(path, sealed(file.getvalue().to_pybytes()))
         return path
 
     def paths(self, boundary: str) -> list[Path]:
@@ -173,7 +175,12 @@ class ProfileStore:
 
 
 def read_file(path: Path, keep: pc.Expression | None = None) -> tuple[Sequence[str], pa.Table]:
-    """The sources that a file replaces, and its rows; of one and the same file. Raises FileNotFoundError."""
+    """The sources that a file replaces, and its rows; of one and the same file.
+
+    Raises FileNotFoundError, and ProfileError for a file that was damaged since it was written.
+    """
+    if found := damage(path):
+        raise ProfileError(f"{found}; remove it: events are profiled again by `featurestore stream profile`")
     with pa.memory_map(str(path)) as file:
         metadata = pq.read_schema(file).metadata or {}
         names = msgspec.json.decode(metadata.get(_REPLACES.encode(), b"[]"), type=list[str])

@@ -5,9 +5,18 @@ import pytest
 
 from featurestore.api.staleness import refuse_stale, staleness_of
 from featurestore.errors import StaleStore
+from featurestore.online.control import CONTROL_CHECK, CONTROL_FIELDS, control_check
 from featurestore.online.keys import Shard, shards_key
+from featurestore.online.sealed import sealed
 from featurestore.plan import Plan, Topic
 from featurestore.plan_store import PlanStore
+
+
+def write_control(store, key, watermark):
+    """A control hash as the stream writes it."""
+    held = {"watermark": watermark.encode(), "offset": b"1"}
+    check = control_check([held.get(name) for name in CONTROL_FIELDS])
+    store.hset(key, mapping={**held, CONTROL_CHECK: check})
 
 
 def streamed(plan: Plan, **tags: str) -> Plan:
@@ -22,10 +31,10 @@ def streamed(plan: Plan, **tags: str) -> Plan:
 def seen(store, marks_us: list[int | None]) -> None:
     """Writes what the stream keeps of its partitions: the list of shards, and each one's watermark."""
     states = [{"topic_id": "t", "partition": number, "complete_from_us": None} for number in range(len(marks_us))]
-    store.set(shards_key("flights", "weather", 1), msgspec.json.encode(states))
+    store.set(shards_key("flights", "weather", 1), sealed(msgspec.json.encode(states)))
     for number, mark in enumerate(marks_us):
         control = Shard("flights", "weather", 1, "t", number).control_key
-        store.hset(control, mapping={"watermark": "" if mark is None else str(mark), "offset": "1"})
+        write_control(store, control, "" if mark is None else str(mark))
 
 
 def test_the_slowest_partition_counts(store, project) -> None:
@@ -46,9 +55,9 @@ def test_what_nobody_awaits_is_never_late(store, project, other: str) -> None:
     look = staleness_of(store, lambda: project.NOW_US)
     seen(store, [project.NOW_US - 2_000_000])
     states = [{"topic_id": name, "partition": 0, "complete_from_us": None} for name in ("t", other)]
-    store.set(shards_key("flights", "weather", 1), msgspec.json.encode(states))
+    store.set(shards_key("flights", "weather", 1), sealed(msgspec.json.encode(states)))
     control = Shard("flights", "weather", 1, other, 0).control_key
-    store.hset(control, mapping={"watermark": str(project.NOW_US - 9_000_000_000), "offset": "1"})
+    write_control(store, control, str(project.NOW_US - 9_000_000_000))
     assert look(streamed(project.make_plan()))["weather"].staleness_s == 2.0
 
 

@@ -14,6 +14,7 @@ from featurestore.clock import iso
 from featurestore.online.connection import StoreClient
 from featurestore.online.keys import EntityKeyCodec, Shard, shards_key, tile_key
 from featurestore.online.reader import OnlineReader
+from featurestore.online.sealed import sealed
 from featurestore.plan import Aggregation, Field, JoinKey, Source, View
 from featurestore.plan_store import PlanStore
 
@@ -43,7 +44,7 @@ def stream(store: StoreClient, project: str, events: Sequence[tuple[str, int, fl
             name = tile_key(shard.tile_prefix(level.hop_us), tile // SPAN, keys.encode({"origin": origin}) or b"")
             store.setrange(name, tile % SPAN * level.slot_bytes, slot.tobytes())
     state = {"topic_id": "t", "partition": 0, "complete_from_us": complete_us}
-    store.set(shards_key(project, VIEW.name, VIEW.version), json.dumps([state]))
+    store.set(shards_key(project, VIEW.name, VIEW.version), sealed(json.dumps([state]).encode()))
 
 
 @pytest.fixture
