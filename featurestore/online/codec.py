@@ -7,7 +7,6 @@
     fixed values   4, 8 or 1 bytes each, little-endian; zeros where null
     ends           4 bytes a feature of varying length: where its bytes end, from the end of this table
     bytes          text, bytes, lists, packed maps
-    padding        to a multiple of 4 bytes, where all features are of fixed width
     check          4 bytes, by which a row that was damaged in the store is known (`row_check`)
 
 Features lie in the order of their types and names, those of fixed width first, so that reordering a view changes
@@ -114,8 +113,7 @@ class RowCodec:
             at, self._width = at + size, self._width + size
         self._ends = at
         if not self._varying:
-            self._width += -self._width % row_check.WORD + row_check.CHECK_BYTES
-        self._padding = self._width - at if not self._varying else 0
+            self._width += row_check.CHECK_BYTES
         groups = groupby(self._fixed, key=lambda field: field.dtype)
         self._blocks = [(dtype, [field.name for field in fields]) for dtype, fields in groups]
 
@@ -156,9 +154,9 @@ class RowCodec:
             start, end = self._place[field.name]
             head[:, start:end] = _raw(arrays[field.name], field.dtype).reshape(count, end - start)
         if not self._varying:
-            row_check.seal_in_place(head)
-            data, width = head.tobytes(), self._width
-            return [data[at : at + width] for at in range(0, count * width, width)]
+            width = self._width - row_check.CHECK_BYTES
+            data = head[:, :width].tobytes()
+            return row_check.sealed([data[at : at + width] for at in range(0, count * width, width)])
         payloads = [_payload(arrays[field.name], field.dtype) for field in self._varying]
         lengths = np.stack([blobs.spread(payload)[1] for payload in payloads], axis=1)
         head[:, self._ends :] = np.cumsum(lengths, axis=1).astype("<u4").view(np.uint8)
@@ -177,17 +175,16 @@ class RowCodec:
         self, rows: Sequence[bytes], names: Collection[str] | None = None
     ) -> tuple[Ints, Ints, dict[str, Numbers | pa.Array]]:
         """As `decode`: event and created times, and the columns, those of fixed width as they were stored."""
-        flat = np.frombuffer(b"".join(rows), np.uint8)
+        data = b"".join(rows)
+        if not row_check.sound(data):
+            raise _damaged(rows)
+        flat = np.frombuffer(data, np.uint8)
         count = len(rows)
         lengths = np.fromiter(map(len, rows), np.int64, count)
         if not self._varying and len(flat) == count * self._width and (lengths == self._width).all():
-            if not row_check.sound_of_width(flat, self._width):
-                raise _damaged(rows)
             head = flat.reshape(count, self._width)
             starts = ends = lengths
         else:
-            if not row_check.all_sound(rows):
-                raise _damaged(rows)
             starts = np.cumsum(lengths) - lengths
             _refuse_torn(lengths < self._width)
             head = flat[starts[:, None] + np.arange(self._width)]
@@ -243,7 +240,7 @@ class RowCodec:
         ):
             return None
         data = b"".join(rows)
-        if not row_check.sound_of_width(data, width):
+        if not row_check.sound(data):
             raise _damaged(rows)
         event_us = np.ndarray((count,), ">i8", data, 0, (width,)).astype(np.int64) ^ _SIGN
         size = chosen.kind.itemsize
@@ -258,11 +255,7 @@ class RowCodec:
     @cached_property
     def scalar(self) -> "ScalarCodec | None":
         """Decodes one row at a time, faster for a few; None where a feature's type needs the columns' way."""
-        return (
-            ScalarCodec.of(self.features, self._null_bytes, self._padding)
-            if SCALAR_TYPES.issuperset(self._types)
-            else None
-        )
+        return ScalarCodec.of(self.features, self._null_bytes) if SCALAR_TYPES.issuperset(self._types) else None
 
 
 def fingerprint_of(row: bytes) -> bytes:

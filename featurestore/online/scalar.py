@@ -36,12 +36,14 @@ class ScalarCodec:
     no_nulls: bytes
 
     @classmethod
-    def of(cls, features: tuple[Field, ...], null_bytes: int, padding: int) -> "ScalarCodec":
-        """The codec of features that are all of SCALAR_TYPES; `padding` bytes end a row of fixed width."""
+    def of(cls, features: tuple[Field, ...], null_bytes: int) -> "ScalarCodec":
+        """The codec of features that are all of SCALAR_TYPES."""
         codes = [_CODES[field.dtype] for field in features if field.dtype in _CODES]
         text = tuple(field.dtype in _TEXT for field in features if field.dtype not in _CODES)
         # Event time, created time, fingerprint, null bits; values; ends of the varying ones.
-        layout = struct.Struct(f"<8s8s8s{null_bytes}s" + "".join(codes) + "I" * len(text) + f"{padding}x")
+        layout = struct.Struct(
+            f"<8s8s8s{null_bytes}s" + "".join(codes) + "I" * len(text) + ("" if text else f"{CHECK_BYTES}x")
+        )
         return cls(features, layout, len(codes), text, layout.unpack, bytes(null_bytes))
 
     def choose(self, names: Sequence[str]) -> Chosen:

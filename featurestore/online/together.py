@@ -12,7 +12,7 @@ import numpy.typing as npt
 from featurestore.online.codec import Frame, Numeric
 from featurestore.online.keys import EntityKeyCodec, row_tags
 from featurestore.online.latest import LatestView
-from featurestore.online.row_check import all_sound, sound_of_width
+from featurestore.online.row_check import all_sound, sound
 from featurestore.plan import Projection
 
 _SIGN = 1 << 63
@@ -133,7 +133,7 @@ class Together:
         if [*map(len, held)].count(width) < len(held) or [row[told] for row in held] != expected:
             return None
         data, chosen = b"".join(held), self.chosen
-        if not sound_of_width(data, width):
+        if not sound(data):
             return None
         event_us = (np.ndarray((len(held),), ">i8", data, 0, (width,)).astype(np.int64) ^ np.int64(-_SIGN)).tolist()
         shape, strides = (len(self.frames), chosen.count, rows), (rows * width, chosen.kind.itemsize, width)

@@ -15,6 +15,7 @@ import streaming.held_shard as held_shard_module
 from featurestore.errors import StoreUnavailable
 from featurestore.offline.event_log import read_events
 from featurestore.offline.history import historical_features
+from featurestore.online.control import CONTROL_CHECK, CONTROL_FIELDS, control_check
 from featurestore.online.keys import Shard
 from featurestore.online.reader import OnlineReader
 from featurestore.plan import Projection
@@ -419,7 +420,9 @@ def ids_before_tiles(monkeypatch):
         for write in one.seen.writes:
             if write.fields:
                 self._client.hset(write.key, mapping=dict(write.fields))
-        self._client.hset(one.claim.shard.control_key, "seen", " ".join(map(str, one.seen.spans)))
+        control = one.claim.shard.control_key
+        self._client.hset(control, "seen", " ".join(map(str, one.seen.spans)))
+        self._client.hset(control, CONTROL_CHECK, control_check(self._client.hmget(control, CONTROL_FIELDS)))
         return msgspec.structs.replace(one, seen=msgspec.structs.replace(one.seen, writes=()))
 
     monkeypatch.setattr(FlakyStore, "_ids_first", ids_first, raising=False)
