@@ -108,9 +108,10 @@ class ProfileStore:
         path = self.folder / boundary / baseline.id / f"{source_id}.parquet"
         rows = [_row(profile, boundary) for profile in _by_hour(profiles)]
         file = pa.BufferOutputStream()
-        metadata = {**SCHEMA.metadata, _REPLACES: msgspec.json.encode(list(replaces)), **UNSEALED}
-        schema = SCHEMA.with_metadata(metadata)
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd", store_schema=False)
+        schema = SCHEMA.with_metadata({**SCHEMA.metadata, _REPLACES: msgspec.json.encode(list(replaces))})
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            writer.add_key_value_metadata(UNSEALED)
         replace_file(path, sealed(file.getvalue().to_pybytes()))
         return path
 
