@@ -300,8 +300,12 @@ def _footers(files: Sequence[Path], name: str) -> list[tuple[pa.Schema, int]]:
 
 @lru_cache(maxsize=4096)
 def _footer(file: Path, modified_ns: int, size_bytes: int) -> tuple[pa.Schema, int]:  # noqa: ARG001 (parts of the cache's key)
-    with pq.ParquetFile(file) as opened:
-        return opened.schema_arrow.remove_metadata(), opened.metadata.num_rows
+    try:
+        with pq.ParquetFile(file) as opened:
+            return opened.schema_arrow.remove_metadata(), opened.metadata.num_rows
+    except UnicodeDecodeError as error:
+        # A name in a damaged footer; whatever else is wrong there the library says as ArrowInvalid.
+        raise pa.ArrowInvalid(f"{file}: its footer is damaged: {error}") from error
 
 
 def _require(
