@@ -53,7 +53,8 @@ from validation.check import (
 )
 from validation.contract import Contract, Rule
 from validation.drift.rule import drift_of
-from validation.instant import as_micros, to_us
+from validation.instant import to_us
+from validation.instant_columns import as_micros
 from validation.mixed import is_mixed, rows_of, values_of
 from validation.shape import misfit_of
 from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, stated

@@ -17,7 +17,7 @@ import xxhash
 
 from featurestore.aggregation.lexicon import Lexicon, of_decimals
 from featurestore.errors import DefinitionError, UsageError
-from validation.instant import as_micros
+from validation.instant_columns import as_micros
 
 Kind = Literal["float", "int", "bytes"]
 Codes = npt.NDArray[np.uint64]

@@ -18,7 +18,7 @@ from featurestore.errors import UsageError
 from featurestore.offline.sql_types import FLOAT_INTEGERS, is_string
 from featurestore.offline.windowed_keys import KeyIndex
 from validation.errors import did_you_mean
-from validation.instant import column_us
+from validation.instant_columns import column_us
 
 Instants = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
 from featurestore.online.nested import pack, unpack
-from validation.instant import column_us
+from validation.instant_columns import column_us
 
 FIXED: dict[str, tuple[str, pa.DataType]] = {
     "INT32": ("<i4", pa.int32()),

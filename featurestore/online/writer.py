@@ -18,7 +18,7 @@ from featurestore.online.keys import ROW_TAGS, EntityKeyCodec, row_key, row_pref
 from featurestore.online.row_check import sound
 from featurestore.online.schemas import Schemas
 from featurestore.plan import View
-from validation.instant import column_us
+from validation.instant_columns import column_us
 
 AHEAD_TOLERANCE_US = 5_000_000
 """A row dated further ahead of the clock than this is set aside: it would block its key."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from featurestore.errors import SourceError
 from featurestore.offline.column_types import unified
 from featurestore.offline.sources import Scan, scan_parquet
-from validation.instant import column_us
+from validation.instant_columns import column_us
 
 SLICE_ROWS = 250_000
 """What a slice should hold; where rows become denser all at once it holds more, and the next one less."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
-from validation.instant import as_micros
+from validation.instant_columns import as_micros
 
 _NEEDS_ESCAPE = r'["\\\x00-\x1f]'
 _MICROSECONDS = 1_000_000

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from featurestore.errors import SourceError
 from streaming.source.records import UnknownColumn
-from validation.instant import column_us
+from validation.instant_columns import column_us
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:

@@ -13,7 +13,7 @@ import pytest
 import featurestore
 from featurestore.online.types import to_column
 from streaming.source.json_rows import rfc3339
-from validation.instant import as_micros
+from validation.instant_columns import as_micros
 
 PACKAGES = [Path(featurestore.__file__).parent.parent / name for name in ("featurestore", "streaming", "validation")]
 SCRIPT = """

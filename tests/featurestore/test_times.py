@@ -25,7 +25,8 @@ from streaming.decode import Decoder
 from streaming.source.file import FileSource as EventFile
 from validation.contract import Column, Contract
 from validation.files import read_data
-from validation.instant import column_us, number_us, text_us
+from validation.instant import number_us, text_us
+from validation.instant_columns import column_us
 
 NOON = 1_710_072_000_000_000
 """2024-03-10T12:00:00Z."""

@@ -35,7 +35,7 @@ from validation.compiled.sql import Selection, kind
 from validation.compiled.statement import Statement
 from validation.contract import Contract, Rule
 from validation.errors import did_you_mean
-from validation.instant import as_micros
+from validation.instant_columns import as_micros
 from validation.mixed import is_mixed, rows_of, values_of
 from validation.verdict import RuleVerdict, Sample, Verdict, broken, counted, stated
 

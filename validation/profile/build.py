@@ -16,7 +16,7 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from validation.errors import did_you_mean
-from validation.instant import as_micros
+from validation.instant_columns import as_micros
 from validation.profile.baseline import Baseline, FeatureBaseline, ProfileError, as_promised, numbers
 from validation.profile.categories import Words, profiles_of_words, words_of
 from validation.profile.cohorts import kept_cohorts
