@@ -5,6 +5,7 @@ import os
 import textwrap
 from decimal import Decimal
 
+import msgspec
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -17,7 +18,7 @@ from featurestore.errors import ConfigurationError, DefinitionError, StaleStore
 from featurestore.materialize import materialize
 from featurestore.offline.event_log import write_events
 from featurestore.online.connection import connect
-from featurestore.online.keys import shards_key
+from featurestore.online.keys import plan_key, plans_key, shards_key
 from featurestore.plan_store import PlanStore, load_plan_file
 from featurestore.plan_versions import flipped
 from featurestore.topic_schema import declared_columns
@@ -502,3 +503,62 @@ def test_feasts_sql_registry_works_alike(repo, tmp_path):
     apply(settings)
     assert load_plan_file(settings.plan_path).version == 2
     assert load_plan_file(settings.plan_path).view("owner").ttl_us == 2 * 86_400_000_000
+
+
+TORN = [b"", b"9\n{torn", b"\xff\xfe", b"0" * 40, b'3\n{"signature":"00","project":"shop"}']
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_apply_repairs_what_its_message_is_about(torn, repo):
+    """Whatever lies in the store or in the file, `apply` puts its plan in force, and all that was live stays live."""
+    settings = repo()
+    plan = apply(settings).plan
+    client = connect(settings.online, settings.data_dir)
+    plans = PlanStore(client, "shop")
+    client.set(plan_key("shop"), torn)
+    assert apply(settings).plan.views == plan.views
+    assert plans.load() == load_plan_file(settings.plan_path)
+    settings.plan_path.write_bytes(torn)
+    assert apply(settings).plan.views == plan.views
+    assert plans.load() == load_plan_file(settings.plan_path)
+    settings.plan_path.write_bytes(torn)
+    client.set(plan_key("shop"), torn)
+    assert apply(settings).plan.views == plan.views
+    assert plans.load() == load_plan_file(settings.plan_path)
+
+
+def test_a_plan_of_a_version_that_did_not_sign_is_taken_over_from_its_file_alone(repo):
+    """Its versions go on after an upgrade; an unsigned plan that lies in the store alone is nobody's."""
+    settings = repo()
+    plan = msgspec.structs.replace(apply(settings).plan, version=41, digest="earlier")
+    client = connect(settings.online, settings.data_dir)
+    client.delete(plans_key("shop"))
+    client.set(plan_key("shop"), b"90\n" + plan.encode())
+    settings.plan_path.unlink()
+    preview(settings)
+    assert apply(settings).plan.version == 91
+    client.delete(plans_key("shop"), plan_key("shop"))
+    settings.plan_path.write_bytes(plan.encode())
+    assert apply(settings).plan.version == 42
+
+
+def test_of_two_that_apply_at_once_file_and_store_have_the_same_plan(repo, monkeypatch):
+    """One that fails at the end leaves the file of the plan in force; two in a row come one after the other."""
+    settings = repo()
+    before = apply(settings).plan
+    changed = repo(('name="fraud"', 'name="abuse"'))
+
+    def lost(self, before, plan, *, lease=b""):
+        raise StaleStore("another plan came into force meanwhile")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PlanStore, "replace_raw", lost)
+        with pytest.raises(StaleStore):
+            apply(changed)
+    assert load_plan_file(settings.plan_path) == before
+    after = apply(changed).plan
+    assert (
+        load_plan_file(settings.plan_path)
+        == after
+        == PlanStore(connect(changed.online, changed.data_dir), "shop").load()
+    )
