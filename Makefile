@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
-.PHONY: demo test test-nightly test-machines test-kafka test-embedded chaos torture lint lint-contracts bench clean setup
+.PHONY: demo test test-nightly test-machines test-kafka test-embedded chaos torture lint lint-contracts bench clean setup image image-digests audit sbom
 
 setup: $(STAMP)
 
@@ -59,6 +59,32 @@ lint-contracts: $(STAMP)
 	test -x .venv-datacontract/bin/datacontract || { $(PYTHON) -m venv .venv-datacontract && .venv-datacontract/bin/python -m pip install --quiet --disable-pip-version-check 'datacontract-cli>=1.2,<2'; }
 	DATACONTRACT=.venv-datacontract/bin/datacontract $(BIN)/python -m pytest -m nightly tests/validation/test_standard.py
 
+# Every artefact of the image with its hash, for this platform.
+requirements.lock: pyproject.toml constraints.txt .ci/hashes
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --dry-run --ignore-installed --report - -c constraints.txt . | $(PYTHON) .ci/hashes > $@.tmp
+	mv $@.tmp $@
+
+image: requirements.lock
+	docker build --tag featurestore .
+
+# What the tags of the images stand for now; set PYTHON_IMAGE and the images of the compose files to them.
+image-digests:
+	for image in python:3.11-slim redis:7.4-alpine apache/kafka:4.1.1; do docker buildx imagetools inspect $$image --format "$$image@{{.Manifest.Digest}}"; done
+
+AUDIT_STAMP := .venv-audit/.installed
+
+$(AUDIT_STAMP):
+	test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3' 'cyclonedx-bom>=7,<8'
+	@touch $@
+
+audit: $(STAMP) $(AUDIT_STAMP)
+	.ci/audit
+
+# The bill of materials of what is installed, in CycloneDX's JSON.
+sbom: $(STAMP) $(AUDIT_STAMP)
+	.venv-audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json .venv
+
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks
 
@@ -67,4 +93,4 @@ $(BENCH_STAMP): $(STAMP)
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-datacontract data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-datacontract .venv-audit requirements.lock sbom.json data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

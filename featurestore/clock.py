@@ -38,6 +38,8 @@ def parse_instant(text: str) -> int:
     True
     """
     try:
-        return text_us(text)
+        found = text_us(text)
+        iso(found)  # what lies before year 1 or after 9999 in UTC has no name
     except (ValueError, OverflowError):
         raise UsageError(f"{text!r} is no instant; expected ISO 8601, as in 2013-12-31T18:00:00Z") from None
+    return found

@@ -53,14 +53,14 @@ def _mac(key: bytes, parts: tuple[bytes, ...]) -> bytes:
 def signer_of(data_dir: Path | None, environ: Mapping[str, str] = os.environ) -> Signer:
     """The signer of a deployment.
 
-    1. FEATURESTORE_SIGNING_KEY: keys separated by commas, the one that signs first.
+    1. FEATURESTORE_SIGNING_KEY: keys separated by commas or one a line, the one that signs first.
     2. FEATURESTORE_SIGNING_KEY_FILE: a file of such keys, one a line.
     3. Else `DATA/signing.key`, which whoever needs it first makes; without a data folder there is none.
 
     Raises ConfigurationError for a key that is missing, too short, or readable by others in the data folder.
     """
     if text := environ.get(VARIABLE):
-        return _signer(text.split(","), VARIABLE)
+        return _signer(text.replace(",", "\n").splitlines(), VARIABLE)
     if name := environ.get(FILE_VARIABLE):
         return _signer(_read(Path(name)).splitlines(), f"{FILE_VARIABLE} ({name})")
     if data_dir is None:

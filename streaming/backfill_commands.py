@@ -138,8 +138,9 @@ def drop(
 
 
 def _list(records: "RunRecords") -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from validation.terminal import Console
 
     table = Table("view", "version", "run", "state", "begun", "events", "left", "ETA", "withheld", "message")
     for each in records.all():

@@ -89,7 +89,6 @@ def produce(
     import os
     from contextlib import suppress
 
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from featurestore.clock import system_clock
@@ -99,13 +98,14 @@ def produce(
     from streaming.source.publisher import Publisher
     from streaming.source.records import SourceUnavailable
     from streaming.topic_checks import outlived
+    from validation.terminal import Console
 
     with open_parquet(file) as opened:
         check_columns(file, opened.schema_arrow, key=key, timestamp=timestamp)  # before a topic is created
         rows = opened.metadata.num_rows
     settings = KafkaSettings(bootstrap_servers, security_from(os.environ))
     publisher = Publisher(settings, topic, partitions=partitions)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(f"{file.name} -> {topic}", total=rows)

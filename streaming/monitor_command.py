@@ -41,8 +41,6 @@ def monitor(
     """
     from functools import partial
 
-    from rich.console import Console
-
     from featurestore.clock import system_clock
     from featurestore.fallback import Fallbacks
     from featurestore.monitor.metrics import MonitorMetrics
@@ -53,6 +51,7 @@ def monitor(
     from featurestore.plan_users import PlanUsers
     from featurestore.promises_kept import PromiseMetrics
     from featurestore.repeated import attempt
+    from validation.terminal import Console
 
     settings = settings_of(repo)
     plan = load_plan_file(settings.plan_path)

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from featurestore.clock import Clock
 from featurestore.errors import FeatureStoreError
 from streaming.run_record import RunRecord, RunRecords, State
+from validation.terminal import Console
 
 _WRITTEN_EVERY_S: Final = 1.0
 
@@ -64,7 +64,7 @@ class RunProgress:
 @contextmanager
 def shown(records: RunRecords, record: RunRecord, clock: Clock) -> Iterator[RunProgress]:
     """Show and record a run meanwhile; what ends it badly is recorded too."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         progress = RunProgress(bar, records, record, clock)
         try:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 def show(views: "Sequence[ViewStatus]", runs: "Sequence[RunRecord]") -> None:
     """Print a table for each version of a view, and a line for each run over history that is not done."""
     # Slow, and `featurestore --help` must not wait for it.
-    from rich.console import Console
     from rich.table import Table
+
+    from validation.terminal import Console
 
     console = Console()
     for view in views:

@@ -35,8 +35,6 @@ def verify(
     import tempfile
     from pathlib import Path
 
-    from rich.console import Console
-
     from featurestore.clock import system_clock
     from featurestore.config import OnlineSettings
     from featurestore.online.connection import connect
@@ -47,6 +45,7 @@ def verify(
     from streaming.verify import Verified, lines, verify_online
     from streaming.verify import verify as compare
     from streaming.verify_latest import verify_latest_online
+    from validation.terminal import Console
 
     settings = settings_of(repo)
     plan = load_plan_file(settings.plan_path)

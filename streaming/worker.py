@@ -146,6 +146,8 @@ class Worker:
         """How often the log ended before an offset that is stored."""
         self._idle = 0
         """Polls in a row that brought nothing."""
+        self._counted: dict[TopicPartition, int] = {}
+        """Everything before is counted, whatever is read again."""
 
     @property
     def positions(self) -> Mapping[TopicPartition, int]:
@@ -500,11 +502,18 @@ class Worker:
         self._sleep(wait_s)
 
     def _count(self, judged: Judged) -> None:
-        self.counters["events"] += len(judged.batch.records)
-        self.counters["accepted"] += len(judged.events)
-        for item in judged.rejected:
+        """Count each event once: what is read again, since a sink or a later view lacked it, was counted already."""
+        source, after = judged.batch.source, judged.batch.position_after
+        counted = self._counted.get(source, 0)
+        if after <= counted:
+            return
+        self._counted[source] = after
+        new = judged.since(counted)
+        self.counters["events"] += len(new.offsets) + len(new.rejected)
+        self.counters["accepted"] += len(new.offsets)
+        for item in new.rejected:
             self.counters[f"rejected:{item.reason}"] += 1
-        for rule, broken in judged.warned.items():
+        for rule, broken in new.warned.items():
             self.counters[f"warned:{rule}"] += broken
 
     def _shard(self, view: View, partition: TopicPartition) -> Shard:

@@ -172,12 +172,12 @@ def list_command(
     folder: Quarantine = QUARANTINE,
 ) -> None:
     """Count what lies in quarantine and was neither replayed nor discarded, by source, contract version and reason."""
-    from rich.console import Console
     from rich.table import Table
 
     from validation.instant import iso
     from validation.quarantine import summaries
     from validation.replay import open_rows
+    from validation.terminal import Console
 
     place = place_here(folder, os.environ)
     found = summaries(open_rows(place, source))

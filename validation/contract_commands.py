@@ -127,12 +127,12 @@ def status_command(
     plan: Plan = None,
 ) -> None:
     """Show at which boundaries each contract is kept, and how many rules observe, warn, quarantine or block there."""
-    from rich.console import Console
     from rich.table import Table
 
     from validation.contract import BOUNDARIES, load_contracts
     from validation.reach import load_reach
     from validation.status import KEPT_BY, status
+    from validation.terminal import Console
 
     kept = status(load_contracts(here(contracts)), load_reach(plan) if plan is not None else None)
     shown = Table("source", "contract", *(boundary.replace("_", " ") for boundary in BOUNDARIES))
@@ -160,11 +160,11 @@ def violations_command(
 ) -> None:
     """List violations, each once with its count, the latest first."""
     import msgspec
-    from rich.console import Console
     from rich.table import Table
 
     from validation.errors import ContractError
     from validation.instant import iso, to_us
+    from validation.terminal import Console
     from validation.violations import ViolationStore
 
     instant: str | None = None

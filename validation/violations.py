@@ -32,6 +32,7 @@ _LOSSES: Final = 1_000
 """Lines pushed out of which the numbers are known."""
 _REMEMBERED: Final = 64
 """Reports whose repetition is noticed."""
+_LONGEST_NAME = 255
 
 
 class Overtaken(PlatformError):
@@ -231,6 +232,8 @@ class ViolationStore:
         return self.folder / f"{quote(source, safe='')}.json"
 
     def _paths(self, source: str | None) -> list[Place]:
+        if source and len(self._path(source).name.encode()) > _LONGEST_NAME:
+            return []  # no disk has a file of such a name, and so no source
         try:
             found: list[Place] = [self._path(source)] if source else [*self.folder.glob("[!.]*.json")]
         except OSError as error:

@@ -18,6 +18,8 @@ from featurestore.api.faults import Refused
 from featurestore.api.rate import RateLimit
 from featurestore.clock import iso
 from featurestore.errors import FeatureStoreError
+from validation.printable import printable
+from validation.redaction import redacted
 
 FILE = "audit.jsonl"
 STRANGERS_PER_S = 100.0
@@ -84,13 +86,13 @@ class AuditLog:
         entry = AuditEntry(
             at=iso(self._wall_clock()),
             event=event,
-            caller=caller[:_LONGEST],
-            address=address,
-            route=route[:_LONGEST],
-            resources=_shortened(resources),
+            caller=printable(caller, most=_LONGEST),
+            address=printable(address, most=_LONGEST),
+            route=printable(route, most=_LONGEST),
+            resources=tuple(printable(each, most=_LONGEST) for each in _shortened(resources)),
             status=status,
             code=code,
-            detail=detail[:_LONGEST],
+            detail=printable(redacted(detail), most=_LONGEST),
         )
         line = msgspec.json.encode(entry) + b"\n"
         try:

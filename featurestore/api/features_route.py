@@ -18,6 +18,7 @@ from featurestore.api.limits import Limits
 from featurestore.api.metrics import Metrics
 from featurestore.api.request import decode_request
 from featurestore.api.serving import PlanWatch
+from featurestore.errors import StaleStore
 from validation.errors import PlatformError
 
 PATH = "/get-online-features"
@@ -84,4 +85,7 @@ class FeaturesRoute:
             )
             kind = kind or serving.kind(asked, named)
             kind.permit(caller)
-        return await serving.answer(kind, asked, wanted), wanted
+        try:
+            return await serving.answer(kind, asked, wanted), wanted
+        except UnicodeDecodeError as error:
+            raise StaleStore("a stored row holds text that is not UTF-8; write the row again") from error

@@ -31,10 +31,9 @@ app.command()(demo)
 @app.command()
 def apply(repo: Repo = HERE) -> None:
     """Put the repo's definitions in force: registry, plan file, online store."""
-    from rich.console import Console
-
     from featurestore.apply import apply as put_in_force
     from featurestore.time_units import told_units
+    from validation.terminal import Console
 
     settings = settings_of(repo)
     settles = [settle() for settle in SETTLES]
@@ -54,9 +53,8 @@ def apply(repo: Repo = HERE) -> None:
 @app.command()
 def plan(repo: Repo = HERE) -> None:
     """Show what apply would change, and what it would break. Exit code 1 where it would break something."""
-    from rich.console import Console
-
     from featurestore.apply import preview
+    from validation.terminal import Console
 
     changes = preview(settings_of(repo))
     console = Console()
@@ -85,9 +83,8 @@ def materialize(
 
     A view that cannot be loaded is left as it was, and all others are loaded; the last line says which failed and why.
     """
-    from rich.console import Console
-
     from featurestore.materialize import materialize as load
+    from validation.terminal import Console
 
     console = Console()
     for line in load(settings_of(repo), views or [], start, end, incremental=incremental):
@@ -97,10 +94,10 @@ def materialize(
 @app.command()
 def doctor(repo: Repo = HERE) -> None:
     """Check what is configured, reachable and healthy, and say what to do where it is not."""
-    from rich.console import Console
     from rich.table import Table
 
     from featurestore.doctor import examine
+    from validation.terminal import Console
 
     checks = examine(repo if repo != HERE or repo.exists() else Path(), os.environ, [look() for look in LOOKS])
     table = Table("", "check", "found", "what to do")

@@ -44,10 +44,10 @@ def create(
 @app.command("list")
 def list_keys(repo: Repo = HERE) -> None:
     """List the API keys, revoked ones included; none is shown itself."""
-    from rich.console import Console
     from rich.table import Table
 
     from featurestore.clock import iso
+    from validation.terminal import Console
 
     table = Table("id", "name", "roles", "grants", "producers", "rate", "created", "revoked")
     for key in _store(repo).list():
@@ -61,9 +61,8 @@ def list_keys(repo: Repo = HERE) -> None:
 @app.command()
 def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")], repo: Repo = HERE) -> None:
     """End an API key: within about a second no worker lets it in."""
-    from rich.console import Console
-
     from featurestore.clock import system_clock
+    from validation.terminal import Console
 
     key = _store(repo).revoke(key_id, clock=system_clock())
     Console().print(f"key {key.id} ({key.name}) is revoked")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from featurestore.cli.stopping import Stopping, grace_of
 from featurestore.private_files import write_privately
+from featurestore.secret_files import from_files
 from validation.errors import PlatformError
 from validation.printable import printable
 from validation.redaction import redacted
@@ -30,6 +31,9 @@ def build_app() -> "typer.Typer":
 
     import typer
 
+    from validation.echo import echo_plainly
+
+    echo_plainly()
     app = typer.Typer(
         name="featurestore",
         help="The engine that Feast lacks: training sets and online features that agree exactly.",
@@ -87,6 +91,9 @@ def _main(argv: Sequence[str] | None, stopping: Stopping | None) -> int:
         handler = logging.StreamHandler()
         handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
         logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
+        for name, value in from_files(os.environ).items():
+            os.environ[name] = value
+            del os.environ[f"{name}_FILE"]  # a process that this one starts must not find both
         command = typer.main.get_command(build_app())
         command.main([word for word in words if word != DEBUG], prog_name="featurestore")
     except SystemExit as leaving:

@@ -22,6 +22,12 @@ def serve(
     clock_offset_s: Annotated[
         float | None, typer.Option(help="Seconds added to the clock: negative to serve a replayed past.")
     ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(envvar="FEATURESTORE_TLS_CERT", help="Certificate chain (PEM): serve HTTPS.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="FEATURESTORE_TLS_KEY", help="The certificate's private key (PEM).")
+    ] = None,
     open_: Annotated[
         bool, typer.Option("--open", help="Let everybody on this machine in, without a key; loopback addresses only.")
     ] = False,
@@ -41,11 +47,14 @@ def serve(
     from featurestore.api.worker_metrics import VARIABLE, shared_folder
     from featurestore.cli.logs import log_config
     from featurestore.cli.settings import settings_of
+    from featurestore.errors import ConfigurationError
 
     if clock_offset_s is not None:
         os.environ["FEATURESTORE_CLOCK_OFFSET_S"] = str(clock_offset_s)
     # Judged here, before any worker starts: what is wrong is one line and an exit code.
     settings = settings_of(repo)
+    if (tls_cert is None) != (tls_key is None):
+        raise ConfigurationError("--tls-cert and --tls-key go together; give both or none")
     _settle_access(settings, host, without_keys=open_)
     if workers > 1:
         os.environ.setdefault(VARIABLE, str(shared_folder(settings.data_dir)))
@@ -67,6 +76,8 @@ def serve(
         log_config=log_config(),
         # Within the grace that every command has: the online store is waited for two seconds at most.
         timeout_graceful_shutdown=3,
+        ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key,
     )
 
 

@@ -26,6 +26,7 @@ from featurestore.dataset.manifest import (
     SourceIdentity,
     Split,
     read_manifest,
+    set_folder,
 )
 from featurestore.dataset.promises import differing, judge_set, keep_promises
 from featurestore.dataset.split import split_rows
@@ -97,7 +98,7 @@ def build(
     4. Parts and entity rows are written beside the place, then the manifest, then the folder is renamed into it: a set
        is whole or not there.
     """
-    target = folder / request.name
+    target = set_folder(folder, request.name)
     if target.exists():
         raise UsageError(f"training set {request.name!r} exists in {folder}; a set never changes: choose another name")
     if request.timestamp_column not in entity_rows.column_names:

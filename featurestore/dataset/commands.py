@@ -29,7 +29,6 @@ def build(
     seed: Annotated[int, typer.Option(help="Seed of the entity hash.")] = 0,
 ) -> None:
     """Build a point-in-time-correct training set: Parquet parts and a manifest that pins every input."""
-    from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
 
@@ -42,6 +41,7 @@ def build(
     from featurestore.plan import used_views
     from featurestore.plan_store import load_plan_file
     from validation.fallback import great_expectations
+    from validation.terminal import Console
     from validation.violations import ViolationStore
 
     if bool(service) == bool(feature):
@@ -96,17 +96,16 @@ def build(
 @app.command()
 def verify(name: Name, repo: Repo = HERE) -> None:
     """Build and judge the set again from its pinned inputs; exit code 1 where it differs, naming what changed."""
-    from rich.console import Console
-
     from featurestore.dataset.build import verify as check
-    from featurestore.dataset.manifest import read_manifest
+    from featurestore.dataset.manifest import read_manifest, set_folder
     from featurestore.dataset.rebuild import limits_of, retriever
     from featurestore.plan_store import load_plan_file
     from validation.fallback import great_expectations
+    from validation.terminal import Console
 
     settings = settings_of(repo)
     plan = load_plan_file(settings.plan_path)
-    folder = settings.data_dir / FOLDER / name
+    folder = set_folder(settings.data_dir / FOLDER, name)
     timestamp = read_manifest(folder).timestamp_column
     retrieve = retriever(plan, settings.repo, timestamp, limits=limits_of(settings.offline))
     verdict = check(folder, plan=plan, repo=settings.repo, retrieve=retrieve, fallback=great_expectations)
@@ -121,11 +120,11 @@ def verify(name: Name, repo: Repo = HERE) -> None:
 @app.command("list")
 def list_sets(repo: Repo = HERE) -> None:
     """List the training sets of this project."""
-    from rich.console import Console
     from rich.table import Table
 
     from featurestore.clock import iso
     from featurestore.dataset.manifest import manifests
+    from validation.terminal import Console
 
     table = Table("name", "built", "features", "rows", "plan")
     for manifest in manifests(settings_of(repo).data_dir / FOLDER):
@@ -140,7 +139,7 @@ def show(name: Name, repo: Repo = HERE) -> None:
     """Show a set's manifest: inputs, split, columns with their nulls, what contracts said, digests."""
     import msgspec
 
-    from featurestore.dataset.manifest import read_manifest
+    from featurestore.dataset.manifest import read_manifest, set_folder
 
-    manifest = read_manifest(settings_of(repo).data_dir / FOLDER / name)
+    manifest = read_manifest(set_folder(settings_of(repo).data_dir / FOLDER, name))
     typer.echo(msgspec.json.format(msgspec.json.encode(manifest), indent=2).decode())

@@ -1,15 +1,32 @@
 """What exactly is this training set made of? The manifest that lies beside its Parquet files."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from featurestore.errors import SourceError, UnknownName
+from featurestore.errors import SourceError, UnknownName, UsageError
 from featurestore.offline.event_log import OffsetRange
+from validation.printable import printable
 from validation.verdict import Verdict
 
 FILE_NAME = "manifest.json"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+
+
+def set_folder(folder: Path, name: str) -> Path:
+    """Where the training set of a name lies; raises UsageError for a name that leads out of the folder.
+
+    >>> set_folder(Path("data/datasets"), "delays-2013.v2").as_posix()
+    'data/datasets/delays-2013.v2'
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"training set name {printable(name, most=80)!r}: expected 1 to 200 letters, digits or one of ._-, "
+            "no dot first"
+        )
+    return folder / name
 
 
 class FileIdentity(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,11 +32,11 @@ def alerts(
 ) -> None:
     """List the open alerts, critical ones first. Exit code 1 where one of these is critical."""
     import msgspec
-    from rich.console import Console
     from rich.table import Table
 
     from featurestore.clock import iso, system_clock
     from featurestore.monitor.alerts import AlertBook
+    from validation.terminal import Console
 
     settings, place, _ = deployment(repo)
     book = AlertBook(place.alerts, system_clock(settings.clock_offset_us))
@@ -65,8 +65,9 @@ def alerts(
 def status(repo: Repo = HERE, *, service: OneService = None, json: AsJson = False) -> None:
     """Show the health of every feature in one screen, the worst first. Exit code 1 where one is bad."""
     import msgspec
-    from rich.console import Console
     from rich.padding import Padding
+
+    from validation.terminal import Console
 
     settings, place, plan = deployment(repo)
     found = _health(settings, place, plan)
@@ -104,12 +105,12 @@ def catalog(
 ) -> None:
     """Show what exists: views, features, owners, contracts and where they are kept, services, health."""
     import msgspec
-    from rich.console import Console
     from rich.table import Table
 
     from featurestore.catalog.entries import entries
     from featurestore.catalog.page import page
     from featurestore.errors import UnknownName
+    from validation.terminal import Console
 
     settings, place, plan = deployment(repo)
     every = entries(plan, _health(settings, place, plan))
@@ -153,7 +154,6 @@ def concept(
 ) -> None:
     """Say how predictions came true: error and calibration, by segment and over time, from labels that came late."""
     import msgspec
-    from rich.console import Console
     from rich.table import Table
 
     from featurestore.clock import iso
@@ -162,6 +162,7 @@ def concept(
     from featurestore.monitor.concept_history import put_signals
     from featurestore.monitor.served import read_served
     from featurestore.offline.entity_rows import instants
+    from validation.terminal import Console
 
     _, place, plan = deployment(repo)
     asked = plan.service(service)
@@ -210,11 +211,11 @@ def readiness(
 ) -> None:
     """Answer the ML Test Score's data and monitoring tests from evidence, and say what is missing."""
     import msgspec
-    from rich.console import Console
     from rich.table import Table
 
     from featurestore.monitor.evidence import evidence_of
     from featurestore.monitor.readiness import score_of
+    from validation.terminal import Console
 
     settings, place, plan = deployment(repo)
     found = score_of(evidence_of(settings, place, plan, service))

@@ -18,10 +18,10 @@ fallback = typer.Typer(help="What services answer while an alarm is on.", no_arg
 def list_fallbacks(repo: Repo = HERE, *, json: AsJson = False) -> None:
     """List the services that answer by their fallback now, since when and why."""
     import msgspec
-    from rich.console import Console
     from rich.table import Table
 
     from featurestore.clock import iso
+    from validation.terminal import Console
 
     settings, _, plan = deployment(repo)
     found = _fallbacks(settings).active()

@@ -63,12 +63,11 @@ def history(
 def _show_audits(found: list[Any], *, json: bool) -> bool:
     """Show audits; whether a difference has no known cause."""
     import msgspec
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from featurestore.clock import iso
     from featurestore.monitor.causes import Cause
+    from validation.terminal import Console
 
     if json:
         print_json(msgspec.to_builtins(found))
@@ -81,7 +80,7 @@ def _show_audits(found: list[Any], *, json: bool) -> bool:
                     table.add_row(
                         iso(each.hour_us), each.service, f"{each.view}:{each.feature}", str(each.compared), str(count),
                         f"[{'red' if cause == Cause.UNKNOWN else 'yellow'}]{cause}[/]",
-                        escape(f"{example.key}: served {example.served!r}, offline {example.offline!r}"),
+                        f"{example.key}: served {example.served!r}, offline {example.offline!r}",
                     )  # fmt: skip
         console = Console()
         if table.rows:
