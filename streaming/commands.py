@@ -11,6 +11,7 @@ from streaming.monitor_command import monitor
 from streaming.publish_command import publish_command
 from streaming.replay_command import replay_command
 from streaming.run_command import run
+from streaming.skip_command import skip
 from streaming.status_command import status
 from streaming.upkeep_commands import compact, profile
 from streaming.verify_command import verify
@@ -24,7 +25,7 @@ stream = typer.Typer(no_args_is_help=True, help="Events: a broker for the laptop
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(stream, name="stream")
 app.command()(verify)
-for each in (run, status, compact, profile):
+for each in (run, status, skip, compact, profile):
     stream.command()(each)
 # Commands of the packages below that need a broker: only this one has it.
 contract_app.command("publish")(publish_command)

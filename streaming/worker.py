@@ -37,6 +37,7 @@ from streaming.pipeline import AHEAD_TOLERANCE_US
 from streaming.schema_registry import SchemaRegistry
 from streaming.shard_state import SLOTS_KEPT
 from streaming.sinks import RangeSink, SinkUnavailable
+from streaming.skips import Skip, Skips, hole_at, without
 from streaming.source.records import (
     Assigned,
     Batch,
@@ -87,9 +88,10 @@ class News(msgspec.Struct, frozen=True):
 class _Held:
     """A partition in our hands: where the next batch must start, and its shards, one for each view."""
 
-    def __init__(self, position: int, shards: list[HeldShard]) -> None:
+    def __init__(self, position: int, shards: list[HeldShard], skips: tuple[Skip, ...]) -> None:
         self.position = position
         self.shards = shards
+        self.skips = skips
         self.arrival_us: int | None = None
 
 
@@ -133,6 +135,7 @@ class Worker:
         self._decides = decides
         self._ahead_tolerance_us = ahead_tolerance_us
         self._event_log = record.root
+        self._skips = Skips(record.root)
         self._registry = registry
         self._verdicts: dict[str, Verdicts] = {}
         self._views: dict[str, list[ViewPipeline | LatestPipeline]] = {}
@@ -146,6 +149,7 @@ class Worker:
         """How often the log ended before an offset that is stored."""
         self._idle = 0
         """Polls in a row that brought nothing."""
+        self._events_before = 0
         self._counted: dict[TopicPartition, int] = {}
         """Everything before is counted, whatever is read again."""
 
@@ -233,7 +237,10 @@ class Worker:
         except PlatformError:
             raise
         except Exception as error:
-            self._unforeseen += 1
+            # What is only read again is no progress.
+            events = self.counters["events"]
+            self._unforeseen = 1 if events > self._events_before else self._unforeseen + 1
+            self._events_before = events
             self.counters["unforeseen"] += 1
             places = ", ".join(f"{each} at offset {offset}" for each, offset in self.positions.items()) or "none"
             if self._unforeseen >= self._pace.unforeseen:
@@ -243,8 +250,6 @@ class Worker:
             for partition in list(self._held):
                 self._again(partition)
             self._recover(error)
-        else:
-            self._unforeseen = 0
 
     def _begin(self, stop: Callable[[], bool], *, until_caught_up: bool) -> dict[TopicPartition, int]:
         """List the partitions, and where they end if that is a goal: as often as it takes."""
@@ -300,8 +305,9 @@ class Worker:
             self._rebalance()
             failure = self._claim_waiting()
             self._settle(topic for topic, verdicts in self._verdicts.items() if verdicts.unsettled)
+            self._step_past()
             # Also while nothing can be claimed: who does not poll for long is put out of the group.
-            batches = self._source.poll(timeout_ms)
+            batches = [self._readable(batch) for batch in self._source.poll(timeout_ms)]
             for topic in dict.fromkeys(batch.topic for batch in batches):
                 self._settle([topic])
                 records += self._take(topic, [batch for batch in batches if batch.topic == topic])
@@ -322,6 +328,29 @@ class Worker:
         """Learn what is in force in these topics, and settle what waits."""
         for topic in topics:
             self._verdicts[topic].look(partial(self._ends_of, topic))
+
+    def _skips_of(self, partition: TopicPartition) -> tuple[Skip, ...]:
+        try:
+            return self._skips.of(partition)
+        except OSError as error:
+            raise SinkUnavailable(f"the offsets to step past cannot be listed: {error}") from error
+
+    def _step_past(self) -> None:
+        """Go on behind what an operator said cannot be read, as behind a hole of the log."""
+        for partition, held in list(self._held.items()):
+            after = hole_at(held.skips, held.position)
+            if after is None:
+                continue
+            _LOG.warning("%s: offsets %d to %d are stepped past", partition, held.position, after - 1)
+            self._settle([partition.topic])
+            hole = Batch(partition.topic, partition.topic_id, partition.partition, (), held.position, after)
+            self._take(partition.topic, [hole])
+            if self._held.get(partition) is held:
+                self._source.seek(partition, held.position)
+
+    def _readable(self, batch: Batch) -> Batch:
+        held = self._held.get(batch.source)
+        return batch if held is None or not held.skips else without(batch, held.skips)
 
     def _store_due(self) -> None:
         """Files for what is due by rows, age or memory: nothing is read on before it is stored."""
@@ -389,7 +418,7 @@ class Worker:
         self._source.seek(partition, position)
         self._source.resume([partition])
         self._to_claim.pop(partition, None)
-        self._held[partition] = _Held(position, shards)
+        self._held[partition] = _Held(position, shards, self._skips_of(partition))
         self.counters["claims"] += 1
 
     def _refuse_beyond(self, partition: TopicPartition, offsets: Sequence[int]) -> None:
