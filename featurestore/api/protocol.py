@@ -36,6 +36,7 @@ class DirectProtocol(HttpToolsProtocol):
         super().__init__(*args, **named)
         self._in_head = True
         self._refused = False
+        self._fresh = True
         self._moved = False
         """Whether the head of a request ended in the bytes at hand."""
         self._taken = 0
@@ -155,11 +156,13 @@ class DirectProtocol(HttpToolsProtocol):
         self._moved = True
         if self._refused or self._is_too_large():
             return
-        if self._all is not None:
+        if self._fresh and self._all is not None:
+            self._fresh = False
             self._all.settled(self)
         self._in_head = False
         self._taken = 0
-        self._until_s = self.loop.time() + self.bounds.body_s
+        if self._until_s is not None:
+            self._until_s += self.bounds.body_s
         handler = self._handlers.get(self.url)
         if handler is not None and self._is_usual():
             self.cycle = _Cycle(self, handler)  # type: ignore[assignment]  # it has all that is used of a cycle
