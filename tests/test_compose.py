@@ -27,7 +27,9 @@ def test_no_password_has_a_default():
     assert ":-" not in TEXT
     for service in SERVICES.values():
         for name, value in service.get("environment", {}).items():
-            assert not any(word in name for word in ("PASSWORD", "API_KEYS", "REDIS_URL", "SIGNING_KEY")) or name.endswith("_FILE")
+            assert not any(
+                word in name for word in ("PASSWORD", "API_KEYS", "REDIS_URL", "SIGNING_KEY")
+            ) or name.endswith("_FILE")
             assert not str(value).startswith("redis://")
 
 
