@@ -4,9 +4,7 @@ Parquet, CSV and JSON lines, by the ending of the name. Columns get the physical
 stand for, where their values allow it; a column with other values holds them as the file has them, to be judged.
 """
 
-import codecs
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,8 +17,8 @@ import pyarrow.parquet as pq
 
 from validation.check import ARRIVAL, INSTANTS, UNTYPED
 from validation.contract import Contract
-from validation.errors import PlatformError
 from validation.instant import iso, number_us, to_us
+from validation.lines import ForeignData, Unread, UnreadableData, csv_records, json_objects, text_of
 from validation.mixed import is_mixed, mixed, values_of
 
 _PHYSICAL: Final[Mapping[str, pa.DataType]] = {
@@ -38,17 +36,22 @@ _UNQUOTED: Final = frozenset({"integer", "number", "boolean"})
 """Logical types of which no value is a text in JSON."""
 
 
-class UnreadableData(PlatformError):
-    """A producer's file that is missing or torn, or a row that holds a value of another type than promised."""
-
-
 def read_data(path: Path, contract: Contract, *, arrival_us: int | None = None) -> pa.Table:
-    """The rows of a file; with `arrival_us` a file without `_arrival` gets it: the instant at which it landed.
+    """The rows of a file, all of which can be read, as `read_rows` has them; raises UnreadableData."""
+    table, unread = read_rows(path, contract, arrival_us=arrival_us)
+    if unread:
+        raise UnreadableData(f"{path}: line {unread[0].line}: {unread[0].why}")
+    return table
 
-    A column with a value that is not of its promised type is a mixed one (`validation.mixed`). Raises UnreadableData.
+
+def read_rows(path: Path, contract: Contract, *, arrival_us: int | None = None) -> tuple[pa.Table, Sequence[Unread]]:
+    """The rows of a file, and those that cannot be read.
+
+    With `arrival_us` a file without `_arrival` gets it: the instant at which it landed. A column with a value that is
+    not of its promised type is a mixed one (`validation.mixed`). Raises UnreadableData for the file as a whole.
     """
     path = Path(path)
-    readers: Mapping[str, Callable[[Path, Contract], pa.Table]] = {
+    readers: Mapping[str, Callable[[Path, Contract], tuple[pa.Table, Sequence[Unread]]]] = {
         ".parquet": _parquet,
         ".csv": _csv,
         ".jsonl": _json_lines,
@@ -58,7 +61,7 @@ def read_data(path: Path, contract: Contract, *, arrival_us: int | None = None) 
     if reader is None:
         raise UnreadableData(f"{path}: found ending {path.suffix!r}; allowed: {', '.join(readers)}")
     try:
-        table = reader(path, contract)
+        table, unread = reader(path, contract)
     except FileNotFoundError as error:
         raise UnreadableData(f"{path}: no such file") from error
     except MemoryError as error:
@@ -70,7 +73,7 @@ def read_data(path: Path, contract: Contract, *, arrival_us: int | None = None) 
             pa.nulls(table.num_rows, pa.int8()).fill_null(0)
         )
         table = table.append_column(ARRIVAL, arrivals)
-    return table
+    return table, unread
 
 
 def digest_of(path: Path) -> str:
@@ -79,7 +82,7 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _parquet(path: Path, contract: Contract) -> pa.Table:
+def _parquet(path: Path, contract: Contract) -> tuple[pa.Table, Sequence[Unread]]:
     table = pq.read_table(path, partitioning=None)
     table.validate(full=True)  # text of no encoding would stop whoever looks at it later
     for number, field in enumerate(table.schema):
@@ -89,29 +92,42 @@ def _parquet(path: Path, contract: Contract) -> pa.Table:
         if pa.types.is_integer(field.type) and contract.types.get(field.name) == "timestamp":
             times = _of_values(field.name, table.column(number).to_pylist(), contract)
             table = table.set_column(number, field.name, times)
-    return table
+    return table, ()
 
 
-def _csv(path: Path, contract: Contract) -> pa.Table:
-    table = pacsv.read_csv(path, convert_options=_as_text(path))
-    return pa.table(
-        {
-            name: _of_values(name, _present(table.column(name), contract.types.get(name)), contract, csv=True)
-            for name in table.column_names
-        }
-    )
+def _csv(path: Path, contract: Contract) -> tuple[pa.Table, Sequence[Unread]]:
+    data, unread = text_of(path), list[Unread]()
+    try:
+        # Pairs of quotes alone: one that is never closed would take what follows into its field in silence.
+        table = _csv_table(data) if data.count(b'"') % 2 == 0 else None
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        table = None
+    if table is None:
+        try:
+            data, unread = csv_records(data)
+        except ValueError as error:
+            raise ForeignData(f"{path}: {error}") from error
+        table = _csv_table(data)
+    columns = {
+        name: _of_values(name, _present(table.column(name), contract.types.get(name)), contract, csv=True)
+        for name in table.column_names
+    }
+    return pa.table(columns), unread
 
 
-def _as_text(path: Path) -> pacsv.ConvertOptions:
-    with pacsv.open_csv(path) as reader:
+def _csv_table(data: bytes) -> pa.Table:
+    """The records of CSV, all as text."""
+    lines = pacsv.ParseOptions(newlines_in_values=True)
+    with pacsv.open_csv(pa.BufferReader(data), parse_options=lines) as reader:
         names = reader.schema.names
     # "NA" and "null" are words. An empty field is missing; one in quotes is empty text, which the file says plainly.
-    return pacsv.ConvertOptions(
+    options = pacsv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()),
         null_values=[""],
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
     )
+    return pacsv.read_csv(pa.BufferReader(data), convert_options=options, parse_options=lines)
 
 
 def _present(column: pa.ChunkedArray, logical: str | None) -> list[str | None]:
@@ -120,30 +136,12 @@ def _present(column: pa.ChunkedArray, logical: str | None) -> list[str | None]:
     return texts if logical in (None, "string") else [text or None for text in texts]
 
 
-def _json_lines(path: Path, contract: Contract) -> pa.Table:
-    rows: list[Mapping[str, Any]] = []
-    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), 1):
-        if not line.strip():
-            continue
-        row = _json(line, path, number)
-        if not isinstance(row, dict):
-            raise UnreadableData(f"{path}: line {number}: found {type(row).__name__}; expected an object")
-        rows.append(row)
+def _json_lines(path: Path, contract: Contract) -> tuple[pa.Table, Sequence[Unread]]:
+    rows, unread = json_objects(text_of(path))
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not names:
-        return pa.table({name: pa.nulls(len(rows)) for name in contract.types}).slice(0, len(rows))
-    return pa.table({name: _of_values(name, [row.get(name) for row in rows], contract) for name in names})
-
-
-def _json(line: bytes, path: Path, number: int) -> Any:
-    """A line's value; numbers that no double holds are infinite, and Python's NaN is read: each is one bad value."""
-    try:
-        return msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        try:
-            return json.loads(line)
-        except (ValueError, RecursionError):
-            raise UnreadableData(f"{path}: line {number}: no JSON: {error}") from error
+        return pa.table({name: pa.nulls(len(rows)) for name in contract.types}).slice(0, len(rows)), unread
+    return pa.table({name: _of_values(name, [row.get(name) for row in rows], contract) for name in names}), unread
 
 
 def _of_values(name: str, values: Sequence[Any], contract: Contract, *, csv: bool = False) -> pa.Array:

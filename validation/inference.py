@@ -20,8 +20,9 @@ import yaml
 from validation.check import ARRIVAL, UNTYPED
 from validation.compiled.sql import kind
 from validation.contract import Column, Contract
-from validation.files import UnreadableData, read_data
+from validation.files import read_data
 from validation.instant import to_us
+from validation.lines import UnreadableData
 from validation.mixed import is_mixed, values_of
 
 ENUMERATION: Final = 12

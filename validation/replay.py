@@ -39,7 +39,8 @@ from validation.compiled.rows import RowCheck, compile_rows
 from validation.contract import Contract
 from validation.decision_log import DecisionLog
 from validation.errors import PlatformError
-from validation.files import UnreadableData, table_of_rows
+from validation.files import table_of_rows
+from validation.lines import UnreadableData
 from validation.place import ObjectPath, Place, readable
 from validation.quarantine import CONTRACT, SCHEMA, put_table, read_quarantine
 

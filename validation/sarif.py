@@ -1,6 +1,5 @@
 """How does a code host show violations beside the producer's file? SARIF 2.1.0, a result per broken rule."""
 
-import csv
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -8,6 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from validation.lines import lines_of_rows
 from validation.report import Violation, ViolationReport
 
 _LEVEL: Final[Mapping[str, str]] = {"critical": "error", "warning": "warning", "info": "note"}
@@ -63,24 +63,6 @@ def _result(number: int, violation: Violation, uri: str, lines: Mapping[int, int
 
 
 def lines_of(file: Path, rows: Collection[int]) -> dict[int, int]:
-    """The line (from 1) on which each of these rows (from 0) of a text file begins; empty for Parquet.
-
-    Blank lines are no rows, as the file's reader has it.
-    """
-    found: dict[int, int] = {}
-    if file.suffix.lower() in {".jsonl", ".ndjson"}:
-        row = -1
-        for number, line in enumerate(file.read_bytes().splitlines(), 1):
-            row += bool(line.strip())
-            if row in rows and line.strip():
-                found[row] = number
-    elif file.suffix.lower() == ".csv":
-        with file.open(newline="", encoding="utf-8", errors="replace") as text:
-            reader = csv.reader(text)
-            row, before = -2, 0  # the header is no row
-            for fields in reader:
-                row += bool(fields)
-                if row in rows and fields:
-                    found[row] = before + 1
-                before = reader.line_num
-    return found
+    """The line (from 1) on which each of these rows (from 0) of a text file begins; empty for Parquet."""
+    lines = lines_of_rows(file)
+    return {row: lines[row] for row in rows if row < len(lines)}

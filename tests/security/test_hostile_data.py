@@ -243,7 +243,8 @@ def test_hostile_files_are_named_refusals(tmp_path: Path) -> None:
         import random, sys
         import pyarrow as pa, pyarrow.parquet as pq
         from validation.contract import Column, Contract
-        from validation.files import UnreadableData, read_data
+        from validation.files import read_data
+        from validation.lines import UnreadableData
         folder = Path(sys.argv[1])
         contract = Contract(name="c", version="1", source="s", columns=(Column(name="a", logical_type="string"),), rules=())
         good = folder / "good.parquet"
