@@ -70,7 +70,7 @@ _JSON: Final = {
 }
 _INSTANT: Final = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?")
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
-_INTEGER: Final = re.compile(r"-?(0|[1-9]\d{0,17})")
+_INTEGER: Final = re.compile(r"-?(0|[1-9]\d*)")
 _NUMBER: Final = re.compile(r"-?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[Nn]a[Nn]|-?[Ii]nf(inity)?")
 
 
@@ -123,11 +123,18 @@ def _shown(column: pa.ChunkedArray, *, csv: bool = False) -> str:
     texts = {value for value in column.to_pylist() if value is not None}
     if csv and texts and texts <= {"true", "false", "True", "False"}:
         return "boolean"
-    numbers = ((_INTEGER, "integer"), (_NUMBER, "number")) if csv else ()
+    if csv and texts and all(map(_INTEGER.fullmatch, texts)):
+        # Beyond 64 bits digits are exact as text alone.
+        return "integer" if all(_in_64_bits(text) for text in texts) else "string"
+    numbers = ((_NUMBER, "number"),) if csv else ()
     for pattern, logical in (*numbers, (_DAY, "date"), (_INSTANT, "timestamp")):
         if texts and all(pattern.fullmatch(text) for text in texts):
-            return logical if logical in {"integer", "number"} or _instants(texts) else "string"
+            return logical if logical == "number" or _instants(texts) else "string"
     return "string"
+
+
+def _in_64_bits(text: str) -> bool:
+    return len(text) < 21 and -(2**63) <= int(text) < 2**63
 
 
 def _instants(texts: Iterable[str]) -> bool:

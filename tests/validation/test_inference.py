@@ -9,12 +9,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from validation import inference
 from validation.commands import app
 from validation.compiled.batch import compile_batch
 from validation.contract import load_contract
 from validation.errors import PlatformError
 from validation.examples import wrong_examples
 from validation.files import read_data
+from validation.judging import judge_file
 
 RUN = CliRunner()
 ROWS = [
@@ -154,3 +156,30 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     path.write_text("")
     empty = RUN.invoke(app, ["contract", "init", str(path)])
     assert "found no columns" in str(empty.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "logical"),
+    [
+        ("rows.jsonl", '{"n": 99999999999999999999999}\n{"n": 1}\n', "integer"),
+        ("rows.jsonl", '{"n": 9223372036854775808}\n{"n": 9223372036854775809}\n', "integer"),
+        ("rows.jsonl", '{"n": 18446744073709551617}\n{"n": 1.5}\n', "number"),
+        ("rows.jsonl", '{"n": [18446744073709551617]}\n{"n": [1]}\n', "array"),
+        ("rows.jsonl", '{"n": {"a": 18446744073709551617}}\n', "object"),
+        ("rows.jsonl", '{"n": 1e400}\n{"n": 1}\n', "number"),
+        ("rows.csv", "n\n1234567890123456789\n-9223372036854775808\n", "integer"),
+        ("rows.csv", "n\n9223372036854775808\n9223372036854775809\n", "string"),
+        ("rows.csv", "n\n" + "9" * 5_000 + "\n1\n", "string"),
+    ],
+)
+def test_integers_beyond_64_bits_are_inferred_and_keep_the_contract(
+    name: str, text: str, logical: str, tmp_path: Path
+) -> None:
+    """No digit is lost to a double, and the file keeps what was inferred from it."""
+    path = tmp_path / name
+    path.write_text(text)
+    document = inference.infer(inference.read_sample(path), source="rows")
+    assert document["schema"][0]["properties"][0]["logicalType"] == logical
+    (tmp_path / "c.odcs.yaml").write_text(inference.write(document, now_us=0))
+    outcome = judge_file(path, load_contract(tmp_path / "c.odcs.yaml"), now_us=0)
+    assert (outcome.verdict.outcome, outcome.quarantined) == ("passed", 0), outcome.lines
