@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from validation.check import ARRIVAL, INSTANTS, UNTYPED
 from validation.contract import Contract
-from validation.instant import iso, number_us, to_us
+from validation.instant import DAY_US, iso, number_us, to_us
 from validation.lines import ForeignData, Unread, UnreadableData, csv_records, json_objects, text_of
 from validation.mixed import is_mixed, mixed, values_of
 
@@ -285,7 +285,10 @@ def _boolean(value: object) -> bool:
 def _date(value: object) -> int | None:
     if isinstance(value, int | float):
         raise TypeError(value)
-    return _instant_us(value)
+    found = _instant_us(value)
+    if found is not None and found % DAY_US:
+        raise ValueError(value)  # a time of day
+    return found
 
 
 def _time(value: object) -> int | None:

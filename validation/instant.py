@@ -35,6 +35,7 @@ FORMS: Final = "a timestamp, a date, ISO 8601 text as in 2024-03-10T06:00:00Z, o
 EARLIEST_US: Final = -62_135_596_800_000_000
 LATEST_US: Final = 253_402_300_799_999_999
 """The years 1 to 9999, which is what RFC 3339 and every reader of the event log can say."""
+DAY_US: Final = 86_400_000_000
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NAIVE_EPOCH: Final = dt.datetime(1970, 1, 1)  # noqa: DTZ001  # naive values are UTC: subtracted from them alone
 _FRACTION: Final = re.compile(r"[.,](\d{1,6})\d*")

@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any, Final
 
 from validation.formats import PATTERNS
-from validation.instant import to_us
+from validation.instant import DAY_US, to_us
 from validation.pattern import searcher
 
 Misfit = Callable[[Any], bool]
@@ -158,6 +158,11 @@ def _is_instant(value: Any) -> bool:
     return found is not None and -(2**63) <= found < 2**63
 
 
+def _is_day(value: Any) -> bool:
+    """Whether a value is an instant at midnight (UTC): a date has no time of day."""
+    return _is_instant(value) and (to_us(value) or 0) % DAY_US == 0
+
+
 def _is_time(value: Any) -> bool:
     return _time(value) is not None
 
@@ -187,7 +192,7 @@ _TYPES: Final[Mapping[str, Callable[[Any], bool]]] = {
     "integer": _is_integer,
     "number": _is_number,
     "boolean": _is_boolean,
-    "date": _is_instant,
+    "date": _is_day,
     "timestamp": _is_instant,
     "time": _is_time,
     "array": _is_array,

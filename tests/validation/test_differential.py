@@ -231,7 +231,8 @@ def of_schema() -> Cases:
     of: Cases = []
     for column, kind in product("xyijnsrb", ("string", "integer", "number", "boolean")):
         of.append((f"{VALUES}conform_to_schema", {"column": column, "shape": {"logicalType": kind}}))
-    of += [(f"{VALUES}conform_to_schema", {"column": c, "shape": {"logicalType": "timestamp"}}) for c in "tud"]
+    for c, kind in product("tud", ("timestamp", "date")):
+        of.append((f"{VALUES}conform_to_schema", {"column": c, "shape": {"logicalType": kind}}))
     for column, options in (
         *(("i", {"multipleOf": 7}), ("j", {"multipleOf": 2}), ("x", {"multipleOf": 0.5}), ("i", {"format": "i8"})),
         *(("x", {"minimum": 0}), ("n", {"format": "u8"}), ("y", {"exclusiveMaximum": 2.5})),

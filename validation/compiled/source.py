@@ -22,6 +22,7 @@ from validation.check import (
     Pair,
     RowCheckable,
 )
+from validation.instant import DAY_US
 from validation.pattern import searcher
 from validation.shape import WIDTHS, misfit_of, physical_type
 
@@ -91,7 +92,8 @@ def _conforms(local: str, shape: str, ns: Namespace) -> str:
         low, high = (ns.constant(bound) for bound in WIDTHS[family])
         return f"({other} or not {low} <= {local} <= {high}) and {misfits}"
     if logical in INSTANTS:
-        return f"({other} or not {ns.constant(-(2**63))} <= {local} < {ns.constant(2**63)}) and {misfits}"
+        timed = f" or {local} % {ns.constant(DAY_US)}" if logical == "date" else ""
+        return f"({other} or not {ns.constant(-(2**63))} <= {local} < {ns.constant(2**63)}{timed}) and {misfits}"
     return misfits if size is not None else f"{other} and {misfits}"
 
 

@@ -33,7 +33,7 @@ from validation.check import (
     Unique,
 )
 from validation.compiled.relation import ROW, quoted
-from validation.instant import RANGES
+from validation.instant import DAY_US, RANGES
 from validation.mixed import is_mixed
 from validation.shape import WIDTHS, physical_type
 
@@ -143,7 +143,10 @@ def conforms(check: Conforms, s: "Selection") -> str | None:
         and size is not None
     ):
         return f"length({value}) > {s.parameter(size)}"
-    if set(shape) != {"logicalType"} and not (logical in {"date", "timestamp"} and family == "instant"):
+    if family == "instant" and set(shape) <= {"logicalType", "physicalType"}:
+        timed = logical == "date" and not pa.types.is_date(s.physical[check.column])
+        return f"({value} % {s.parameter(DAY_US)} <> 0)" if timed else "FALSE"
+    if set(shape) != {"logicalType"}:
         return _multiple(shape, family, value, s)
     if logical == "integer" and family == "number":
         return f"(isinf({value}) OR {value} <> trunc({value}))"
