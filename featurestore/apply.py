@@ -32,7 +32,7 @@ from featurestore.plan_lease import plan_lease
 from featurestore.plan_store import PlanStore, load_plan_file, load_unsigned_plan, write_plan_file
 from featurestore.private_files import make_private
 from featurestore.signing import signer_of
-from validation.contract import load_contracts
+from validation.contract import load_contract_files
 
 log = logging.getLogger(__name__)
 _CREDIBLE_DIGITS = 12
@@ -126,10 +126,24 @@ def _desired(settings: Settings, before: Plan | None, clock: Clock) -> tuple[Fea
         services=contents.feature_services,
         permissions=contents.permissions,
     )
-    contracts = load_contracts(settings.repo / "contracts").values()
+    files = load_contract_files(settings.repo / "contracts")
+    contracts = [contract for file in files for contract in file]
     plan = compile_plan(
-        settings.project, definitions, contracts, previous=before, now_us=clock(), live=partial(_is_live, settings)
+        settings.project,
+        definitions,
+        contracts,
+        previous=before,
+        now_us=clock(),
+        live=partial(_is_live, settings),
+        together=[[contract.source for contract in file] for file in files],
     )
+    for contract in contracts:
+        if contract.name not in plan.contracts:
+            log.warning(
+                "contract %r is left out: %r is no source of a view, no view and no service, as others of its file are",
+                contract.name,
+                contract.source,
+            )
     return store, contents, plan
 
 

@@ -5,7 +5,7 @@ refused here, by name, before anything changes.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -83,8 +83,12 @@ def compile_plan(
     previous: Plan | None,
     now_us: int,
     live: Live = lambda view: False,  # noqa: ARG005 - of nothing anything is known
+    together: Iterable[Collection[str]] = (),
 ) -> Plan:
     """The Plan of these definitions; `previous` itself where nothing changed. A view that is `live` stays as it is.
+
+    `together` are the sources that the contracts of one file are about: where one is known, those that are not are
+    left out.
 
     Raises DefinitionError for whatever cannot be honoured: a window without a feature of its name, a hop that does
     not divide its window, a key of a type that cannot be one, user code that is not self-contained. Raises
@@ -102,7 +106,7 @@ def compile_plan(
         views=views,
         on_demand=on_demand,
         services=services,
-        contracts=_contracts(promised, views, services),
+        contracts=_contracts(promised, views, services, together),
         permissions=compile_permissions(
             definitions.permissions,
             views=[*definitions.views, *definitions.on_demand],
@@ -255,13 +259,19 @@ def _projection(projection: Any) -> Projection:  # Feast ships no types for it
 
 
 def _contracts(
-    contracts: Iterable[Contract], views: Mapping[str, View], services: Mapping[str, Service]
+    contracts: Iterable[Contract],
+    views: Mapping[str, View],
+    services: Mapping[str, Service],
+    together: Iterable[Collection[str]],
 ) -> dict[str, Contract]:
     known = {view.source.name for view in views.values()}
     known |= {view.source.topic.name for view in views.values() if view.source.topic}
     known |= {VIEW + name for name in views} | {SERVICE + name for name in services}
     by_name = {}
+    left_out = {source for sources in together if known.intersection(sources) for source in sources} - known
     for contract in contracts:
+        if contract.source in left_out:
+            continue
         if contract.source not in known:
             raise DefinitionError(
                 f"contract {contract.name!r} is about {contract.source!r}, which is no source of a view, no view "

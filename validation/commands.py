@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from validation.contract_commands import diff_command, init_command, status_command, violations_command
+from validation.contract_commands import Plan, diff_command, init_command, status_command, violations_command
 from validation.drift_commands import drift_app
 from validation.folders import CONTRACTS, QUARANTINE, here, place_here
 from validation.groups import BROKEN_EXIT, NO_DATA_EXIT, contract_app, quarantine_app
@@ -40,11 +40,18 @@ def lint_command(
     paths: Annotated[list[Path] | None, typer.Argument(help="Contract files or folders; default: --contracts.")] = None,
     *,
     contracts: Contracts = CONTRACTS,
+    plan: Plan = None,
 ) -> None:
-    """Read contracts and say what a reviewer would. Exit code 1 where there is something to say."""
-    from validation.contract import lint, load_contract_file
-    from validation.examples import wrong_examples
+    """Read contracts and say what a reviewer would. Exit code 1 where there is something to say.
 
+    With a plan it names what no view, service or source of a view stands for: nothing but files is judged by it.
+    """
+    from validation.contract import lint, load_contract_file
+    from validation.errors import did_you_mean
+    from validation.examples import wrong_examples
+    from validation.reach import load_reach
+
+    known = load_reach(plan).sources if plan is not None else None
     remarks = 0
     for path in _contract_files(paths or [here(contracts)]):
         loaded = load_contract_file(path)
@@ -53,6 +60,11 @@ def lint_command(
             typer.echo(f"{path}: no schema object: no rows are judged")
         for contract in loaded:
             found = lint(contract) + wrong_examples(contract)
+            if known is not None and contract.source not in known:
+                found.append(
+                    f"{contract.source!r} is no source of a view, no view and no service of the plan: `contract test` "
+                    f"alone judges by it; {did_you_mean(contract.source, known)}"
+                )
             remarks += len(found)
             told = f"{len(contract.rules)} rules, {len(found)} remarks"
             typer.echo(f"{path}: {contract.source} {contract.version}: {told}")

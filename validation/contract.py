@@ -243,15 +243,22 @@ def _contract(root: Place, schema: Place, remarks: list[str], *, alone: bool) ->
 
 def load_contracts(folder: Path) -> dict[str, Contract]:
     """Every `*.odcs.yaml` of a folder, by source; two contracts of one source are refused."""
-    found: dict[str, tuple[Path, Contract]] = {}
+    return {contract.source: contract for file in load_contract_files(folder) for contract in file}
+
+
+def load_contract_files(folder: Path) -> tuple[tuple[Contract, ...], ...]:
+    """The contracts of each `*.odcs.yaml` of a folder; two contracts of one source are refused."""
+    found: dict[str, Path] = {}
+    files = []
     for path in sorted(Path(folder).glob("*.odcs.yaml")):
-        for contract in load_contract_file(path):
+        files.append(load_contract_file(path))
+        for contract in files[-1]:
             if contract.source in found:
                 raise ContractError(
-                    f"{path}: source {contract.source!r} has a contract already: {found[contract.source][0]}"
+                    f"{path}: source {contract.source!r} has a contract already: {found[contract.source]}"
                 )
-            found[contract.source] = (path, contract)
-    return {source: contract for source, (_, contract) in found.items()}
+            found[contract.source] = path
+    return tuple(files)
 
 
 def _about(schema: Place) -> str:

@@ -76,6 +76,14 @@ class Reach(msgspec.Struct, frozen=True):
     on_demand: dict[str, _OnDemand] = {}
     services: dict[str, _Service] = {}
 
+    @property
+    def sources(self) -> frozenset[str]:
+        """All that a contract may be about, as `apply` has it."""
+        rows = {view.source.name for view in self.views.values()}
+        topics = {view.source.topic.name for view in self.views.values() if view.source.topic is not None}
+        features = {f"view:{name}" for name in self.views} | {f"service:{name}" for name in self.services}
+        return frozenset(rows | topics | features)
+
     def boundaries(self, source: str) -> frozenset[str]:
         """The boundaries that rows of a source cross on their way into views; a producer's batch is not one of them.
 

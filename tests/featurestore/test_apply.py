@@ -1,6 +1,7 @@
 """Definitions come into force whole or not at all, and apply says what changed and whom it breaks."""
 
 import datetime as dt
+import json
 import os
 import textwrap
 from decimal import Decimal
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 from feast import FeatureStore
 from google.protobuf import descriptor_pb2
+from typer.testing import CliRunner
 
 from featurestore.apply import apply, preview
 from featurestore.config import load_settings
@@ -22,6 +24,7 @@ from featurestore.online.keys import plan_key, plans_key, shards_key
 from featurestore.plan_store import PlanStore, load_plan_file
 from featurestore.plan_versions import flipped
 from featurestore.topic_schema import declared_columns
+from validation.commands import app as contracts_app
 from validation.errors import ContractError
 
 YAML = """\
@@ -459,6 +462,30 @@ def test_a_rule_that_events_cannot_be_held_to_is_refused(repo, expectation, why)
         assert not settings.plan_path.exists()
     assert applied("mode.producer").plan.contracts
     assert applied("mode", "owners").plan.contracts
+
+
+def test_of_a_file_of_several_objects_those_of_this_repo_are_kept(repo, caplog):
+    """The others are named by `apply` and by `lint` with its plan; a file of which none is known is refused."""
+    settings = repo()
+    folder = settings.repo / "contracts"
+    folder.mkdir()
+
+    def written(*names):
+        objects = [{"name": name, "properties": [{"name": "id", "logicalType": "string"}]} for name in names]
+        document = {"kind": "DataContract", "apiVersion": "v3.1.0", "id": "all", "version": "1.0.0", "schema": objects}
+        (folder / "all.odcs.yaml").write_text(json.dumps({**document, "status": "active"}))
+
+    written("owners", "invoices", "view:elsewhere")
+    assert [contract.source for contract in apply(settings).plan.contracts.values()] == ["owners"]
+    assert "contract 'all.invoices' is left out: 'invoices' is no source of a view" in caplog.text
+    call = ["contract", "lint", str(folder), "--plan", str(settings.plan_path)]
+    shown = CliRunner().invoke(contracts_app, call)
+    assert shown.exit_code == 1
+    assert shown.output.count("is no source of a view, no view and no service of the plan") == 2
+    for names in (("invoices",), ("invoices", "returns")):
+        written(*names)
+        with pytest.raises(DefinitionError, match="'invoices', which is no source of a view"):
+            apply(settings)
 
 
 def test_an_unknown_store_is_a_configuration_error(repo):
