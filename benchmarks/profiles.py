@@ -120,14 +120,15 @@ def answers(count: int, folder: Path) -> None:
             )
         )  # fmt: skip
     log.flush()
-    table = served_rows(folder / "served", "eta", 0, 2**62)
-    assert table is not None
+    answers = served_rows(folder / "served", "eta", 0, 2**62)
+    assert answers is not None
+    table = answers.table
     baseline = baseline_of(table.drop_columns([AT, *owner_columns(table)]))
 
     def work(store: ProfileStore) -> None:
         found = served_rows(folder / "served", "eta", 0, 2**62)
         assert found is not None
-        put_served(store, "eta", found, baseline)
+        put_served(store, "eta", found.table, baseline)
 
     store, took_ns = timed(folder, work, len(table) * FEATURES)
     made = store.read(boundary="served", baseline=baseline.id)

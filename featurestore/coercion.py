@@ -13,7 +13,9 @@ from decimal import Decimal
 from typing import Any
 
 from featurestore.errors import UsageError
+from featurestore.online.keys import may_be_rounded
 from featurestore.online.nested import pack
+from featurestore.online.types import FLOAT_INTEGERS
 from validation.instant import NO_UNIT, number_us, unit_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,9 +34,9 @@ _DEEPEST = 64
 def coerce(values: Sequence[object], dtype: str) -> list[Any]:
     """The values as Python values of a Feast type, null where they are null.
 
-    Integers may be whole floats; numbers are cut to float32 for FLOAT; timestamps are aware datetimes in UTC (naive
-    ones are UTC, numbers are in the unit that their magnitude says); numpy scalars become Python's. Raises UsageError
-    where that would lose something, naming the type found.
+    Integers may be whole floats below 2^53, from where on a float may be a rounded integer; numbers are cut to float32
+    for FLOAT; timestamps are aware datetimes in UTC (naive ones are UTC, numbers are in the unit that their magnitude
+    says); numpy scalars become Python's. Raises UsageError where that would lose something, naming the type found.
 
     >>> coerce([1.0, None, True], "INT64")
     [1, None, 1]
@@ -73,8 +75,12 @@ def _native(value: object) -> object:
 
 
 def _integer(value: object, dtype: str) -> int:
+    # numpy's narrow floats become Python's wide ones.
+    bits = 8 * min(getattr(value, "itemsize", 8), 8)
     value = _native(value)
     if isinstance(value, float) and value.is_integer():
+        if abs(value) >= FLOAT_INTEGERS[bits]:
+            raise _refusal(value, dtype, may_be_rounded(bits))
         value = int(value)
     if not isinstance(value, int):
         raise _refusal(value, dtype, "a fraction" if isinstance(value, float) else "")

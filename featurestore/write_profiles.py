@@ -25,6 +25,7 @@ from featurestore.plan import Plan, View, is_personal
 from featurestore.segments import segments_of
 from validation.errors import PlatformError
 from validation.profile.baseline import Baseline, kind_of
+from validation.profile.concatenate import alike, concatenate
 from validation.profile.fold import alone, fold, stands
 from validation.profile.profile import Profile
 from validation.profile.store import ProfileStore
@@ -140,29 +141,26 @@ class WriteProfiles:
 
     def _pack(self, held: _Written) -> None:
         """Makes one table of those that lie singly: most writes are of few rows, and a table costs more than they."""
-        try:
-            packed = pa.concat_tables(held.tables[-held.loose :], promote_options="permissive").combine_chunks()
-        except pa.ArrowException:
-            self._profile(held)  # which tells what is wrong with them
-            return
-        held.tables[-held.loose :] = [packed]
+        held.tables[-held.loose :] = [table.combine_chunks() for table in alike(held.tables[-held.loose :])]
         held.loose = 0
 
     def _profile(self, held: _Written) -> None:
         tables, held.tables, held.loose, held.rows = held.tables, [], 0, 0
         name = held.view.name
         try:
-            table = pa.concat_tables(tables, promote_options="permissive")
+            whole = concatenate(tables)
+            groups = alike(tables) if whole.left_out else [whole.table]
             # Keys name rows: they may be a million different words, and no model sees them.
             keys = {key.name for key in held.view.join_keys}
-            baseline = first_baseline(self._store, BOUNDARY, name, table, sorted(keys))
+            baseline = first_baseline(self._store, BOUNDARY, name, max(groups, key=len), sorted(keys))
             # What the plan says of the view: Feast's SDK makes a view of its own object, without tags.
             segments = segments_of(held.plan, [held.plan.views.get(name, held.view)])
             hours: dict[int, list[Profile]] = {}
-            for profile in by_segment(
-                table, baseline, BOUNDARY, segments, time_column=AT, entities=sorted(keys), threads=1
-            ):
-                hours.setdefault((profile.hour_us or 0) // HOUR_US, []).append(profile)
+            for table in groups:
+                for profile in by_segment(
+                    table, baseline, BOUNDARY, segments, time_column=AT, entities=sorted(keys), threads=1
+                ):
+                    hours.setdefault((profile.hour_us or 0) // HOUR_US, []).append(profile)
             with alone(self._store, BOUNDARY):
                 for hour, made in sorted(hours.items()):
                     self._put(held, hour, made, baseline)

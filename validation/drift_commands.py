@@ -59,7 +59,7 @@ def profile_command(
     plan: Annotated[Path, typer.Option("--plan", help="The plan file that knows sources by name.")] = PLAN,
 ) -> None:
     """Profile rows by feature, segment and hour, and keep the profiles. The same rows again change nothing."""
-    from validation.drift.columns import chosen_columns
+    from validation.drift.columns import chosen_columns, refuse_differing
     from validation.drift.compare import DriftError
     from validation.profile.baseline import baseline_of, unprofiled_of
     from validation.profile.build import profile_table
@@ -72,6 +72,7 @@ def profile_command(
         raise DriftError("--baseline and --reference exclude each other: a baseline is made of one reference")
     instants = time or rows.timestamp_column
     known = _rows(reference, here(plan)) if reference is not None else rows
+    refuse_differing((known, rows), feature or ())
     chosen = chosen_columns(
         (known, rows), column_roles(here(plan)), leave_out or (), entity, time=instants, segments=segment or ()
     )
@@ -235,7 +236,7 @@ def _check_rows(
     entity: "Sequence[str] | None",
     leave_out: "Sequence[str]",
 ) -> "tuple[DriftReport, tuple[RowTest, ...]]":
-    from validation.drift.columns import chosen_columns
+    from validation.drift.columns import chosen_columns, refuse_differing
     from validation.drift.compare import compare_tables
     from validation.drift.multivariate import judge_rows
     from validation.drift.repeats import most_repeated, owners_of
@@ -244,6 +245,7 @@ def _check_rows(
     from validation.reach import column_roles
 
     sides = [_rows(text, plan) for text in (reference, current)]
+    refuse_differing(sides, chosen["features"] or ())
     tables = [side.table for side in sides]
     if model is not None:
         tables = [with_outputs(table, model) for table in tables]

@@ -14,6 +14,8 @@ from featurestore.api.limits import Limits
 from featurestore.api.selection import Selection
 from featurestore.coercion import coerce
 from featurestore.errors import UsageError
+from featurestore.online.keys import may_be_rounded
+from featurestore.online.types import FLOAT_INTEGERS
 from featurestore.plan import TimeUnit
 from validation.instant import EARLIEST_US, LATEST_US, number_us, text_us
 
@@ -145,7 +147,9 @@ def _key(name: str, value: object, dtype: str) -> object:
         return _decoded(value, dtype)
     if dtype in ("INT32", "INT64", "UNIX_TIMESTAMP"):
         if isinstance(value, float) and value.is_integer():
-            return int(value)
+            if abs(value) < FLOAT_INTEGERS[64]:
+                return int(value)
+            raise UsageError(f"join key {name!r} is declared {dtype}: {may_be_rounded(64)}")
         if isinstance(value, str) and len(value) < 21 and value.removeprefix("-").isdecimal() and value.isascii():
             number = int(value)
             if str(number) == value:

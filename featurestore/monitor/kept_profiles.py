@@ -1,5 +1,6 @@
 """Under which names do the profiles of a boundary lie, and on which baseline?"""
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from validation.profile.baseline import Baseline, baseline_of
+from validation.profile.baseline import Baseline, baseline_of, kind_of
 from validation.profile.build import profile_table
 from validation.profile.cohorts import of_kept_cohorts
 from validation.profile.profile import Profile, merge
@@ -17,6 +18,7 @@ from validation.whole_file import first_file
 
 AT: Final = "at"
 """The column of instants by which rows belong to an hour."""
+_LOG: Final = logging.getLogger(__name__)
 
 
 def first_baseline(
@@ -54,8 +56,13 @@ def by_segment(
 ) -> list[Profile]:
     """What is kept of rows: profiles of all, and of each cohort of those columns in `segments` that the rows have.
 
-    `entities` are the columns that together say whose a row is; where the rows lack one, it is not known.
+    `entities` are the columns that together say whose a row is; where the rows lack one, it is not known. A column of
+    another kind than in the baseline has no profile, and a warning says so.
     """
+    unfit = [name for name in table.column_names if not _fits(table.schema.field(name).type, name, baseline)]
+    for name in unfit:
+        kind = table.schema.field(name).type
+        _LOG.warning("%s: column %r is %s, and was a number before: it is not profiled", boundary, name, kind)
     return profile_table(
         table,
         baseline,
@@ -65,7 +72,14 @@ def by_segment(
         every_cohort=False,
         entities=entities if all(name in table.column_names for name in entities) else (),
         threads=threads,
+        without=unfit,
     )
+
+
+def _fits(kind: pa.DataType, name: str, baseline: Baseline) -> bool:
+    wanted = next((each.kind for each in baseline.features if each.name == name), None)
+    number = kind_of(kind) == "number" or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+    return wanted != "number" or number
 
 
 def added(known: Sequence[Profile], more: Sequence[Profile]) -> list[Profile]:

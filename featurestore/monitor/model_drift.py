@@ -77,9 +77,13 @@ class ModelDrift:
         # Profiles are kept of whole hours, also of the one in which the window begins, and of those that files come
         # late to.
         first_us = min(start_us, now_us - LATE_US) // HOUR_US * HOUR_US
-        whole = profiles.served_rows(self._log, service.name, first_us, now_us, options.segments)
-        if whole is None:
+        answers = profiles.served_rows(self._log, service.name, first_us, now_us, options.segments)
+        if answers is None:
             return None
+        whole = answers.table
+        options = msgspec.structs.replace(
+            options, segments=tuple(name for name in options.segments if name not in answers.left_out)
+        )
         keys = profiles.service_keys(whole)
         trained = profiles.training_rows(self._datasets / manifest.name, manifest, service, options.segments, keys)
         features = [
@@ -106,7 +110,7 @@ class ModelDrift:
             seed=_SEED,
             block_hours=options.block_h,
             family_rate=options.family_rate,
-            left_out=unprofiled_of(trained.select(features)),
+            left_out=[*answers.reasons, *unprofiled_of(trained.select(features))],
             names=(f"training set {manifest.name}", f"answers of the last {options.window_h:g} h"),
         )
         checked = Checked(

@@ -26,6 +26,7 @@ from featurestore.plan import Service, View
 from validation.drift.repeats import OWNER
 from validation.drift.rows import rows_of
 from validation.profile.baseline import Baseline, kind_of
+from validation.profile.concatenate import Concatenated, concatenate
 from validation.profile.entities import hashes_of_rows
 from validation.profile.profile import Profile
 from validation.profile.store import ProfileStore
@@ -35,7 +36,9 @@ _AT_ONCE: Final = 131_072
 """Rows that are profiled at a time."""
 
 
-def served_rows(log: Path, service: str, start_us: int, end_us: int, segments: tuple[str, ...] = ()) -> pa.Table | None:
+def served_rows(
+    log: Path, service: str, start_us: int, end_us: int, segments: tuple[str, ...] = ()
+) -> Concatenated | None:
     """The sampled answers of a service as `view:feature` columns, with the instant of the request; None without any.
 
     Columns `owner_columns` say whose an answer is, one an entity key of the service.
@@ -54,7 +57,7 @@ def served_rows(log: Path, service: str, start_us: int, end_us: int, segments: t
         columns |= {name: table[f"key {name}"] for name in segments if f"key {name}" in table.column_names}
         columns |= {f"{OWNER} {name}": _hashed(table, f"key {name}") for name in shape.keys}
         tables.append(pa.table(columns))
-    return pa.concat_tables(tables, promote_options="permissive") if tables else None
+    return concatenate(tables) if tables else None
 
 
 def training_rows(

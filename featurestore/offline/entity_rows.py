@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
-from featurestore.offline.sql_types import FLOAT_INTEGERS, is_string
+from featurestore.offline.sql_types import is_string
 from featurestore.offline.windowed_keys import KeyIndex
+from featurestore.online.types import FLOAT_INTEGERS
 from validation.errors import did_you_mean
 from validation.instant_columns import column_us
 

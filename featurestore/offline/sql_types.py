@@ -9,10 +9,9 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from featurestore.errors import SourceError
+from featurestore.online.types import FLOAT_INTEGERS
 from validation.instant import FORMS, ISO_PATTERN, NO_UNIT, RANGES, UNITS
 
-FLOAT_INTEGERS = {16: 2**11, 32: 2**24, 64: 2**53}
-"""Bits of a float -> the first integer that may be the rounded form of another one."""
 _ZONE = r"[Tt ].*(Z|z|[+-]\d{2}(:?\d{2})?)$"
 
 

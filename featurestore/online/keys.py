@@ -35,6 +35,7 @@ import pyarrow.compute as pc
 
 from featurestore.errors import UsageError
 from featurestore.online import blobs
+from featurestore.online.types import FLOAT_INTEGERS
 from featurestore.plan import JoinKey
 
 ROW_TAGS = 64
@@ -185,7 +186,8 @@ def row_tags(entity_keys: Sequence[bytes]) -> list[int]:
 class EntityKeyCodec:
     """Serializes one view's entity keys: Feast's version 3, join keys sorted by name.
 
-    Values are coerced to the declared types (5 and "5" are one INT64 key) and refused where that loses something.
+    Values are coerced to the declared types (5 and "5" are one INT64 key) and refused where that loses something, or
+    may have lost something before: floats from 2^53 on.
     """
 
     def __init__(self, join_keys: Sequence[JoinKey]) -> None:
@@ -289,9 +291,21 @@ def _key_bytes(name: str, dtype: str, value: object) -> bytes:
         number = _whole(value)
         if number is not None and -(1 << bits) <= number < 1 << bits:
             return number.to_bytes(4 if dtype == "INT32" else 8, "little", signed=True)
+    rounded = bits and isinstance(value, float) and value.is_integer()
+    why = f"; {may_be_rounded(64)}" if rounded else ""
     raise UsageError(
-        f"join key {name!r} is declared {dtype}; {value!r} ({type(value).__name__}) cannot become one without loss"
+        f"join key {name!r} is declared {dtype}; {value!r} ({type(value).__name__}) cannot become one without loss{why}"
     )
+
+
+def may_be_rounded(bits: int) -> str:
+    """Why a float of that width is refused as an integer, and what to do.
+
+    >>> may_be_rounded(32)
+    'a float from 2^24 on may be the rounded form of another integer: give integers as integers'
+    """
+    power = FLOAT_INTEGERS[bits].bit_length() - 1
+    return f"a float from 2^{power} on may be the rounded form of another integer: give integers as integers"
 
 
 def _key_column(name: str, dtype: str, column: pa.Array | pa.ChunkedArray) -> pa.BinaryArray:
@@ -303,6 +317,11 @@ def _key_column(name: str, dtype: str, column: pa.Array | pa.ChunkedArray) -> pa
         raw = blobs.fixed(values)
         return pc.if_else(array.is_valid(), raw, pa.scalar(None, pa.binary())) if array.null_count else raw
     # Any other type, value by distinct value: the rule of `encode` is the only one.
+    if dtype in _BOUNDS and pa.types.is_floating(array.type) and array.type.bit_width < 64:
+        most = pc.max(pc.abs(array.cast(pa.float32()))).as_py()
+        if most is not None and most >= FLOAT_INTEGERS[array.type.bit_width]:
+            why = may_be_rounded(array.type.bit_width)
+            raise UsageError(f"join key {name!r} is declared {dtype}; {most!r} was found as {array.type}: {why}")
     distinct = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     keys = [None if value is None else _key_bytes(name, dtype, value) for value in distinct.dictionary.to_pylist()]
     return pa.array(keys, pa.binary()).take(distinct.indices)
@@ -314,7 +333,7 @@ def _whole(value: object) -> int | None:
     if isinstance(value, int):
         return value
     if isinstance(value, float):
-        return int(value) if value.is_integer() else None
+        return int(value) if value.is_integer() and abs(value) < FLOAT_INTEGERS[64] else None
     if isinstance(value, str):
         digits = value.removeprefix("-")
         return int(value) if digits.isascii() and digits.isdigit() and str(int(value)) == value else None

@@ -24,6 +24,8 @@ FIXED: dict[str, tuple[str, pa.DataType]] = {
     "UNIX_TIMESTAMP": ("<i8", pa.timestamp("us", tz="UTC")),
 }
 """Types of fixed width: the numpy type of the stored bytes, the Arrow type of the column."""
+FLOAT_INTEGERS = {16: 2**11, 32: 2**24, 64: 2**53}
+"""Bits of a float -> the first integer that may be the rounded form of another one."""
 _TEXT = {"STRING", "JSON", "UUID", "TIME_UUID", "DECIMAL"}
 _BYTES = {"BYTES", "PDF_BYTES", "IMAGE_BYTES"}
 NESTED = frozenset(

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featurestore.api.limits import Limits
+from featurestore.api.request import typed_keys
 from featurestore.errors import UsageError
 from featurestore.online.keys import EntityKeyCodec, Shard, row_key, row_prefixes, schema_key, shards_key, view_prefixes
 from featurestore.plan import JoinKey
@@ -49,6 +51,27 @@ def test_a_key_that_would_lose_something_is_refused(values: pa.Array) -> None:
     """A fraction, a padded number or a truth value is no INT64 key."""
     with pytest.raises(UsageError, match="join key 'driver' is declared INT64"):
         codec(driver="INT64").encode_columns({"driver": values}, 1)
+
+
+@pytest.mark.parametrize("column", [pa.array([2.0**53]), pa.array([-(2.0**60)]), pa.array([2.0**24], pa.float32())])
+def test_a_float_that_may_be_a_rounded_integer_is_no_key(column: pa.Array) -> None:
+    """From 2^53 on (float32: 2^24) a float stands for several integers; the key is named."""
+    with pytest.raises(UsageError, match="'number'.*rounded form of another integer"):
+        codec(number="INT64").encode_columns({"number": column}, 1)
+    if column.type == pa.float64():
+        with pytest.raises(UsageError, match="'number'.*rounded form of another integer"):
+            codec(number="INT64").encode({"number": column[0].as_py()})
+
+
+def test_a_large_integer_is_a_key_on_every_path() -> None:
+    """Integers from 2^53 on are exact as integers and as text, in a request and in a column."""
+    keys, odd = codec(number="INT64"), 2**60 + 1
+    expected = keys.encode({"number": odd})
+    assert keys.encode({"number": odd - 1}) != expected
+    assert keys.encode_columns({"number": pa.array([str(odd)])}, 1) == [expected]
+    assert typed_keys("number", [odd, str(odd)], "INT64", Limits()) == [odd, odd]
+    with pytest.raises(UsageError, match="'number'.*rounded form of another integer"):
+        typed_keys("number", [float(odd)], "INT64", Limits())
 
 
 def test_a_missing_key_column_is_named() -> None:

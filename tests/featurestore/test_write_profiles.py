@@ -175,15 +175,25 @@ def test_writes_of_one_row_lie_together(store, clock):
     assert counted(store) == [(2_000, 1_999.0)]
 
 
-def test_rows_that_do_not_go_together_are_told_and_later_ones_are_profiled(store, clock, caplog):
-    """Writes of one row whose column changed its kind, more than lie singly: no writer hears an error."""
+def test_rows_that_do_not_go_together_are_told_and_the_others_are_profiled(store, clock, caplog):
+    """Writes of one row whose column changes its kind, more than lie singly: no writer hears an error."""
     writer = WriteProfiles(store, clock, writer="w1")
     for number in range(256):
         writer.written(PLAN, VIEW, pa.table({"origin": ["EWR"], "temp": ["warm"] if number % 2 else [1.0]}))
-    assert "are not profiled" in caplog.text
     writer.written(PLAN, VIEW, rows([2.0, 3.0]))
     writer.finish()
-    assert counted(store) == [(2, 3.0)]
+    assert "column 'temp' is string, and was a number before: it is not profiled" in caplog.text
+    assert counted(store) == [(130, 3.0)]
+
+
+def test_integers_and_doubles_of_one_column_are_both_profiled(store, clock, caplog):
+    """Integers that no double holds, beside doubles: each is profiled in its own type."""
+    writer = WriteProfiles(store, clock, writer="w1")
+    for temp in ([2**60 + 1], [0.5], [2]):
+        writer.written(PLAN, VIEW, pa.table({"origin": ["EWR"], "temp": temp}))
+    writer.finish()
+    assert counted(store) == [(3, float(2**60))]
+    assert not caplog.records
 
 
 def test_what_cannot_be_profiled_is_told_and_the_rows_are_written(store, clock, caplog):
@@ -193,7 +203,7 @@ def test_what_cannot_be_profiled_is_told_and_the_rows_are_written(store, clock, 
     writer.finish()
     writer.written(PLAN, VIEW, pa.table({"origin": ["EWR"], "temp": ["warm"]}))
     writer.finish()
-    assert "are not profiled" in caplog.text
+    assert "it is not profiled" in caplog.text
     assert counted(store) == [(1, 1.0)]
 
 

@@ -40,7 +40,9 @@ def chosen_columns(
 
     Entities are those named, else the join keys that all sides have. Raises DriftError for a name that no side has.
     """
-    known = list(dict.fromkeys(name for side in sides for name in side.table.column_names))
+    differing = {name: why for side in sides for name, why in side.left_out.items()}
+    refuse_differing(sides, [*(entity or ()), *filter(None, [time]), *segments])
+    known = list(dict.fromkeys([*(name for side in sides for name in side.table.column_names), *differing]))
     for name in (*leave_out, *(entity or ())):
         if name not in known:
             raise DriftError(f"no column {name!r} to leave out or to take as entity; {did_you_mean(name, known)}")
@@ -50,9 +52,18 @@ def chosen_columns(
             raise DriftError(f"{lacking[0]}: no column {name!r}, which says whose a row is")
     given = {name: "of the entity rows: a key or a label" for side in sides for name in side.given}
     found = dict.fromkeys(leave_out, "as asked") | dict.fromkeys(entity or (), "entity")
-    left_out = {name: {**given, **roles, **found}[name] for name in known if name in {*given, *roles, *found}}
+    why = {**differing, **given, **roles, **found}
+    left_out = {name: why[name] for name in known if name in why}
     for name in (*filter(None, [time]), *segments):
         left_out.pop(name, None)  # they are read, and no features either
     keys = [name for name, role in roles.items() if role == JOIN_KEY]
     shared = [name for name in sorted(keys) if all(name in side.table.column_names for side in sides)]
     return Chosen(left_out=left_out, entities=tuple(entity) if entity else tuple(shared))
+
+
+def refuse_differing(sides: Sequence[Rows], names: Sequence[str]) -> None:
+    """Raise DriftError where a column is asked for by name that the files of a side store in types that differ."""
+    for side in sides:
+        for name in names:
+            if name in side.left_out:
+                raise DriftError(f"{side.name}: its files disagree about column {name!r}: {side.left_out[name]}")

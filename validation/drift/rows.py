@@ -18,6 +18,7 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from validation.drift.compare import DriftError
+from validation.profile.concatenate import concatenate
 
 MANIFEST: Final = "manifest.json"
 TRAIN: Final = "train"
@@ -50,6 +51,8 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     """The instant of each row, where the manifest tells it."""
     given: tuple[str, ...] = ()
     """Columns of a training set that its entity rows had: keys and labels, no features."""
+    left_out: dict[str, str] = {}
+    """Columns that are not in `table`, as their files' types have no exact common one: name -> the reason."""
 
 
 def rows_of(path: Path) -> Rows:
@@ -62,7 +65,8 @@ def rows_of(path: Path) -> Rows:
         if not files:
             raise DriftError(f"{path}: neither a training set ({MANIFEST}) nor Parquet files in this folder")
         tables = [_read(file) for file in files]
-        return Rows(table=pa.concat_tables(tables, promote_options="permissive"), name=str(path))
+        rows = concatenate(tables)
+        return Rows(table=rows.table, name=str(path), left_out=rows.left_out)
     if not path.exists():
         raise DriftError(f"{path}: no such file or folder")
     return Rows(table=_read(path), name=str(path))
@@ -85,8 +89,10 @@ def _training_set(folder: Path) -> Rows:
     if not tables:
         raise DriftError(f"{folder / MANIFEST}: the manifest names no parts")
     names = ", ".join(part.name for part in chosen)
+    rows = concatenate(tables)
     return Rows(
-        table=pa.concat_tables(tables),
+        table=rows.table,
+        left_out=rows.left_out,
         name=f"{folder.name} ({names})",
         timestamp_column=manifest.timestamp_column,
         given=_given(folder, manifest),

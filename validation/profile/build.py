@@ -6,7 +6,7 @@ included, as long as slices have a thousand rows.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -47,16 +47,19 @@ def profile_table(
     entities: Sequence[str] = (),
     most_entities: int = KEPT,
     threads: int | None = None,
+    without: Collection[str] = (),
 ) -> list[Profile]:
     """The profiles of a table: a feature, segment and hour each, in that order.
 
     Of every column in `segments` each value is a segment (`column=value`, null is `column=`), and all rows are one
     too. Not `every_cohort`: of a column with very many values those that are kept (`cohorts`), so that memory is
     bounded. `entities` are the columns that together say whose a row is. Without
-    `time_column` there is one profile for all time; `span_us` takes longer spans than hours, for a single use. Raises
-    ProfileError for a column that is absent or of another kind than in the baseline.
+    `time_column` there is one profile for all time; `span_us` takes longer spans than hours, for a single use.
+    Features in `without` have no profile. Raises ProfileError for a column that is absent or of another kind than in
+    the baseline.
     """
-    for name in (*(feature.name for feature in baseline.features), *segments, *filter(None, [time_column]), *entities):
+    features = [feature for feature in baseline.features if feature.name not in without]
+    for name in (*(feature.name for feature in features), *segments, *filter(None, [time_column]), *entities):
         if name not in table.column_names:
             raise ProfileError(f"no column {name!r} to profile; {did_you_mean(name, table.column_names)}")
     hours = _hours(table, time_column, span_us)
@@ -87,9 +90,9 @@ def profile_table(
 
     threads = threads or min(4, os.cpu_count() or 1)
     if threads == 1:  # a process that ends may start no thread any more
-        return [profile for found in map(whole, baseline.features) for profile in found]
+        return [profile for found in map(whole, features) for profile in found]
     with ThreadPoolExecutor(threads) as pool:
-        return [profile for found in pool.map(whole, baseline.features) for profile in found]
+        return [profile for found in pool.map(whole, features) for profile in found]
 
 
 def _owners(
