@@ -143,7 +143,7 @@ class Builder:
 
         No claim is needed: the newest event of a key stays, whoever writes it and however often.
         """
-        pipeline, fitting = LatestPipeline(self._view), Fitting(self._view)
+        pipeline, fitting = LatestPipeline(self._view), Fitting(self._view, refuse=True)
         for stretch in stretches:
             for judged in self._replay.batches(stretch, max(done.get(stretch.partition, 0), stretch.first)):
                 if stop():
@@ -185,6 +185,7 @@ class Builder:
             store=self._store,
             clock=self._clock,
             counters=self.counters,
+            refuse=True,
         )
 
     def _complete_from(self, stretch: Stretch) -> int | None:

@@ -34,7 +34,10 @@ class Unseen(msgspec.Struct, frozen=True):
 
 
 class HeldShard:
-    """A shard in our hands. `goal` is the offset from which on readers may take it for whole; None: they may."""
+    """A shard in our hands. `goal` is the offset from which on readers may take it for whole; None: they may.
+
+    With `refuse` an event with a value that the view's type cannot hold raises SourceError; else it is set aside.
+    """
 
     def __init__(
         self,
@@ -46,11 +49,12 @@ class HeldShard:
         clock: Clock,
         counters: Counter[str],
         slots_kept: int = SLOTS_KEPT,
+        refuse: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.claim = claim
         self.goal: int | None = goal
-        self._fitting = Fitting(pipeline.view)
+        self._fitting = Fitting(pipeline.view, refuse=refuse)
         self._state = ShardState(claim.shard, slots_kept=slots_kept)
         self._seen = SeenIds.of(pipeline, claim.shard) if isinstance(pipeline, ViewPipeline) else None
         self._homes = Homes.of(pipeline.view, claim.shard.partition)

@@ -56,10 +56,10 @@ def test_a_key_that_would_lose_something_is_refused(values: pa.Array) -> None:
 @pytest.mark.parametrize("column", [pa.array([2.0**53]), pa.array([-(2.0**60)]), pa.array([2.0**24], pa.float32())])
 def test_a_float_that_may_be_a_rounded_integer_is_no_key(column: pa.Array) -> None:
     """From 2^53 on (float32: 2^24) a float stands for several integers; the key is named."""
-    with pytest.raises(UsageError, match="'number'.*rounded form of another integer"):
+    with pytest.raises(UsageError, match=r"'number'.*rounded form of another integer"):
         codec(number="INT64").encode_columns({"number": column}, 1)
     if column.type == pa.float64():
-        with pytest.raises(UsageError, match="'number'.*rounded form of another integer"):
+        with pytest.raises(UsageError, match=r"'number'.*rounded form of another integer"):
             codec(number="INT64").encode({"number": column[0].as_py()})
 
 
@@ -70,7 +70,7 @@ def test_a_large_integer_is_a_key_on_every_path() -> None:
     assert keys.encode({"number": odd - 1}) != expected
     assert keys.encode_columns({"number": pa.array([str(odd)])}, 1) == [expected]
     assert typed_keys("number", [odd, str(odd)], "INT64", Limits()) == [odd, odd]
-    with pytest.raises(UsageError, match="'number'.*rounded form of another integer"):
+    with pytest.raises(UsageError, match=r"'number'.*rounded form of another integer"):
         typed_keys("number", [float(odd)], "INT64", Limits())
 
 
