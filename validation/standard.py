@@ -94,6 +94,7 @@ FIELDS: Final[Mapping[str, Mapping[str, Use]]] = {
 context are free: both are shown whole."""
 
 _INSIDE: Final[Mapping[tuple[str, str], str]] = {
+    ("DataContract", "servers"): "Server",
     ("DataContract", "description"): "Description",
     ("DataContract", "schema"): "SchemaObject",
     ("DataContract", "slaProperties"): "ServiceLevelAgreementProperty",
@@ -139,6 +140,8 @@ def check_fields(place: Place, mapping: str = "DataContract", depth: int = 0) ->
         return [line for n in range(len(place.value)) for line in check_fields(place.child(n), member, depth + 1)]
     if not isinstance(place.value, dict):
         return []  # the reader of the field says what it expects
+    if mapping == "Server":
+        return _check_server(place)
     known, found = FIELDS[mapping], []
     for key in place.value:
         if key not in known:
@@ -155,3 +158,12 @@ def check_fields(place: Place, mapping: str = "DataContract", depth: int = 0) ->
         if inside is not None:
             found += check_fields(place.child(str(key)), inside, depth + 1)
     return found
+
+
+def _check_server(place: Place) -> list[str]:
+    """A server has fields of its type's own, which anybody may define; its two required ones may be misspelt."""
+    for required in ("server", "type"):
+        for key in place.value:
+            if required not in place.value and did_you_mean(str(key), [required]).startswith("did you mean"):
+                raise place.child(str(key)).error(f"unknown key {key!r}; did you mean {required!r}?")
+    return []

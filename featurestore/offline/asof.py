@@ -191,12 +191,14 @@ def _join_view(
     take = _positions(len(asked), chosen["row"].to_numpy(), winners, len(chosen))
     result = {}
     for feature, alias, dtype in zip(view.features, columns.features, columns.types, strict=True):
+        place = f"view {view.name!r}, feature {feature.name!r}"
         values = chosen.select([alias])
         if winners is not None:
-            values = pa.concat_tables([values, winners.rows.select([alias])])
+            # Files and SQL may give one column in two Arrow types.
+            parts = [as_declared(each[alias], feature.dtype, dtype, place=place) for each in (chosen, winners.rows)]
+            values = pa.table({alias: pa.chunked_array([chunk for part in parts for chunk in part.chunks], dtype)})
         column = _taken(values.combine_chunks()[alias], take)
-        place = f"view {view.name!r}, feature {feature.name!r}"
-        result[feature.name] = as_declared(column, feature.dtype, dtype, place=place)
+        result[feature.name] = column if winners is not None else as_declared(column, feature.dtype, dtype, place=place)
     return result, None if winners is None else _reported(winners, view, columns)
 
 

@@ -4,7 +4,7 @@ Materialization and saved datasets read through here. Bounds are inclusive, None
 the source has them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import pyarrow as pa
@@ -52,7 +52,7 @@ def newest_rows(
     start_us: int | None,
     end_us: int | None,
     *,
-    fields: Sequence[Field],
+    fields: Mapping[str, Field],
     limits: Limits,
     share: tuple[int, int] = (0, 1),
     late: Late | None = None,
@@ -60,13 +60,13 @@ def newest_rows(
     """The row of each key with the greatest (event_ts, created_ts) within the bounds; a NULL key is nobody's.
 
     `late` says which rows before the start count too. `share` is (i, n): the i-th of n parts of all keys, whole keys
-    each. Of equal rows the greatest bytes of `fields` win; the number beside the table says for how many keys these
-    differed.
+    each. Of equal rows the greatest bytes of `fields` (column -> the feature that it is) win; the number beside the
+    table says for how many keys these differed.
 
     >>> from featurestore.offline.sources import scan_table
     >>> rows = pa.table({"id": [1, 1, 2], "ts": pa.array([0, 5, 5], pa.timestamp("us")), "f": [1, 2, 3]})
     >>> scan = scan_table(rows, name="rows")
-    >>> table, differing = newest_rows(scan, ["id"], ["f"], "ts", None, None, 9, fields=[], limits=Limits())
+    >>> table, differing = newest_rows(scan, ["id"], ["f"], "ts", None, None, 9, fields={}, limits=Limits())
     >>> sorted(table["f"].to_pylist()), differing
     ([2, 3], 0)
     """
@@ -85,7 +85,7 @@ def newest_rows(
         newest = session.sql(_newest_sql(source, keys, wanted, ts, made, where)).to_arrow_table()
         names = {f"x{index}": name for index, name in enumerate(wanted)}
         aliases = {name: alias for alias, name in names.items()}
-        winners = settle(newest, {aliases[field.name]: field for field in fields})
+        winners = settle(newest, {aliases[name]: field for name, field in fields.items()})
     rows = winners.rows.select(list(names)).rename_columns(list(names.values()))
     return rows.cast(schema), len(winners.differing)
 

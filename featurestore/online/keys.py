@@ -26,6 +26,7 @@ import re
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -317,13 +318,19 @@ def _key_column(name: str, dtype: str, column: pa.Array | pa.ChunkedArray) -> pa
         raw = blobs.fixed(values)
         return pc.if_else(array.is_valid(), raw, pa.scalar(None, pa.binary())) if array.null_count else raw
     # Any other type, value by distinct value: the rule of `encode` is the only one.
-    if dtype in _BOUNDS and pa.types.is_floating(array.type) and array.type.bit_width < 64:
-        most = pc.max(pc.abs(array.cast(pa.float32()))).as_py()
-        if most is not None and most >= FLOAT_INTEGERS[array.type.bit_width]:
-            why = may_be_rounded(array.type.bit_width)
-            raise UsageError(f"join key {name!r} is declared {dtype}; {most!r} was found as {array.type}: {why}")
     distinct = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-    keys = [None if value is None else _key_bytes(name, dtype, value) for value in distinct.dictionary.to_pylist()]
+    values = distinct.dictionary
+    if pa.types.is_floating(values.type) and dtype in _BOUNDS:
+        # NaN is how a float column of whole numbers says null, and a narrower float is rounded sooner than Python's.
+        values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+        rounded = pc.greater_equal(pc.abs(values.cast(pa.float64())), FLOAT_INTEGERS[values.type.bit_width])
+        if pc.any(rounded).as_py():
+            found = values.filter(rounded)[0].as_py()
+            raise UsageError(
+                f"join key {name!r} is declared {dtype}; {found!r} ({values.type}) may be the rounded form of another "
+                "integer; keep integers beside nulls as integers"
+            )
+    keys = [None if value is None else _key_bytes(name, dtype, value) for value in values.to_pylist()]
     return pa.array(keys, pa.binary()).take(distinct.indices)
 
 
@@ -333,7 +340,10 @@ def _whole(value: object) -> int | None:
     if isinstance(value, int):
         return value
     if isinstance(value, float):
+        # From 2^53 on it may be the rounded form of another integer.
         return int(value) if value.is_integer() and abs(value) < FLOAT_INTEGERS[64] else None
+    if isinstance(value, Decimal):
+        return int(value) if value.is_finite() and value == value.to_integral_value() else None
     if isinstance(value, str):
         digits = value.removeprefix("-")
         return int(value) if digits.isascii() and digits.isdigit() and str(int(value)) == value else None

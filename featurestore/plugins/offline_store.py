@@ -2,7 +2,7 @@
 
 # ruff: noqa: ARG004 - Feast's signatures have more than we need
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -255,9 +255,14 @@ def newest(
     limits: Limits,
     share: tuple[int, int] = (0, 1),
     late: Late | None = None,
+    declared: Mapping[str, Field] | None = None,
 ) -> pa.Table:
-    """The newest row of each key (of a share of them) between the instants, or late; says where several differ."""
-    fields = _inferred(scan, features)
+    """The newest row of each key (of a share of them) between the instants, or late; says where several differ.
+
+    `declared` are the features that columns are: ties are settled as the join and the online store do. Without them,
+    where Feast does not say what the columns are for, their types are inferred.
+    """
+    fields = _inferred(scan, features) if declared is None else declared
     rows, differing = newest_rows(
         scan, keys, features, timestamp, created, start_us, end_us,
         fields=fields, limits=limits, share=share, late=late,
@@ -269,9 +274,9 @@ def newest(
     return rows
 
 
-def _inferred(scan: Scan, features: Sequence[str]) -> list[Field]:
+def _inferred(scan: Scan, features: Sequence[str]) -> dict[str, Field]:
     types = value_types({name: scan.column(name, role="feature") for name in features})
-    return [Field(name=name, dtype=dtype.name) for name, dtype in types.items()]
+    return {name: Field(name=name, dtype=dtype.name) for name, dtype in types.items()}
 
 
 class _Progress:

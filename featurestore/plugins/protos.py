@@ -51,10 +51,24 @@ def from_column(column: pa.Array, dtype: str) -> list[Value]:
     ['double_val', None]
     """
     values = to_python(column, dtype)
+    if dtype in ("MAP_LIST", "STRUCT_LIST") and any(None in value for value in values if isinstance(value, list)):
+        return [_with_nulls(value, dtype) for value in values]
     if dtype in NESTED:
-        return list(python_values_to_proto_values(values, ValueType[dtype]))
+        return _nested(values, dtype)
     make = _maker(dtype)
     return [Value() if value is None else make(value) for value in values]
+
+
+def _with_nulls(value: Any, dtype: str) -> Value:
+    """A list of maps or structs, some of them null: Feast's own messages for such lists have none."""
+    if not isinstance(value, list) or None not in value:
+        return _nested([value], dtype)[0]
+    members = _nested(value, dtype.removesuffix("_LIST"))
+    return Value(list_val=messages.RepeatedValue(val=members))
+
+
+def _nested(values: Sequence[Any], dtype: str) -> list[Value]:
+    return list(python_values_to_proto_values(list(values), ValueType[dtype]))
 
 
 def _python(value: Value, dtype: str) -> Any:

@@ -15,7 +15,7 @@ from feast.utils import _get_column_names
 from featurestore.offline.bounds import Late
 from featurestore.offline.connection import Limits
 from featurestore.offline.pull import Extent, extent_of
-from featurestore.offline.stored import declared_types, time_columns
+from featurestore.offline.stored import declared_types, stored_name, time_columns
 from featurestore.online.loaded import Run
 from featurestore.plugins.offline_store import DuckDBOfflineStore, newest
 from featurestore.plugins.pulled import Pulled, pulled
@@ -115,13 +115,16 @@ def reading(
                 scan, columns.timestamp, columns.created, run.start_us, run.end_us,
                 last_us=last_us, now_us=now_us, limits=limits, late=late,
             )  # fmt: skip
+        declared = latest_view(view)
+        features = {stored_name(declared, field.name): field for field in declared.features}
+        features = {column: field for column, field in features.items() if column in columns.features}
         shares = max(1, -(-extent.rows // PIECE_ROWS)) if columns.keys else 1
 
         def pieces() -> Iterator[pa.Table]:
             for share in range(shares):
                 rows = newest(
                     scan, columns.keys, columns.features, columns.timestamp, columns.created, run.start_us, run.end_us,
-                    limits=limits, share=(share, shares), late=late,
+                    limits=limits, share=(share, shares), late=late, declared=features,
                 )  # fmt: skip
                 yield source.typed(_only(rows, columns.wanted))
 

@@ -1,6 +1,7 @@
 """A value is the same in training, through Feast's SDK and over HTTP, wherever Feast's messages can hold it."""
 
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.type_map import feast_value_type_to_python_type
-from feast.types import Int64, UnixTimestamp
+from feast.types import Array, Int64, String, UnixTimestamp
 
 from featurestore.api.answer import json_values
 from featurestore.errors import DefinitionError
@@ -40,6 +41,17 @@ def test_a_null_inside_a_list_is_null_for_the_sdk(dtype: str) -> None:
     assert [feast_value_type_to_python_type(each) for each in messages] == [value, None, []]
     whole = from_column(from_python([value[:1] if value[0] is not None else value[1:]], dtype, name="f"), dtype)
     assert whole[0].WhichOneof("val") == f"{dtype.lower()}_val"
+    assert of_messages(messages, dtype, name="f").equals(column)
+
+
+@pytest.mark.parametrize("dtype", ["STRUCT_LIST", "MAP_LIST"])
+def test_a_null_among_structs_is_null_for_the_sdk(dtype: str) -> None:
+    """Integers beside it stay exact."""
+    values: list[Any] = [[{"n": (1 << 53) + 1}, None], None, [], [{"n": 5}]]
+    column = from_python(values, dtype, name="f")
+    messages = from_column(column, dtype)
+    assert [feast_value_type_to_python_type(each) for each in messages] == values
+    assert messages[3].WhichOneof("val") == f"{dtype.lower()}_val"
     assert of_messages(messages, dtype, name="f").equals(column)
 
 
@@ -76,6 +88,19 @@ def test_a_unit_of_time_that_is_none_is_refused() -> None:
         time_unit(ms, FileSource(name="s", path="p", tags={"time_unit": "s"}))
 
 
+def project(folder: Path) -> Entity:
+    """A project in the folder, and its only entity."""
+    (folder / "feature_store.yaml").write_text(
+        "project: times\nprovider: local\nregistry: data/registry.db\n"
+        "offline_store: {type: featurestore.plugins.DuckDBOfflineStore}\n"
+        "online_store: {type: featurestore.plugins.RedisOnlineStore, connection: embedded}\n"
+        "batch_engine: {type: featurestore.plugins.ArrowEngine}\nentity_key_serialization_version: 3\n",
+        encoding="utf-8",
+    )
+    (folder / "data").mkdir()
+    return Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+
+
 FORMS: dict[str, Any] = {
     "text": "2024-03-10T06:00:00+00:00",
     "blank": "2024-03-10 06:00:00",
@@ -86,17 +111,46 @@ FORMS: dict[str, Any] = {
 }
 
 
+NOON = datetime(2024, 3, 10, 12, tzinfo=UTC)
+TIED: dict[str, tuple[pa.Array, Any]] = {
+    "zoned": (pa.array([NOON, NOON + timedelta(1)], pa.timestamp("ns", "America/New_York")), UnixTimestamp),
+    "etc": (pa.array([NOON, NOON + timedelta(1)], pa.timestamp("us", "Etc/UTC")), UnixTimestamp),
+    "millis": (pa.array([NOON, NOON + timedelta(1)], pa.timestamp("ms", "UTC")), UnixTimestamp),
+    "day": (pa.array([date(2024, 3, 10), date(2024, 3, 11)]), UnixTimestamp),
+    "zoned_list": (pa.array([[NOON], [None]], pa.list_(pa.timestamp("ns", "Asia/Tokyo"))), Array(UnixTimestamp)),
+    "large_text": (pa.array(["a", "b"], pa.large_string()), String),
+    "words": (pa.array(["a", "b"]).dictionary_encode(), String),
+    "decimals": (pa.array([Decimal(255), Decimal(256)]), Int64),
+    "whole_floats": (pa.array([255.0, 256.0]), Int64),
+    "narrow": (pa.array([255, 256], pa.int16()), Int64),
+}
+
+
+def test_a_tie_has_one_winner_offline_and_online_whatever_type_a_file_has(tmp_path: Path) -> None:
+    """Both compare the bytes of the declared types, and neither fails on what an Arrow type is called."""
+    views = []
+    user = project(tmp_path)
+    for name, (column, dtype) in TIED.items():
+        pq.write_table(pa.table({"user_id": [1, 1], "ts": [NOON] * 2, "x": column}), tmp_path / f"data/{name}.parquet")
+        source = FileSource(name=f"s_{name}", path=f"data/{name}.parquet", timestamp_field="ts")
+        schema = [Field(name="user_id", dtype=Int64), Field(name="x", dtype=dtype)]
+        views.append(FeatureView(name=name, entities=[user], ttl=timedelta(0), schema=schema, source=source))
+    store = FeatureStore(repo_path=str(tmp_path))
+    store.apply([user, *views])
+    store.materialize(NOON - timedelta(1), NOON + timedelta(1))
+    features = [f"{name}:x" for name in TIED]
+    asked = pd.DataFrame({"user_id": [1], "event_timestamp": [NOON + timedelta(1)]})
+    joined = store.get_historical_features(asked, features=features, full_feature_names=True).to_arrow().to_pylist()[0]
+    served = store.get_online_features(features, [{"user_id": 1}], full_feature_names=True).to_dict()
+    for name in TIED:
+        assert joined[f"{name}__x"] == served[f"{name}__x"][0] is not None, name
+    assert joined["narrow__x"] == joined["decimals__x"] == joined["whole_floats__x"]
+    store.teardown()
+
+
 def test_times_of_every_form_are_joined_and_loaded(tmp_path: Path) -> None:
     """What the offline store reads, materialize loads: text, dates, integers, nanoseconds of the repeated hour."""
-    (tmp_path / "feature_store.yaml").write_text(
-        "project: times\nprovider: local\nregistry: data/registry.db\n"
-        "offline_store: {type: featurestore.plugins.DuckDBOfflineStore}\n"
-        "online_store: {type: featurestore.plugins.RedisOnlineStore, connection: embedded}\n"
-        "batch_engine: {type: featurestore.plugins.ArrowEngine}\nentity_key_serialization_version: 3\n",
-        encoding="utf-8",
-    )
-    (tmp_path / "data").mkdir()
-    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+    user = project(tmp_path)
     views = []
     for name, value in FORMS.items():
         ts = pa.array([value.as_py()], value.type) if isinstance(value, pa.Scalar) else pa.array([value])

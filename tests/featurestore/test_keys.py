@@ -1,5 +1,7 @@
 """Entity keys are Feast's, the same however a value arrives, and no project can reach another's keys."""
 
+from decimal import Decimal
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -36,6 +38,7 @@ def test_columns_give_the_same_keys_as_rows(rows: list[tuple[int | None, str | N
         pa.array([5, -7], pa.int32()),
         pa.array([5.0, -7.0]),
         pa.array(["5", "-7"]),
+        pa.array([Decimal("5.00"), Decimal("-7.00")]),
         pa.array([5, -7], pa.int64()).dictionary_encode(),
         pa.chunked_array([pa.array([5]), pa.array([-7])]),
     ],
@@ -46,9 +49,15 @@ def test_a_value_is_one_key_however_it_arrives(values: pa.Array) -> None:
     assert keys.encode_columns({"driver": values}, 2) == [keys.encode({"driver": 5}), keys.encode({"driver": -7})]
 
 
-@pytest.mark.parametrize("values", [pa.array([5.5]), pa.array(["05"]), pa.array([True])])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *(pa.array([5.5]), pa.array(["05"]), pa.array([True]), pa.array([Decimal("5.5")])),
+        *(pa.array([2.0**53]), pa.array([-(2.0**60)]), pa.array([2.0**24], pa.float32())),
+    ],
+)
 def test_a_key_that_would_lose_something_is_refused(values: pa.Array) -> None:
-    """A fraction, a padded number or a truth value is no INT64 key."""
+    """A fraction, a padded number, a truth value, or a float that may be a rounded integer is no INT64 key."""
     with pytest.raises(UsageError, match="join key 'driver' is declared INT64"):
         codec(driver="INT64").encode_columns({"driver": values}, 1)
 
@@ -72,6 +81,20 @@ def test_a_large_integer_is_a_key_on_every_path() -> None:
     assert typed_keys("number", [odd, str(odd)], "INT64", Limits()) == [odd, odd]
     with pytest.raises(UsageError, match=r"'number'.*rounded form of another integer"):
         typed_keys("number", [float(odd)], "INT64", Limits())
+
+
+def test_a_nan_beside_whole_numbers_is_no_key() -> None:
+    """So pandas says null in a column of integers."""
+    keys = codec(driver="INT64")
+    assert keys.encode_columns({"driver": pa.array([5.0, float("nan")])}, 2) == [keys.encode({"driver": 5}), None]
+
+
+def test_a_value_that_may_be_a_rounded_integer_is_refused() -> None:
+    """A float of a request is exact below 2^53 alone."""
+    keys = codec(driver="INT64")
+    assert keys.encode({"driver": 2.0**53 - 1}) == keys.encode({"driver": 2**53 - 1})
+    with pytest.raises(UsageError, match="join key 'driver' is declared INT64"):
+        keys.encode({"driver": 2.0**53})
 
 
 def test_a_missing_key_column_is_named() -> None:

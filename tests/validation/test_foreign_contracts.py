@@ -179,6 +179,8 @@ def test_times_of_day_are_bounded(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"version": None}, "version: found None; expected text"),
+        ({"servers": [{"servr": "s", "type": "s3"}]}, "unknown key 'servr'; did you mean 'server'?"),
+        ({"servers": [{"server": "s", "typ": "s3"}]}, "unknown key 'typ'; did you mean 'type'?"),
         ({"schemas": []}, "unknown key 'schemas'; did you mean 'schema'?"),
         ({"apiVersion": "v2.2.2"}, "expected kind: DataContract, apiVersion: v3.1.0"),
     ],

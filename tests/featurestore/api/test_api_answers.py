@@ -101,6 +101,14 @@ def test_keys_are_coerced(ask, value: object) -> None:
     assert answer["results"][0]["values"] == [7]
 
 
+@pytest.mark.parametrize("value", [2.0**53, -1e18])
+def test_a_key_that_may_be_a_rounded_integer_is_refused(api, value: float) -> None:
+    """From 2^53 on a float stands for several integers, and one of them is another entity."""
+    response = api.post("/get-online-features", json={"features": ["planes:seats"], "entities": {"plane": [value]}})
+    assert response.status_code == 422
+    assert "join key 'plane' is declared INT64" in response.text
+
+
 def test_rows(api) -> None:
     """Row by row: values, statuses and event times by name."""
     body = {"features": ["weather:temp_f", "weather:note"], "entities": {"origin": ["EWR", "XXX"]}}
