@@ -29,6 +29,7 @@ def skip(
     from featurestore.errors import UsageError
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
+    from featurestore.signing import signer_of
     from streaming.commit import ShardStore
     from streaming.skips import Skip, Skips
     from streaming.streamed import stream_views
@@ -38,7 +39,7 @@ def skip(
         raise UsageError("--to is the last of at most 10,000 offsets, and --reason says why they are stepped past")
     settings, clock = settings_of(repo), system_clock()
     client = connect(settings.online, settings.data_dir, start=False)
-    plan = PlanStore(client, settings.project).load()
+    plan = PlanStore(client, settings.project, signer_of(settings.data_dir)).load()
     store = ShardStore(client, clock)
     listed = (store.registered(plan.project, view.name, view.version) for view in stream_views(plan, [topic]))
     ids = sorted({each.topic_id for shards in listed for each in shards if each.partition == partition})

@@ -374,7 +374,7 @@ TYPED: list[tuple[str, pa.Array]] = [
     ("STRING", pa.array(["é\0", None])),
     ("BYTES", pa.array([b"\x00\xff", None])),
     ("BOOL", pa.array([True, None])),
-    ("UNIX_TIMESTAMP", pa.array([-1, None], US)),
+    ("UNIX_TIMESTAMP", pa.array([-1_000_000, None], US)),
     ("INT64_LIST", pa.array([[1, None, 2**62], None])),
     ("STRING_LIST", pa.array([["a", ""], None])),
     ("VALUE_LIST", pa.array([[[1], [], None], None])),

@@ -276,8 +276,15 @@ def wanted(events, rows, *, as_known=False, aggregations=AGGREGATIONS):
                 found[group] = (
                     {} if key is None or t is None else oracle(of_key[key], key, t, *group, as_known=as_known)
                 )
-            columns[a.feature].append(bits(found[group].get(a.function)))
+            columns[a.feature].append(bits(whole_seconds(a, found[group].get(a.function))))
     return dict(columns)
+
+
+def whole_seconds(aggregation, value):
+    """Features that are timestamps are whole seconds, as Feast's messages have them."""
+    if not aggregation.dtype.startswith("UNIX_TIMESTAMP") or value is None:
+        return value
+    return [each.replace(microsecond=0) for each in value] if isinstance(value, list) else value.replace(microsecond=0)
 
 
 def table(events):

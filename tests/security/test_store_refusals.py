@@ -293,11 +293,11 @@ class Shop:
 
 
 def state(store: StoreClient) -> dict[bytes, object]:
-    """Everything the stream keeps in the store, without the epochs that count claims."""
+    """Everything the stream keeps in the store, without the epochs that count claims and the checks that hold them."""
     found: dict[bytes, object] = {}
     for key in store.scan_iter():
         if store.type(key) == b"hash":
-            found[key] = {name: value for name, value in store.hgetall(key).items() if name != b"epoch"}
+            found[key] = {name: value for name, value in store.hgetall(key).items() if name not in (b"epoch", b"check")}
         elif store.type(key) == b"string":
             found[key] = store.get(key)
     return found
