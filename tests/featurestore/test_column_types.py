@@ -1,5 +1,6 @@
 """Columns that files store in several types: integers never pass through doubles, what is not read breaks nothing."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from featurestore.dataset.digest import multiset_digest
 from featurestore.dataset.rebuild import read_entity_rows
 from featurestore.errors import SourceError, UsageError
+from featurestore.offline import sources
 from featurestore.offline.column_types import concatenated
 from featurestore.offline.compaction import compact
 from featurestore.offline.connection import Limits, connection
@@ -98,6 +100,26 @@ def test_a_value_that_a_cast_would_change_names_its_file(
     scan = scanned(tmp_path, first, second, declared=declared, remote=remote)
     with pytest.raises(SourceError, match=r"column 'x' of .*1\.parquet is"):
         read(scan)
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["disk", "store"])
+def test_a_permissive_merge_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: bool) -> None:
+    """Planted fault: files are merged as Arrow promotes them, so integers pass through doubles."""
+
+    def permissive(schemas: Mapping[str, pa.Schema], declared: object = None) -> tuple[pa.Schema, dict[str, str]]:
+        return pa.unify_schemas(list(schemas.values()), promote_options="permissive"), {}
+
+    def promoted(schema: pa.Schema, wanted: pa.Schema, *, place: str, name: str) -> str:
+        return ", ".join(
+            f"{field.name}::{'DOUBLE' if field.name == 'x' else 'BIGINT'} AS {field.name}" for field in wanted
+        )
+
+    monkeypatch.setattr(sources, "unified", permissive)
+    monkeypatch.setattr(sources, "exact_select", promoted)
+    with pytest.raises(AssertionError):
+        test_each_file_is_read_in_the_declared_type(
+            tmp_path, "INT64", pa.array([ODD, ODD + 1]), pa.array([5.0]), [ODD, ODD + 1, 5], remote
+        )
 
 
 @pytest.mark.parametrize("remote", [False, True], ids=["disk", "store"])

@@ -97,6 +97,13 @@ def test_a_value_that_may_be_a_rounded_integer_is_refused() -> None:
         keys.encode({"driver": 2.0**53})
 
 
+def test_a_key_rule_that_takes_any_whole_float_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted fault: a float from 2^53 on is its integer."""
+    monkeypatch.setattr("featurestore.online.keys.FLOAT_INTEGERS", {16: 2**99, 32: 2**99, 64: 2**99})
+    with pytest.raises(pytest.fail.Exception):
+        test_a_float_that_may_be_a_rounded_integer_is_no_key(pa.array([2.0**60]))
+
+
 def test_a_missing_key_column_is_named() -> None:
     """The message says which column and what there is."""
     with pytest.raises(UsageError, match=r"no column for join key 'driver'; what exists: x"):

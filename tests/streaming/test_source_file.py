@@ -9,6 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.errors import SourceError, UnknownName
+from featurestore.plan import Field, JoinKey, Topic, View
+from featurestore.plan import Source as PlanSource
+from streaming.pipeline import TopicPipeline
 from streaming.source.file import FileSource, digest_of
 from streaming.source.records import NotAssigned, OffsetGone, Record, TopicPartition, UnknownColumn
 
@@ -158,3 +161,36 @@ def test_a_row_without_a_time_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"ts": pa.array([1, None], pa.timestamp("us"))}), path)
     with pytest.raises(SourceError, match=r"1 rows of .* have no 'ts'"):
         everything(open_file(path, timestamp="ts"))
+
+
+@pytest.mark.parametrize(
+    ("column", "accepted", "aside"),
+    [
+        (pa.array([2**60 + 1, 2**60 + 2, None]), [2**60 + 1, 2**60 + 2, None], 0),
+        (pa.array([2**63 + 1, 5], pa.uint64()), [5], 1),
+        (pa.array([2.0**60, 5.5, None]), [None], 2),
+        (pa.array(["5", None]), [None], 1),
+    ],
+    ids=["int64", "uint64", "double", "text"],
+)
+def test_each_file_keeps_its_integers_or_sets_rows_aside(
+    tmp_path: Path, column: pa.Array, accepted: list[int | None], aside: int
+) -> None:
+    """Files of one topic whose column differs in type: no value is rounded; a row of another type is set aside."""
+    path = tmp_path / "rows.parquet"
+    times = pa.array([ARRIVAL_US] * len(column), pa.timestamp("us", "UTC"))
+    pq.write_table(pa.table({"user": range(len(column)), "x": column, "ts": times}), path)
+    view = View(
+        name="v", version=1, kind="latest", join_keys=(JoinKey(entity="user", name="user", dtype="INT64"),),
+        features=(Field(name="x", dtype="INT64"),), ttl_us=0,
+        source=PlanSource(
+            name="t", path="log", timestamp_field="ts",
+            topic=Topic(name="t", bootstrap_servers="", message_format="json"),
+        ),
+    )  # fmt: skip
+    source = FileSource(path, topic="t", arrival_us=ARRIVAL_US, key="user", timestamp="ts")
+    source.seek(source.partition, 0)
+    [batch] = source.poll(0)
+    judged = TopicPipeline([view]).judge(batch)
+    assert judged.events["x"].to_pylist() == accepted
+    assert [bool(each.reason) for each in judged.rejected] == [True] * aside

@@ -48,6 +48,13 @@ def test_a_column_with_an_exact_common_type_keeps_each_value(case: tuple[pa.Arra
     assert (rows.table["x"].to_pylist(), rows.left_out) == (values, {})
 
 
+def test_a_permissive_promotion_of_decimals_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted fault: decimals become doubles unchecked, as Arrow promotes them."""
+    monkeypatch.setattr("validation.profile.concatenate._refuse_large_decimals", lambda _: None)
+    with pytest.raises(AssertionError):
+        test_a_column_without_an_exact_common_type_is_left_out_and_named(INEXACT["decimal and double"])
+
+
 def test_a_folder_of_a_drift_check_is_read_without_the_column_that_differs(tmp_path: Path) -> None:
     """The column is among those left out with its reason, and is refused where it is asked for by name."""
     pq.write_table(pa.table({"id": [ODD], "x": [1.0]}), tmp_path / "0.parquet")
