@@ -153,7 +153,7 @@ def _plain(array: pa.Array, wanted: pa.DataType) -> pa.Array:
         array = array.dictionary_decode()
     if pa.types.is_timestamp(wanted):
         return whole_seconds(as_instants(array))
-    if array.type == wanted:
+    if array.type == wanted and wanted != arrow_type("UNIX_TIMESTAMP_LIST"):
         return array
     _refuse_other_kind(array, wanted)
     if pa.types.is_list(wanted):

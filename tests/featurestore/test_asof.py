@@ -348,7 +348,7 @@ def _collections() -> Iterator[tuple[str, pa.Array]]:
         "DOUBLE": (pa.float64(), 0.1),
         "FLOAT": (pa.float32(), 0.5),
         "BOOL": (pa.bool_(), True),
-        "UNIX_TIMESTAMP": (US, datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)),
+        "UNIX_TIMESTAMP": (US, datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
         "UUID": (pa.string(), "8f1f3c7e-5a55-4d0e-9d5b-0d6f1f4b2c3d"),
         "TIME_UUID": (pa.string(), "8f1f3c7e-5a55-1d0e-9d5b-0d6f1f4b2c3d"),
         "DECIMAL": (pa.decimal128(20, 3), Decimal("12345678901234567.001")),

@@ -70,6 +70,9 @@ def test_timestamp_features_are_whole_seconds_everywhere(unit: str, second: int)
     column = pa.array([second * per_second + per_second - 1], pa.timestamp(unit, "UTC"))
     held = to_column(column, "UNIX_TIMESTAMP", name="f")
     assert held.cast(pa.int64()).to_pylist() == [second * 1_000_000]
+    for several in ("LIST", "SET"):
+        listed = to_column(pa.array([[column[0].value]], pa.list_(column.type)), f"UNIX_TIMESTAMP_{several}", name="f")
+        assert listed.flatten().cast(pa.int64()).to_pylist() == [second * 1_000_000]
     [message] = from_column(held, "UNIX_TIMESTAMP")
     assert message.unix_timestamp_val == second
     assert json_values(to_python(held, "UNIX_TIMESTAMP"), "UNIX_TIMESTAMP") == [second]

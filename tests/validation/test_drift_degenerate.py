@@ -1,11 +1,14 @@
 """Constant, empty, missing, infinite and huge columns: each has a defined answer, and none decides for another."""
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +20,7 @@ from validation.drift import significance
 from validation.drift.compare import DriftReport, Finding, compare_tables
 from validation.drift.measures import Array
 from validation.drift.multivariate import judge_rows
+from validation.drift.rows import rows_of
 from validation.profile.baseline import baseline_of
 
 REFERENCE, CURRENT = 500, 200
@@ -216,3 +220,16 @@ def test_rows_without_columns_are_not_tested() -> None:
     """No feature, no test."""
     table = pa.table({"at": pa.array(range(50), pa.timestamp("us"))})
     assert judge_rows(table, table, baseline_of(table), seed=0, rate=0.05) == ()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_rows_of_csv_json_lines_and_parquet_are_the_same_rows(tmp_path: Path, encoding: str) -> None:
+    """A column of words such as NA is not one without values, zeros in front stay, and a mark is no data."""
+    columns = {"word": ["NA", "null", "NaN"], "code": ["007", "010", "100"], "n": [1, None, 3], "x": [0.5, 1.5, None]}
+    table = pa.table(columns)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    csv = "word,code,n,x\nNA,007,1,0.5\nnull,010,,1.5\nNaN,100,3,\n"
+    (tmp_path / "rows.csv").write_bytes(csv.encode(encoding))
+    (tmp_path / "rows.jsonl").write_bytes("\n".join(map(json.dumps, table.to_pylist())).encode(encoding))
+    for kind in ("csv", "jsonl", "parquet"):
+        assert rows_of(tmp_path / f"rows.{kind}").table.equals(table), kind

@@ -5,6 +5,7 @@ must be those of the files, so that a torn or replaced set is no reference.
 """
 
 import importlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from validation.drift.compare import DriftError
+from validation.lines import ForeignData, text_of
 from validation.profile.concatenate import concatenate
 
 MANIFEST: Final = "manifest.json"
@@ -110,24 +112,51 @@ def _given(folder: Path, manifest: _Manifest) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> pa.Table:
-    readers = {".parquet": _parquet, ".csv": pacsv.read_csv, ".jsonl": _json_lines, ".ndjson": _json_lines}
+    readers = {".parquet": _parquet, ".csv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DriftError(f"{path}: found ending {path.suffix!r}; allowed: {', '.join(readers)}")
     try:
         table: pa.Table = reader(path)
+    except ForeignData as error:
+        raise DriftError(str(error)) from error
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DriftError(f"{path}: the file cannot be read: {' '.join(str(error).split())}") from error
     return table
 
 
+def _csv(path: Path) -> pa.Table:
+    """The rows in the types that their values show; words stay words, and zeros in front are part of a text.
+
+    Arrow takes a column of `NA` for one without values, and 007 for 7.
+    """
+    data = text_of(path)
+    table = pacsv.read_csv(pa.BufferReader(data))
+    doubtful = [field.name for field in table.schema if pa.types.is_null(field.type) or pa.types.is_integer(field.type)]
+    if not doubtful or len(set(table.column_names)) < table.num_columns:
+        return table
+    texts = pacsv.ConvertOptions(
+        include_columns=doubtful,
+        column_types=dict.fromkeys(doubtful, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
+    for name, text in zip(doubtful, pacsv.read_csv(pa.BufferReader(data), convert_options=texts), strict=True):
+        index = table.schema.get_field_index(name)
+        words = pa.types.is_null(table.schema.field(index).type) and text.null_count < len(text)
+        if words or pc.any(pc.match_substring_regex(text, r"^[+-]?0\d")).as_py():
+            table = table.set_column(index, name, text)
+    return table
+
+
 def _json_lines(path: Path) -> pa.Table:
     """Arrow's reader, which ends the process where a block of lines begins with `null`: only objects come to it."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip() and not line.lstrip(b" \t\xef\xbb\xbf").startswith(b"{"):
-                raise DriftError(f"{path}: line {number} is no JSON object; a file of rows has one a line")
-    return pajson.read_json(path)
+    held = text_of(path)
+    for number, line in enumerate(io.BytesIO(held), 1):
+        if line.strip() and not line.lstrip(b" \t").startswith(b"{"):
+            raise DriftError(f"{path}: line {number} is no JSON object; a file of rows has one a line")
+    return pajson.read_json(pa.BufferReader(held))
 
 
 def _parquet(path: Path) -> pa.Table:
