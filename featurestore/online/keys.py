@@ -294,9 +294,8 @@ def _key_bytes(name: str, dtype: str, value: object) -> bytes:
             return number.to_bytes(4 if dtype == "INT32" else 8, "little", signed=True)
     rounded = bits and isinstance(value, float) and value.is_integer()
     why = f"; {may_be_rounded(64)}" if rounded else ""
-    raise UsageError(
-        f"join key {name!r} is declared {dtype}; {value!r} ({type(value).__name__}) cannot become one without loss{why}"
-    )
+    found = type(value).__name__
+    raise UsageError(f"join key {name!r} is declared {dtype}; a {found} cannot become one without loss{why}")
 
 
 def may_be_rounded(bits: int) -> str:
@@ -325,11 +324,8 @@ def _key_column(name: str, dtype: str, column: pa.Array | pa.ChunkedArray) -> pa
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
         rounded = pc.greater_equal(pc.abs(values.cast(pa.float64())), FLOAT_INTEGERS[values.type.bit_width])
         if pc.any(rounded).as_py():
-            found = values.filter(rounded)[0].as_py()
-            raise UsageError(
-                f"join key {name!r} is declared {dtype}; {found!r} ({values.type}) may be the rounded form of another "
-                "integer; keep integers beside nulls as integers"
-            )
+            why = may_be_rounded(values.type.bit_width)
+            raise UsageError(f"join key {name!r} is declared {dtype}; found {values.type}: {why}")
     keys = [None if value is None else _key_bytes(name, dtype, value) for value in values.to_pylist()]
     return pa.array(keys, pa.binary()).take(distinct.indices)
 

@@ -97,8 +97,10 @@ def to_column(values: pa.Array | pa.ChunkedArray, dtype: str, *, name: str) -> p
             _offsets(array), _canonical(array.flatten()), mask=array.is_null() if array.null_count else None
         )
         return _sorted_sets(array) if dtype.endswith("_SET") else array
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        raise UsageError(f"column {name!r} is declared {dtype}; {values.type} was found: {error}") from error
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        raise UsageError(
+            f"column {name!r} is declared {dtype}; {values.type} was found, and a value cannot become one without loss"
+        ) from None
 
 
 def from_python(values: Sequence[object], dtype: str, *, name: str) -> pa.Array:
@@ -107,8 +109,9 @@ def from_python(values: Sequence[object], dtype: str, *, name: str) -> pa.Array:
         return pa.array([None if value is None else pack(value) for value in values], pa.binary())
     try:
         return to_column(pa.array(values, arrow_type(dtype)), dtype, name=name)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-        raise UsageError(f"column {name!r} is declared {dtype}: {error}") from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        # Arrow's message quotes the value, which may be someone's secret.
+        raise UsageError(f"column {name!r} is declared {dtype}: a value cannot become one without loss") from None
 
 
 def to_python(column: pa.Array, dtype: str) -> list[object]:
