@@ -14,6 +14,7 @@ from featurestore.clock import Clock
 from featurestore.errors import StoreRefused, UsageError
 from featurestore.online.blobs import Ints
 from featurestore.online.connection import StoreClient
+from featurestore.online.failures import failure
 from featurestore.online.keys import ROW_TAGS, EntityKeyCodec, row_key, row_prefixes
 from featurestore.online.row_check import sound
 from featurestore.online.schemas import Schemas
@@ -143,30 +144,30 @@ class RowWriter:
         return WriteResult(written, len(rows) - written, unkeyed, ahead)
 
     def _send(self, keys: Sequence[bytes], rows: Sequence[bytes], now_us: int) -> npt.NDArray[np.uint8]:
-        """What became of each row, as the script says."""
+        """What became of each row, as the script says; chunks that were written are not sent again."""
         times = (self.view.ttl_us // 1000, now_us // 1000, self._slack_ms)
         chunks = list(self._chunks(keys, rows))
-        for attempt in (1, 2):
+        won = np.zeros(len(rows), np.uint8)
+        for _ in range(2):
             if self._sha is None:
                 self._sha = str(self._client.script_load(_SCRIPT))
             pipeline = self._client.pipeline(transaction=False)
             for _, names, values in chunks:
                 # Not `evalsha`: the library's pipeline of a cluster lacks it, and takes the command.
                 pipeline.execute_command("EVALSHA", self._sha, len(names), *names, *times, *values)  # type: ignore[no-untyped-call]
-            try:
-                told = np.frombuffer(b"".join(pipeline.execute()), np.uint8)
-            except redis.exceptions.NoScriptError as error:
-                # The server was restarted without its scripts. Chunks already written stay: writing is repeatable.
-                self._sha = None
-                if attempt == 2:
-                    raise StoreRefused(
-                        "the online store forgets scripts faster than they are loaded", "NOSCRIPT"
-                    ) from error
-            else:
-                won = np.zeros(len(rows), np.uint8)
-                won[[place for places, _, _ in chunks for place in places]] = told
+            missed = []
+            for chunk, told in zip(chunks, pipeline.execute(raise_on_error=False), strict=True):
+                if isinstance(told, redis.exceptions.NoScriptError):
+                    missed.append(chunk)
+                elif isinstance(told, Exception):
+                    raise failure(self._client.address, told) from told
+                else:
+                    won[chunk[0]] = np.frombuffer(told, np.uint8)
+            if not missed:
                 return won
-        raise AssertionError("unreachable")
+            # The server was restarted without its scripts, perhaps between two chunks.
+            chunks, self._sha = missed, None
+        raise StoreRefused("the online store forgets scripts faster than they are loaded", "NOSCRIPT")
 
     def _remove_damaged(self, keys: Sequence[bytes]) -> int:
         """Remove what these keys hold where it is damaged or of another format: it would win for ever, unreadable."""

@@ -12,7 +12,7 @@ import pytest
 
 from featurestore.errors import UsageError
 from featurestore.online.codec import RowCodec
-from featurestore.online.connection import StoreClient, connect
+from featurestore.online.connection import StoreClient, StorePipeline, connect
 from featurestore.online.delete import delete_views
 from featurestore.online.keys import EntityKeyCodec, row_key, row_prefixes
 from featurestore.online.writer import LEAST, RowWriter
@@ -280,3 +280,23 @@ def test_large_writes_report_progress_in_rounds(store: StoreClient) -> None:
     told: list[int] = []
     result = writer(store, view()).write(rows, event_timestamp="event_timestamp", progress=told.append)
     assert (sum(told), len(told), result.written) == (n, 2, n)
+
+
+def test_scripts_lost_between_two_chunks(store: StoreClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was stored before the server forgot its scripts is counted, and given to `became`, once."""
+    execute = StorePipeline.execute
+
+    def forgetful(pipeline: StorePipeline, raise_on_error: bool = True) -> list[object]:
+        monkeypatch.setattr(StorePipeline, "execute", execute)
+        pipeline.script_flush()
+        pipeline.command_stack.insert(1, pipeline.command_stack.pop())
+        told = pipeline.execute(raise_on_error)
+        return [*told[:1], *told[2:]]
+
+    monkeypatch.setattr(StorePipeline, "execute", forgetful)
+    drivers, became = range(3_000), []
+    rows = table([(driver, NOW, NOW, driver) for driver in drivers])
+    told = writer(store, view()).write(rows, event_timestamp="event_timestamp", created="created", became=became.append)
+    assert (told.written, told.superseded) == (3_000, 0)
+    assert sum(part.num_rows for part in became) == 3_000
+    assert len(held(store, view(), drivers)) == 3_000
