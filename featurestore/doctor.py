@@ -129,12 +129,17 @@ def _online(settings: Settings, plan: Plan | None) -> Iterator[Check]:
     yield from _eviction(client)
     if plan is None:
         return
-    version = PlanStore(client, settings.project, signer_of(settings.data_dir)).version()
+    try:
+        held = PlanStore(client, settings.project, signer_of(settings.data_dir)).held()
+    except FeatureStoreError as error:
+        yield Check(name="plan in the online store", ok=False, found=str(error), remedy="run `featurestore apply`")
+        return
+    same = held is not None and held.version == plan.version
     yield Check(
         name="plan in the online store",
-        ok=version == plan.version,
-        found="none" if version is None else f"version {version}",
-        remedy="" if version == plan.version else f"the file has version {plan.version}; run `featurestore apply`",
+        ok=same,
+        found="none" if held is None else f"version {held.version}",
+        remedy="" if same else f"the file has version {plan.version}; run `featurestore apply`",
     )
 
 

@@ -29,6 +29,7 @@ def status(
     """
     import msgspec
 
+    from featurestore.cli.looks import NOT_LOOKED_AT
     from featurestore.clock import system_clock
     from featurestore.online.connection import connect
     from featurestore.plan_store import PlanStore
@@ -66,6 +67,7 @@ def status(
         typer.echo(msgspec.json.encode({"plan_version": plan.version, "views": found, "runs": runs}))
     else:
         show(found, runs)
+        typer.echo(NOT_LOOKED_AT)
     if not all(view.claimed for view in found if view.role == "read"):
         typer.echo("no worker has claimed every partition yet; start one with `featurestore stream run`", err=True)
         raise typer.Exit(1)

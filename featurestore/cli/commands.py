@@ -93,9 +93,13 @@ def materialize(
 
 @app.command()
 def doctor(repo: Repo = HERE) -> None:
-    """Check what is configured, reachable and healthy, and say what to do where it is not."""
+    """Check what is configured, reachable and healthy, and say what to do where it is not.
+
+    The contents of the stores are not looked at: `featurestore verify VIEW --online` does.
+    """
     from rich.table import Table
 
+    from featurestore.cli.looks import NOT_LOOKED_AT
     from featurestore.doctor import examine
     from validation.terminal import Console
 
@@ -104,5 +108,6 @@ def doctor(repo: Repo = HERE) -> None:
     for check in checks:
         table.add_row("[green]ok[/]" if check.ok else "[red]no[/]", check.name, check.found, check.remedy)
     Console().print(table)
+    typer.echo(NOT_LOOKED_AT)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)

@@ -12,3 +12,6 @@ LOOKS: "list[Callable[[], Looks]]" = []
 
 SETTLES: "list[Callable[[], Settle]]" = []
 """Likewise; what puts on record from which offsets on a plan's definitions judge events."""
+
+NOT_LOOKED_AT = "not looked at: rows, tiles and files as they are stored; `featurestore verify VIEW --online` does"
+"""What a command says that tells how things are and reads nothing of what is stored: it does not vouch for it."""

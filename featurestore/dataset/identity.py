@@ -10,6 +10,7 @@ from featurestore.offline.event_log import OffsetRange, event_files, read_events
 from featurestore.offline.lake import snapshot_of
 from featurestore.offline.sources import place_at, plain_files
 from featurestore.plan import Source
+from validation.file_check import damage
 from validation.place import Place
 
 
@@ -83,11 +84,30 @@ def merged(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
 
 
 def _event_log(source: Source, path: Place, within: Sequence[OffsetRange] | None) -> SourceIdentity:
+    _refuse_damaged(source, path, within)
     rows = read_events(path, within=within)
     ranges = merged(file.range for file in event_files(path)) if within is None else tuple(within)
     return SourceIdentity(
         name=source.name, path=source.path, kind="event log", ranges=ranges, rows_digest=multiset_digest(rows)
     )
+
+
+def _refuse_damaged(source: Source, folder: Place, within: Sequence[OffsetRange] | None) -> None:
+    """Raise SourceError where a file whose events are asked for is not as it was written."""
+    for file in event_files(folder):
+        if within is not None and not any(_overlap(file.range, each) for each in within):
+            continue
+        try:
+            found = damage(file.path)
+        except OSError as error:
+            raise SourceError(f"source {source.name!r}: {file.path} cannot be read: {error}") from error
+        if found:
+            raise SourceError(f"source {source.name!r}: {found}; restore it from a backup")
+
+
+def _overlap(one: OffsetRange, other: OffsetRange) -> bool:
+    alike = (one.topic_id, one.partition) == (other.topic_id, other.partition)
+    return alike and one.first <= other.last and other.first <= one.last
 
 
 def _file(path: Path, repo: Path) -> FileIdentity:

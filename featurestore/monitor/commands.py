@@ -67,6 +67,7 @@ def status(repo: Repo = HERE, *, service: OneService = None, json: AsJson = Fals
     import msgspec
     from rich.padding import Padding
 
+    from featurestore.cli.looks import NOT_LOOKED_AT
     from validation.terminal import Console
 
     settings, place, plan = deployment(repo)
@@ -91,6 +92,7 @@ def status(repo: Repo = HERE, *, service: OneService = None, json: AsJson = Fals
                 console.print(Padding(f"! {reason}", (0, 0, 0, 2)))
         counts = {level: sum(each.health == level for each in found) for level in _COLOURS}
         console.print(", ".join(f"[{_COLOURS[level]}]{count} {level}[/]" for level, count in counts.items() if count))
+        console.print(NOT_LOOKED_AT, soft_wrap=True)
     if any(each.health == "bad" for each in found):
         raise typer.Exit(1)
 

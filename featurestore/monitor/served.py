@@ -23,6 +23,7 @@ from featurestore.errors import DefinitionError, SourceError
 from featurestore.online.result import Column
 from featurestore.online.types import from_python
 from featurestore.plan import Plan, Projection, Service, definition_digests
+from validation.file_check import UNSEALED, damage, seal
 
 RATE_TAG: Final = "audit_rate"
 """Tag of a feature service: the share of its entity keys whose answers are kept, 0 to 1; without it none are."""
@@ -167,7 +168,12 @@ class ServeLog:
             target = self._folder / f"hour={np.datetime64(hour, 'h')}" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             draft = target.with_name(f".{name}.{os.getpid()}")
-            pq.write_table(table.replace_schema_metadata({_META: msgspec.json.encode(shape)}), draft)
+            table = table.replace_schema_metadata({_META: msgspec.json.encode(shape)})
+            with pq.ParquetWriter(draft, table.schema) as file:
+                file.write_table(table)
+                file.add_key_value_metadata(UNSEALED)
+            with draft.open("r+b") as written:
+                seal(written)
             draft.replace(target)
             self._rows -= table.num_rows
             del self._waiting[place]
@@ -192,7 +198,7 @@ def read_served(
     """The answers requested at start <= t < end, a table a shape and hour, hours in order.
 
     Without `columns`, which names those that are wanted of a shape beside the request's instant, all are read. Raises
-    SourceError for a file that is none of the serve log's.
+    SourceError for a file that is none of the serve log's, or was damaged after it was written.
     """
     for place in sorted(folder.glob("hour=*")):
         hour_us = int(np.datetime64(place.name.removeprefix("hour="), "us").astype(np.int64))
@@ -255,6 +261,8 @@ def given_column(view: str, feature: str) -> str:
 
 def _opened(path: Path) -> pq.ParquetFile:
     try:
+        if found := damage(path):
+            raise SourceError(f"the serve log: {found}; remove it to go on without")
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise _unreadable(path, error) from error

@@ -14,7 +14,7 @@ from featurestore.dataset.manifest import Split, manifests, read_manifest
 from featurestore.dataset.promises import judge_set
 from featurestore.dataset.rebuild import retriever
 from featurestore.dataset.split import split_rows
-from featurestore.errors import ContractBroken, UnknownName, UsageError
+from featurestore.errors import ContractBroken, SourceError, UnknownName, UsageError
 from featurestore.offline import mapped
 from featurestore.offline.connection import Limits
 from featurestore.offline.event_log import write_events
@@ -173,6 +173,18 @@ def rewritten_log(project):
     return "pinned offsets"
 
 
+def damaged_log(project):
+    path = min((project.data / "event_log").rglob("*.parquet"))
+    damage(path)
+    return f"{path.name} does not match its check"
+
+
+def damage(path):
+    changed = bytearray(path.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    path.write_bytes(changed)
+
+
 def other_entity_rows(project):
     pq.write_table(ROWS.slice(1), project.folder / "set" / "entity_rows.parquet")
     return "entity rows"
@@ -183,7 +195,7 @@ def harmed_set(project):
     return "all.parquet changed"
 
 
-@pytest.mark.parametrize("harm", [changed_file, new_file, rewritten_log, other_entity_rows, harmed_set])
+@pytest.mark.parametrize("harm", [changed_file, new_file, rewritten_log, damaged_log, other_entity_rows, harmed_set])
 def test_what_changed_is_named(project, harm):
     """Each planted change of an input, or of the set itself, is caught and named."""
     project.make()
@@ -191,6 +203,25 @@ def test_what_changed_is_named(project, harm):
     verdict = project.check()
     assert not verdict.equal
     assert said in " ".join(verdict.changed)
+
+
+def test_no_set_is_built_of_a_damaged_log(project):
+    """Any file of the log that is not as it was written is named, before anything is joined."""
+    log(project.data, 3, [0.8, 0.9])
+    [path] = (project.data / "event_log").rglob("t-0-3-*.parquet")
+    damage(path)
+    with pytest.raises(SourceError, match=rf"{path.name} does not match its check.*restore it from a backup"):
+        project.make()
+    assert not (project.folder / "set").exists()
+
+
+def test_a_set_verifies_though_a_later_file_is_damaged(project):
+    """Events behind the pinned offsets are not read, sound or not."""
+    project.make()
+    log(project.data, 3, [0.8, 0.9])
+    [path] = (project.data / "event_log").rglob("t-0-3-*.parquet")
+    damage(path)
+    assert project.check().equal
 
 
 def test_a_changed_definition_is_named(project):

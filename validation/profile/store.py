@@ -9,6 +9,7 @@ in it: late rows come as another source and change history when it is read. File
 that are ranges of a log's offsets (`ranges`) those count that lie within no other.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -74,12 +75,18 @@ class ProfileStore:
         return baseline.id
 
     def baseline(self, baseline_id: str) -> Baseline:
-        """The baseline of that id; raises ProfileError naming those that exist."""
+        """The baseline of that id, which is its content's digest; raises ProfileError naming those that exist."""
         path = self.folder / "baselines" / f"{baseline_id}.json"
         if not path.exists():
             known = self.baselines()
             raise ProfileError(f"{self.folder}: no baseline {baseline_id!r}; {did_you_mean(baseline_id, known)}")
-        return msgspec.json.decode(path.read_bytes(), type=Baseline)
+        data = path.read_bytes()
+        if (digest := hashlib.sha256(data).hexdigest()[: len(baseline_id)]) != baseline_id:
+            raise ProfileError(
+                f"the baseline {path} is not what was written, its digest is {digest}; restore it from a backup, or "
+                "make a baseline anew"
+            )
+        return msgspec.json.decode(data, type=Baseline)
 
     def baselines(self) -> list[str]:
         """The ids of all baselines, by name."""
