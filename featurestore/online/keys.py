@@ -322,7 +322,7 @@ def _key_column(name: str, dtype: str, column: pa.Array | pa.ChunkedArray) -> pa
     if pa.types.is_floating(values.type) and dtype in _BOUNDS:
         # NaN is how a float column of whole numbers says null, and a narrower float is rounded sooner than Python's.
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
-        rounded = pc.greater_equal(pc.abs(values.cast(pa.float64())), FLOAT_INTEGERS[values.type.bit_width])
+        rounded = pc.greater_equal(pc.abs(values.cast(pa.float64())), float(FLOAT_INTEGERS[values.type.bit_width]))
         if pc.any(rounded).as_py():
             why = may_be_rounded(values.type.bit_width)
             raise UsageError(f"join key {name!r} is declared {dtype}; found {values.type}: {why}")
