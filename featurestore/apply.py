@@ -23,7 +23,7 @@ from featurestore.clock import Clock, system_clock
 from featurestore.compile import Definitions, compile_plan
 from featurestore.config import Settings
 from featurestore.errors import ConfigurationError, DefinitionError, StoreUnavailable
-from featurestore.feast_repo import in_repo, open_store, quiet, without_repo
+from featurestore.feast_repo import damaged_registry, in_repo, open_store, quiet, stumbles_over_registry, without_repo
 from featurestore.offline.readable_history import unreadable_history
 from featurestore.online.connection import connect
 from featurestore.online.keys import shards_key
@@ -99,15 +99,23 @@ def apply(
         with in_repo(settings):
             store, contents, plan = _desired(settings, known.plan, clock or system_clock(settings.clock_offset_us))
             plan = msgspec.structs.replace(plan, version=max(plan.version, known.next_version))
-            with quiet():
-                to_apply, to_delete, _, _ = extract_objects_for_apply_delete(settings.project, store.registry, contents)
-                store.apply(to_apply, objects_to_delete=to_delete, partial=False)
+            _register(settings, store, contents)
         plans.replace_raw(published, plan, lease=lease)
         write_plan_file(settings.plan_path, plan, signer)
     before = known.plan
     for refused in known.refused:
         log.warning("%s (it was replaced)", refused)
     return Applied(plan=plan, changes=_changes(settings, before, plan), settled=tuple(settle(settings, plan)))
+
+
+def _register(settings: Settings, store: FeatureStore, contents: RepoContents) -> None:
+    with quiet():
+        try:
+            to_apply, to_delete, _, _ = extract_objects_for_apply_delete(settings.project, store.registry, contents)
+            store.apply(to_apply, objects_to_delete=to_delete, partial=False)
+        except (FeastError, ValueError, TypeError, LookupError, AttributeError) as error:
+            # The definitions passed `store.plan`: what Feast stumbles over is what the registry holds.
+            raise damaged_registry(store, error) from error
 
 
 def _desired(settings: Settings, before: Plan | None, clock: Clock) -> tuple[FeatureStore, RepoContents, Plan]:
@@ -118,6 +126,8 @@ def _desired(settings: Settings, before: Plan | None, clock: Clock) -> tuple[Fea
         try:
             store.plan(contents)  # validates and infers types in place; writes nothing
         except Exception as error:  # Feast calls the repo's own functions, which may raise anything
+            if stumbles_over_registry(store, contents):
+                raise damaged_registry(store, error) from error
             raise DefinitionError(f"{settings.repo}: Feast refuses the definitions: {error}") from error
     definitions = Definitions(
         entities=[*contents.entities, DUMMY_ENTITY],

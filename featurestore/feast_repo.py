@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 from feast import FeatureStore
 from feast.errors import FeastError
 from feast.repo_config import RepoConfig, load_repo_config
+from feast.repo_contents import RepoContents
+from google.protobuf.message import DecodeError
 from pydantic import ValidationError
 
 from featurestore.config import FILE_NAME, Settings
@@ -47,7 +50,34 @@ def open_store(settings: Settings) -> FeatureStore:
         _ = store.provider.batch_engine  # imported on first use: better now than half-way through
     except (FeastError, ValueError, AttributeError) as error:
         raise ConfigurationError(f"{settings.repo / FILE_NAME}: {error}") from error
+    if store.config.registry.registry_type == "file":
+        try:
+            _ = store.registry  # read on first use: a damaged one is told from definitions that are refused
+        except DecodeError as error:
+            raise damaged_registry(store, error) from error
     return store
+
+
+def stumbles_over_registry(store: FeatureStore, contents: RepoContents) -> bool:
+    """Whether definitions that Feast refused are none of the trouble: it takes them where the registry is empty."""
+    if store.config.registry.registry_type != "file":
+        return False
+    with tempfile.TemporaryDirectory(prefix="fs") as folder:
+        config = store.config.model_copy(update={"registry_config": str(Path(folder) / "registry.db")})
+        config._registry = None  # noqa: SLF001 - made of `registry_config` once, and copied with the rest
+        try:
+            FeatureStore(config=config).plan(contents)
+        except Exception:  # noqa: BLE001 - as where it was refused first: the repo's own functions are called
+            return False
+    return True
+
+
+def damaged_registry(store: FeatureStore, error: Exception) -> ConfigurationError:
+    """What to say where Feast's registry is not as it was written; nothing is in it that `apply` cannot write again."""
+    return ConfigurationError(
+        f"Feast's registry {store.config.registry.path} cannot be used, it may be damaged: {error}; move the file "
+        "away, then run `featurestore apply`, which makes it again from the definitions"
+    )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import os
+import random
 import textwrap
 from decimal import Decimal
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from featurestore.apply import apply, preview
 from featurestore.config import load_settings
-from featurestore.errors import ConfigurationError, DefinitionError, StaleStore
+from featurestore.errors import ConfigurationError, DefinitionError, FeatureStoreError, StaleStore
 from featurestore.materialize import materialize
 from featurestore.offline.event_log import write_events
 from featurestore.online.connection import connect
@@ -589,3 +590,44 @@ def test_of_two_that_apply_at_once_file_and_store_have_the_same_plan(repo, monke
         == after
         == PlanStore(connect(changed.online, changed.data_dir), "shop").load()
     )
+
+
+def test_a_value_that_changed_in_the_registry_is_the_registrys_fault(repo):
+    """What Feast cannot take is not blamed on the definitions."""
+    settings = repo()
+    apply(settings)
+    path = settings.data_dir / "registry.db"
+    path.write_bytes(path.read_bytes().replace(b"latest", b"lqtest"))
+    with pytest.raises(ConfigurationError, match=r"registry\.db cannot be used.*featurestore apply"):
+        apply(settings)
+    path.unlink()
+    assert apply(settings).plan.version == 1
+
+
+@pytest.mark.parametrize("how", ["flip", "truncation", "noise", "empty", "gone"])
+def test_a_damaged_registry_is_refused_or_without_effect(repo, how):
+    """Whatever became of the file: the plan of `preview` and `apply` is that of the definitions, or none."""
+    settings = repo()
+    plan = apply(settings).plan
+    path = settings.data_dir / "registry.db"
+    whole, rng = path.read_bytes(), random.Random(4)
+    for _ in range(12 if how == "flip" else 3):
+        changed = bytearray(whole)
+        if how == "flip":
+            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        elif how == "truncation":
+            del changed[rng.randrange(1, len(changed)) :]
+        else:
+            changed = bytearray(rng.randbytes(300) if how == "noise" else b"")
+        path.unlink(missing_ok=True) if how == "gone" else path.write_bytes(changed)
+        for command in (preview, apply):
+            told = None
+            try:
+                done = command(settings)
+            except FeatureStoreError as error:
+                told = str(error)
+            if told is None:
+                assert command is preview or done.plan == plan
+            else:
+                assert "registry.db" in told
+                assert "featurestore apply" in told

@@ -70,6 +70,23 @@ def test_a_forged_plan_does_not_reach_the_api(store: StoreClient) -> None:
         assert api.post("/get-online-features", json=GOOD).status_code == 200
 
 
+def test_a_plan_that_was_damaged_does_not_reach_the_api(store: StoreClient) -> None:
+    """Its version, its body, its end, or all of it: the plan that was served stays, and a new process has none."""
+    land(store)
+    PlanStore(store, PROJECT, OURS).publish(PLAN)
+    sound = store.get(plan_key(PROJECT))
+    assert isinstance(sound, bytes)
+    body = sound.partition(b"\n")[2]
+    with serve(make_app(store, plans=PlanStore(store, PROJECT, OURS))) as api:
+        for held in (b"3\n" + body, b"3\n" + body[:-9] + b"X" + body[-8:], b"3\n" + body[:80], b"\xb1\n" + body, b""):
+            store.set(plan_key(PROJECT), held)
+            time.sleep(0.3)
+            assert api.get("/version").json()["plan_version"] == 1
+            assert api.post("/get-online-features", json=GOOD).status_code == 200
+            with pytest.raises(StaleStore if not held else Untrusted, match="run `featurestore apply`"):
+                PlanStore(store, PROJECT, OURS).load()
+
+
 def test_a_forged_earlier_plan_counts_as_forgotten(store: StoreClient) -> None:
     """So does a signed one that lies under another number; the fallback of a service is then null."""
     plans = PlanStore(store, PROJECT, OURS)
