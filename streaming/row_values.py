@@ -55,7 +55,7 @@ def finisher(columns: EventColumns, attributes: Mapping[str, str]) -> Callable[[
             if value is not None and (type(value) is not str) is (dtype == "STRING"):
                 setattr(row, attribute, _coerced(name, dtype, value))
             elif dtype == "INT32" and value is not None and not -(2**31) <= value < 2**31:
-                raise Refused(BAD_KEY, f"join key {name!r} is declared INT32, found {value}")
+                raise Refused(BAD_KEY, f"join key {name!r} is declared INT32, found an integer beyond its range")
         for attribute in instants:
             value = getattr(row, attribute)
             if value is not None and type(value) is not int and value.year in _EDGES:
@@ -67,7 +67,7 @@ def finisher(columns: EventColumns, attributes: Mapping[str, str]) -> Callable[[
         if message_key is not None:
             value = getattr(row, key_attribute)
             if (b"" if value is None else str(value).encode()) != (message.key or b""):
-                raise Refused(KEY_MISMATCH, f"the message key is {message.key!r}, {message_key} is {value!r}")
+                raise Refused(KEY_MISMATCH, f"the message key is not what {message_key} is")
 
     return finish
 
@@ -83,7 +83,7 @@ def _coerced(name: str, dtype: str, value: str | int) -> str | int:
         number = int(text)
         if -(1 << bits) <= number < 1 << bits:
             return number
-    raise Refused(BAD_KEY, f"join key {name!r} is declared {dtype}, found {value!r}")
+    raise Refused(BAD_KEY, f"join key {name!r} is declared {dtype}, found text that is no such integer")
 
 
 def _exact(name: str, value: decimal.Decimal, precision: int, scale: int) -> decimal.Decimal:
@@ -92,4 +92,6 @@ def _exact(name: str, value: decimal.Decimal, precision: int, scale: int) -> dec
         exact = value.quantize(decimal.Decimal(1).scaleb(-scale), context=_EXACT)
         if exact == value:
             return exact
-    raise Refused(WRONG_TYPE, f"column {name!r} is declared DECIMAL({precision},{scale}), found {value}")
+    raise Refused(
+        WRONG_TYPE, f"column {name!r} is declared DECIMAL({precision},{scale}), which cannot hold the value found"
+    )

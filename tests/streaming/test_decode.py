@@ -209,6 +209,19 @@ def test_a_keyed_views_message_key_must_be_the_entitys():
     assert len(Decoder([view()]).decode(messages).rows) == 4
 
 
+def test_a_refused_key_is_not_quoted():
+    """Keys may be the names of persons: the reason of a dead letter names the place alone."""
+    odd = {"INT32": b": 3133700000", "INT64": b': "mark-31337"'}
+    found = [
+        bad
+        for dtype, value in odd.items()
+        for bad in Decoder([view(key_dtype=dtype)]).decode([Message(GOOD.replace(b": 7", value))]).malformed
+    ]
+    found += Decoder([view(keyed=True)]).decode([Message(GOOD, b"mark-31337")]).malformed
+    assert [bad.reason for bad in found] == ["bad_key", "bad_key", "key_mismatch"]
+    assert [bad.detail for bad in found if "31337" in bad.detail] == []
+
+
 def test_columns_follow_the_views_and_the_contract():
     """All columns that a view or the contract names are kept, the others dropped, missing ones null."""
     contract = Contract(
