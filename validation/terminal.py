@@ -20,3 +20,17 @@ class Console(rich.console.Console):
         """The text, whatever markup is asked for."""
         options |= {"markup": False, "emoji": False}
         return super().render_str(printable(text, keep=_LINES), **options)
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """Text of parts, each alone or with the style it is shown in; names among them are made plain.
+
+    >>> styled(("ok", "green"), " [/red]").plain
+    'ok [/red]'
+    """
+    return Text.assemble(
+        *(
+            (printable(part, keep=_LINES), "") if isinstance(part, str) else (printable(part[0], keep=_LINES), part[1])
+            for part in parts
+        )
+    )

@@ -101,12 +101,12 @@ def doctor(repo: Repo = HERE) -> None:
 
     from featurestore.cli.looks import NOT_LOOKED_AT
     from featurestore.doctor import examine
-    from validation.terminal import Console
+    from validation.terminal import Console, styled
 
     checks = examine(repo if repo != HERE or repo.exists() else Path(), os.environ, [look() for look in LOOKS])
     table = Table("", "check", "found", "what to do")
     for check in checks:
-        table.add_row("[green]ok[/]" if check.ok else "[red]no[/]", check.name, check.found, check.remedy)
+        table.add_row(styled(("ok", "green") if check.ok else ("no", "red")), check.name, check.found, check.remedy)
     Console().print(table)
     typer.echo(NOT_LOOKED_AT)
     if not all(check.ok for check in checks):

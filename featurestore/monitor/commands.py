@@ -36,7 +36,7 @@ def alerts(
 
     from featurestore.clock import iso, system_clock
     from featurestore.monitor.alerts import AlertBook
-    from validation.terminal import Console
+    from validation.terminal import Console, styled
 
     settings, place, _ = deployment(repo)
     book = AlertBook(place.alerts, system_clock(settings.clock_offset_us))
@@ -48,7 +48,7 @@ def alerts(
         for alert in found:
             state = alert.finding.severity if alert.is_open else "ended"
             table.add_row(
-                f"[{'red' if state == 'critical' else 'dim' if state == 'ended' else 'yellow'}]{state}[/]",
+                styled((state, "red" if state == "critical" else "dim" if state == "ended" else "yellow")),
                 alert.finding.title,
                 alert.finding.detail,
                 alert.finding.owner,
@@ -66,9 +66,10 @@ def status(repo: Repo = HERE, *, service: OneService = None, json: AsJson = Fals
     """Show the health of every feature in one screen, the worst first. Exit code 1 where one is bad."""
     import msgspec
     from rich.padding import Padding
+    from rich.text import Text
 
     from featurestore.cli.looks import NOT_LOOKED_AT
-    from validation.terminal import Console
+    from validation.terminal import Console, styled
 
     settings, place, plan = deployment(repo)
     found = _health(settings, place, plan)
@@ -85,13 +86,14 @@ def status(repo: Repo = HERE, *, service: OneService = None, json: AsJson = Fals
                 facts.append(f"{compared} compared, {sum(sum(each.differing.values()) for each in mine)} differ")
             if spent is not None:
                 facts.append(f"{spent:.0%} of the error budget spent")
-            console.print(f"[bold {_COLOURS[mine[0].health]}]{view}[/]  {'; '.join(facts)}")
-            features = " ".join(f"[{_COLOURS[each.health]}]{each.feature}[/]" for each in mine)
-            console.print(Padding(features, (0, 0, 0, 2)))
+            console.print(styled((view, f"bold {_COLOURS[mine[0].health]}"), f"  {'; '.join(facts)}"))
+            features = [(each.feature, _COLOURS[each.health]) for each in mine]
+            console.print(Padding(Text(" ").join(map(styled, features)), (0, 0, 0, 2)))
             for reason in dict.fromkeys(reason for each in mine for reason in each.reasons):
                 console.print(Padding(f"! {reason}", (0, 0, 0, 2)))
         counts = {level: sum(each.health == level for each in found) for level in _COLOURS}
-        console.print(", ".join(f"[{_COLOURS[level]}]{count} {level}[/]" for level, count in counts.items() if count))
+        told = [styled((f"{count} {level}", _COLOURS[level])) for level, count in counts.items() if count]
+        console.print(Text(", ").join(told))
         console.print(NOT_LOOKED_AT, soft_wrap=True)
     if any(each.health == "bad" for each in found):
         raise typer.Exit(1)
@@ -108,11 +110,12 @@ def catalog(
     """Show what exists: views, features, owners, contracts and where they are kept, services, health."""
     import msgspec
     from rich.table import Table
+    from rich.text import Text
 
     from featurestore.catalog.entries import entries
     from featurestore.catalog.page import page
     from featurestore.errors import UnknownName
-    from validation.terminal import Console
+    from validation.terminal import Console, styled
 
     settings, place, plan = deployment(repo)
     every = entries(plan, _health(settings, place, plan))
@@ -130,7 +133,7 @@ def catalog(
             each.view,
             each.kind,
             ", ".join(each.keys),
-            "\n".join(f"[{_COLOURS[one.health]}]{one.name}[/] {one.dtype}" for one in each.features),
+            Text("\n").join(styled((one.name, _COLOURS[one.health]), f" {one.dtype}") for one in each.features),
             each.owner,
             each.contract,
             ", ".join(one.boundary for one in each.kept if one.modes),

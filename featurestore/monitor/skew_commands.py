@@ -67,7 +67,7 @@ def _show_audits(found: list[Any], *, json: bool) -> bool:
 
     from featurestore.clock import iso
     from featurestore.monitor.causes import Cause
-    from validation.terminal import Console
+    from validation.terminal import Console, styled
 
     if json:
         print_json(msgspec.to_builtins(found))
@@ -79,7 +79,7 @@ def _show_audits(found: list[Any], *, json: bool) -> bool:
                     example = each.examples[cause][0]
                     table.add_row(
                         iso(each.hour_us), each.service, f"{each.view}:{each.feature}", str(each.compared), str(count),
-                        f"[{'red' if cause == Cause.UNKNOWN else 'yellow'}]{cause}[/]",
+                        styled((str(cause), "red" if cause == Cause.UNKNOWN else "yellow")),
                         f"{example.key}: served {example.served!r}, offline {example.offline!r}",
                     )  # fmt: skip
         console = Console()

@@ -234,3 +234,10 @@ def test_the_commands_of_training_sets_refuse_such_names(tmp_path: Path) -> None
     for command in ("show", "verify"):
         done = CliRunner().invoke(build_app(), ["dataset", command, "../../x", "--repo", str(tmp_path)])
         assert isinstance(done.exception, UsageError)
+
+
+def test_what_a_command_colours_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`doctor` shows words in colour, and prints none of the markup that Rich would take for it."""
+    (tmp_path / "feature_store.yaml").write_text("project: p\nregistry: data/registry.db\n")
+    main(["doctor", "--repo", str(tmp_path)])
+    assert "[/" not in capsys.readouterr().out
