@@ -1,5 +1,6 @@
 """The OpenAPI document is true: requests made from it never break the service, answers are what it says."""
 
+import time
 import warnings
 from pathlib import Path
 
@@ -7,8 +8,14 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from featurestore.api.access import ApiKeys
+from featurestore.api.audit import AuditLog
+from featurestore.api.gate import Gate
+from featurestore.api.identity import ROLES, ROUTE_ACTIONS
+from featurestore.api.key_store import KeyRing, KeyStore
 from featurestore.api.limits import Limits
 from featurestore.api.materialization import Materializer
+from featurestore.api.rate import RateLimit
 from featurestore.api.writes import Writes, appender
 from featurestore.online.writer import RowWriter
 from featurestore.plan_store import PlanStore
@@ -56,19 +63,20 @@ def violations(folder: Path) -> ViolationStore:
     return store
 
 
-def fuzz(base_url: str) -> set[tuple[str, int]]:
-    """Sends generated requests to every operation and checks the answers; returns the statuses that were seen."""
+def fuzz(base_url: str, key: str | None = None, *, examples: int = 60) -> set[tuple[str, int]]:
+    """Send generated requests to every operation and check the answers; returns the statuses that were seen."""
+    headers = None if key is None else {"Authorization": f"Bearer {key}"}
     schema = schemathesis.openapi.from_url(f"{base_url}/openapi.json")
     seen: set[tuple[str, int]] = set()
     for found in schema.get_all_operations():
         operation = found.ok()
 
-        @FUZZ
+        @settings(FUZZ, max_examples=examples)
         @given(operation.as_strategy())
         def check(case: schemathesis.Case) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                response = case.call(base_url=base_url)
+                response = case.call(base_url=base_url, headers=headers)
                 seen.add((case.operation.path, response.status_code))
                 case.validate_response(response, checks=CHECKS)
 
@@ -87,6 +95,36 @@ def test_the_document_is_true(landed, project, tmp_path: Path) -> None:
     }  # fmt: skip
     assert {("/health", 200), ("/violations", 200), ("/violations/{violation_id}", 404)} <= seen
     assert not [each for each in seen if each[1] >= 500]
+
+
+@pytest.mark.parametrize("role", [None, *ROLES])
+def test_no_role_gets_further_than_its_actions(role: str | None, landed, project, tmp_path: Path) -> None:
+    """Generated requests with a key of each role, and without one: no 5xx, and 401 or 403 where it may not ask."""
+    PlanStore(landed, project.name).publish(project.make_plan())
+    ring = KeyStore(landed, project.name)
+    gate = Gate(
+        keys=ApiKeys(()),
+        ring=KeyRing(ring),
+        rate=RateLimit(None, monotonic_s=time.monotonic),
+        audit=AuditLog(tmp_path / "audit.jsonl", lambda: project.NOW_US),
+    )
+    key = None if role is None else ring.create("test", [role], clock=lambda: project.NOW_US)[0]
+    gate.look()
+    with project.serve(whole_app(landed, project, tmp_path, gate=gate)) as client:
+        seen = fuzz(str(client.base_url).rstrip("/"), key, examples=12)
+    assert not [each for each in seen if each[1] >= 500]
+    for path, action in ROUTE_ACTIONS.items():
+        found = {status for asked, status in seen if asked == path}
+        if role is None:
+            assert found <= {401, 413, 415, 422}, path
+            assert 401 in found, path
+        elif action in ROLES[role]:
+            # A producer that asks for another one's violations is refused too.
+            own_alone = role == "producer" and action == "see_violations"
+            assert not found & ({401} if own_alone else {401, 403}), path
+        else:
+            assert found <= {403, 413, 415, 422}, path
+            assert 403 in found, path
 
 
 def misfits(document: dict) -> list[str]:
