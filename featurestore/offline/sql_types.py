@@ -82,8 +82,11 @@ def entity_key(column: str, dtype: pa.DataType, declared: str, *, place: str) ->
     if pa.types.is_null(dtype) and declared in _SQL_TYPES:
         sql = f"{name}::{_SQL_TYPES[declared]}"
     elif declared in {"INT32", "INT64"}:
-        lost = literal(f"{place}: join key {column!r} is declared {declared}, the source holds ")
-        sql = whole_number(name, dtype, f"error({lost} || {name}::VARCHAR)")
+        # The type alone: the key may be of somebody whose data is personal.
+        lost = literal(
+            f"{place}: join key {column!r} is declared {declared}, a {dtype} there cannot become one without loss"
+        )
+        sql = whole_number(name, dtype, f"error({lost})")
     elif declared == "STRING":
         sql = name if is_string(dtype) else f"{name}::VARCHAR" if pa.types.is_integer(dtype) else None
     elif declared == "UNIX_TIMESTAMP":
