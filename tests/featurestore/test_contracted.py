@@ -65,7 +65,7 @@ def source(tmp_path: Path) -> Any:
             return judge_source(scan, of, "ts", *bounds, limits=Limits(), quarantine=self.quarantine, **rest)
 
         def newest(self, judged: Any) -> dict[str, Any]:
-            table, _ = newest_rows(judged.accepted, ["k"], ["x"], "ts", None, 0, 10**12, fields=[], limits=Limits())
+            table, _ = newest_rows(judged.accepted, ["k"], ["x"], "ts", None, 0, 10**12, fields={}, limits=Limits())
             return dict(zip(table["k"].to_pylist(), table["x"].to_pylist(), strict=True))
 
         def aside(self) -> list[tuple[str, int, list[str]]]:

@@ -184,7 +184,7 @@ def test_newest_rows_break_ties_by_created_then_bytes(tmp_path: Path) -> None:
         }
     )
     source = scan(write(tmp_path / "a.parquet", rows))
-    fields = [Field(name="f", dtype="INT64")]
+    fields = {"f": Field(name="f", dtype="INT64")}
     found, differing = newest_rows(source, ["id"], ["f"], "ts", "made", None, 8, fields=fields, limits=Limits())
     assert sorted(zip(found["id"].to_pylist(), found["f"].to_pylist(), strict=True)) == [(1, 1), (2, 4), (3, 6)]
     assert differing == 1

@@ -215,6 +215,9 @@ class Selection:
             return f"nullif({name}::DOUBLE, 'nan'::DOUBLE) + 0.0"  # + 0.0: one zero, not two
         if pa.types.is_date(physical):
             return f"epoch_us({name}::TIMESTAMP)"
+        if kind(physical) == "instant" and pa.types.is_timestamp(physical) and physical.unit == "ns":
+            # Floored by hand: DuckDB has no epoch_us of zoned nanoseconds, and its division truncates towards zero.
+            return f"((epoch_ns({name}) - ((epoch_ns({name}) % 1000) + 1000) % 1000) // 1000)"
         return f"epoch_us({name})" if kind(physical) == "instant" else name
 
 
