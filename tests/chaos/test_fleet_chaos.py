@@ -38,7 +38,7 @@ def fleet_of(tmp_path, own_broker):
 
 @pytest.mark.slow
 @pytest.mark.kafka
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_whatever_is_done_to_a_fleet_every_byte_is_right(fleet_of, seed):
     """Kills, stops, rebalances, a store dead or back older, cut replies, a dead broker, aborts, full disks."""
     fleet = fleet_of(seed)

@@ -299,6 +299,7 @@ def told(verdict: RuleVerdict, rule: Rule) -> tuple[object, ...]:
     )
 
 
+@pytest.mark.xdist_group("judged by great expectations")  # one process judges all batches, once
 @pytest.mark.parametrize("name", TABLES)
 def test_a_batch_is_judged_by_duckdb_as_by_great_expectations(name: str, judged: dict[str, Verdict]) -> None:
     """Success, outcome, counts, percentages and observed values of every case are equal."""
