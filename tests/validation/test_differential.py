@@ -269,6 +269,10 @@ CONTRACT = Contract(
 )
 
 
+ONE_JUDGE = pytest.mark.xdist_group("judged by great expectations")
+"""One process judges all batches, once: it takes half a minute."""
+
+
 @pytest.fixture(scope="module")
 def judged() -> dict[str, Verdict]:
     """What Great Expectations says of each table."""
@@ -299,7 +303,7 @@ def told(verdict: RuleVerdict, rule: Rule) -> tuple[object, ...]:
     )
 
 
-@pytest.mark.xdist_group("judged by great expectations")  # one process judges all batches, once
+@ONE_JUDGE
 @pytest.mark.parametrize("name", TABLES)
 def test_a_batch_is_judged_by_duckdb_as_by_great_expectations(name: str, judged: dict[str, Verdict]) -> None:
     """Success, outcome, counts, percentages and observed values of every case are equal."""
@@ -312,6 +316,7 @@ def test_a_batch_is_judged_by_duckdb_as_by_great_expectations(name: str, judged:
         assert str(by_sql.samples) == str(by_row.samples), by_sql.rule_id  # as text: NaN is NaN there
 
 
+@ONE_JUDGE
 @pytest.mark.parametrize("name", TABLES)
 def test_events_are_judged_as_by_great_expectations(name: str, judged: dict[str, Verdict]) -> None:
     """Of every rule about rows, the masks have as many bits as Great Expectations finds unexpected rows."""
@@ -326,6 +331,7 @@ def test_events_are_judged_as_by_great_expectations(name: str, judged: dict[str,
             assert len(codes) - codes.count(FILTERED) - codes.count(MISSING) == theirs.evaluated, rule
 
 
+@ONE_JUDGE
 @pytest.mark.parametrize("name", TABLES)
 def test_rows_are_rejected_by_duckdb_as_by_great_expectations(name: str, judged: dict[str, Verdict]) -> None:
     """One statement names the rows that break each rule: as many as the library counts, the same as the row function.
