@@ -20,8 +20,8 @@ def redacted(text: str) -> str:
 
     >>> redacted("cannot reach rediss://app:p@ss@cache:6380/0?ssl_password=s3cret (timeout)")
     'cannot reach rediss://app:***@cache:6380/0?ssl_password=*** (timeout)'
-    >>> redacted("the schema registry https://token@registry:8081 is away")
-    'the schema registry https://***@registry:8081 is away'
+    >>> redacted("the schemas at https://token@schemas.example are away")
+    'the schemas at https://***@schemas.example are away'
     """
     if "@" in text and "://" in text:
         text = _WORD.sub(lambda word: _without_user(word[0]), text)
