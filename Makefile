@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
-.PHONY: demo test test-nightly test-machines test-kafka test-embedded chaos torture lint lint-contracts bench clean setup image image-digests audit sbom
+.PHONY: demo test test-slow test-nightly test-machines test-kafka test-embedded chaos torture lint lint-contracts bench clean setup image image-digests audit sbom
 
 setup: $(STAMP)
 
@@ -18,7 +18,11 @@ demo: $(STAMP)
 	$(BIN)/featurestore demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not nightly and not slow"
+
+# Whole days, fleets and other processes over ten seconds each; CI runs them after the others.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not nightly"
 
 test-nightly: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "nightly or not nightly" --timeout 3600

@@ -66,6 +66,7 @@ def test_make_targets_exist(line):
     subprocess.run([*line.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_the_commands_of_a_day_run_in_order(workspace):
     """Each command of the README runs in a repo, one after the other, and ends as it should."""
     for line in COMMANDS:

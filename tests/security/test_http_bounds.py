@@ -353,6 +353,7 @@ def test_the_served_process_believes_declared_proxies_alone(
         assert resident_mb(served.pid) - before < 40
 
 
+@pytest.mark.slow
 def test_the_worker_s_own_server_makes_room_too() -> None:
     """Half-open connections to /metrics of a worker hold 64 threads at most, and others are answered."""
     server = HealthServer("127.0.0.1", 0, registry=CollectorRegistry(), pulse=Pulse(), standing=lambda: None)

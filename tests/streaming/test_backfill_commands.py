@@ -42,6 +42,7 @@ def deployment(tmp_path, online_url, store):
         made.publisher.close()
 
 
+@pytest.mark.slow
 def test_a_window_is_added_to_a_live_view(deployment):
     """Built beside it, put in force, taken over by the worker that runs, and the former version is gone."""
     deployment.produce(400)
@@ -129,6 +130,7 @@ def test_a_backfill_waits_for_nobody_where_nobody_runs(deployment):
     assert "version 1 dropped" in (deployment.repo.parent / "log").read_text()
 
 
+@pytest.mark.slow
 def test_a_backfill_says_for_whom_it_waits(deployment):
     """A worker that is behind is named, first for the hand-over, then for the former version."""
     deployment.produce(300)

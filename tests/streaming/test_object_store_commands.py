@@ -192,6 +192,7 @@ def lives(tmp_path_factory, embedded_server, bucket):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_command_leaves_the_same_in_an_object_store_as_on_a_disk(lives, step):
     """Tiles byte for byte, events, rows set aside, what became of them, and what it says."""

@@ -93,6 +93,7 @@ def until(condition: Callable[[], Any], what: str) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_api_and_stream_follow_a_plan_from_a_sql_registry(store: StoreClient, online_url: str, tmp_path: Path) -> None:
     """Applied, streamed and materialized through the API, all is served; a view applied meanwhile is streamed and
     served by the same processes."""
