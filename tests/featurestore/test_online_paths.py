@@ -103,7 +103,7 @@ def test_rows_all_at_once_equal_rows_by_column(dtype: str) -> None:
     fields = (*(Field(name=f"a{i}", dtype=dtype) for i in range(3)), Field(name="b", dtype=others))
     taken = 0
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(cases(fields, fields[:3], st.nothing()))
     def check(case: tuple[list[bytes | None], list[int], list[str], int]) -> None:
         nonlocal taken

@@ -18,6 +18,12 @@ MONDAY_US = 1_767_571_200_000_000
 """2026-01-05T00:00Z."""
 
 
+@pytest.fixture(autouse=True)
+def _no_plan_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan in the folder where a command runs names columns that it leaves out."""
+    monkeypatch.chdir(tmp_path)
+
+
 def table(rows: int, *, seed: int, start_us: int = MONDAY_US, shift: float = 0.0) -> pa.Table:
     rng = np.random.default_rng(seed)
     return pa.table(
